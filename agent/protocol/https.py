@@ -1,0 +1,172 @@
+"""The bodies of HTTPS calls under /agent/v1: enrolment, specs, uploads, commits."""
+
+from typing import Annotated
+from uuid import UUID
+
+from msgspec import Meta
+
+from agent.protocol.node import Inventory
+from agent.protocol.wire import Count, Name, Path, Sha256, Text, UploadKind, Wire
+
+
+class EnrolRequest(Wire, frozen=True, kw_only=True):
+    """POST /agent/v1/enrol. `proof` is the new key's signature over `enrol_bytes`."""
+
+    version: int
+    token: Name
+    name: Name
+    public_key: bytes
+    proof: bytes
+    inventory: Inventory
+
+
+class EnrolReply(Wire, frozen=True, kw_only=True):
+    """The node exists, and waits for its owner to confirm `fingerprint`."""
+
+    node: UUID
+    fingerprint: Name
+    server: Name
+    agents_url: Name
+    market_key: bytes
+
+
+class File(Wire, frozen=True, kw_only=True):
+    """A file by its relative path under the folder it belongs to."""
+
+    path: Path
+    bytes: Count
+    sha256: Sha256
+
+
+class Input(Wire, frozen=True, kw_only=True):
+    """A folder that the job reads at /job/inputs/<name>; `public` may be cached for all orgs."""
+
+    name: Name
+    files: list[File]
+    public: bool = False
+
+
+class Resume(Wire, frozen=True, kw_only=True):
+    """The checkpoint to go on from, read at /job/inputs/resume."""
+
+    step: Count
+    files: list[File]
+
+
+class AssignmentSpec(Wire, frozen=True, kw_only=True):
+    """GET /agent/v1/assignments/<id>/spec: all a node needs to know to run its share.
+
+    The bytes sent are the bytes hashed: their SHA-256 stands in `Wanted.spec`.
+    """
+
+    assignment: UUID
+    lease: UUID
+    job: UUID
+    org: UUID
+    epoch: Count
+    recipe: Name
+    parameters: dict[str, object]
+    inputs: list[Input]
+    resume: Resume | None
+    seed: Count
+    rank: Count
+    world: Count
+    devices: list[Name]
+    memory_bytes: Count
+    disk_bytes: Count
+    environment: Sha256
+    """The lock of the training environment that was quoted; another one refuses the job."""
+    grace_s: float
+    save_s: float
+    start_timeout_s: float
+    hang_s: float
+    checkpoint_s: float
+    """Seconds between checkpoints, for recipes that can choose."""
+    lineage: dict[str, object] = {}
+    """For the model card: base, dataset version, recipe, job."""
+
+
+class InputUrls(Wire, frozen=True, kw_only=True):
+    """GET …/inputs: SHA-256 → presigned GET URL, for each file of inputs and resume."""
+
+    urls: dict[str, str]
+
+
+class Part(Wire, frozen=True, kw_only=True):
+    """One part of a file to send."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+class FileToSend(Wire, frozen=True, kw_only=True):
+    """A file about to be uploaded, with its parts in order (one, unless over PART_BYTES)."""
+
+    path: Path
+    bytes: Count
+    sha256: Sha256
+    parts: Annotated[list[Part], Meta(min_length=1, max_length=10_000)]
+
+
+class UploadRequest(Wire, frozen=True, kw_only=True):
+    """POST …/uploads. A call of at most 200 files; more files, more calls."""
+
+    epoch: Count
+    kind: UploadKind
+    step: Count
+    files: Annotated[list[FileToSend], Meta(min_length=1, max_length=200)]
+
+
+class Put(Wire, frozen=True, kw_only=True):
+    """A presigned PUT of one part; `headers` must be sent as they are (they are signed)."""
+
+    url: str
+    headers: dict[str, str]
+
+
+class Upload(Wire, frozen=True, kw_only=True):
+    """Where a file's parts go; `upload_id` if it is sent in several."""
+
+    path: Path
+    upload_id: str | None
+    puts: list[Put]
+
+
+class UploadReply(Wire, frozen=True, kw_only=True):
+    """URLs for each file asked for, in the same order."""
+
+    files: list[Upload]
+
+
+class SentFile(Wire, frozen=True, kw_only=True):
+    """A file that has been sent; `etags` of its parts, in order, if there were several."""
+
+    path: Path
+    bytes: Count
+    sha256: Sha256
+    upload_id: str | None = None
+    etags: list[str] = []
+
+
+class CommitRequest(Wire, frozen=True, kw_only=True):
+    """POST …/commits: all files are up; make this checkpoint, artifact or log the job's."""
+
+    epoch: Count
+    kind: UploadKind
+    step: Count
+    files: Annotated[list[SentFile], Meta(min_length=1, max_length=10_000)]
+    seconds: float = 0.0
+    """How long writing it took the job, if known: the reserve for the save follows it."""
+
+
+class CommitReply(Wire, frozen=True, kw_only=True):
+    """`manifest`: SHA-256 of the manifest as committed."""
+
+    manifest: Sha256
+
+
+class Problem(Wire, frozen=True, kw_only=True):
+    """The body of every answer with an error status."""
+
+    code: Name
+    message: Text

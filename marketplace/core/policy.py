@@ -1,0 +1,82 @@
+"""The market's numbers, in one place: each with its unit, and why it is what it is.
+
+Settings build one `Policy` from these defaults and the environment (`POLICY_<NAME>`); tests
+shorten the times. Services are handed what they need, the core never looks them up.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All times in seconds, all money in micros, all shares in basis points (1/10,000)."""
+
+    take_bps: int = 800
+    """What the platform keeps of each charge: 8 %."""
+    protected_bps: int = 1_000
+    """What a protected job pays on top, all of it to the supplier: 10 %."""
+
+    heartbeat_s: float = 10
+    """How often a node reports; it spreads by ± 20 %."""
+    lease_ttl_s: float = 30
+    """Longest gap between two heartbeats that is billed; past it the node is stale."""
+    lost_after_s: float = 40
+    """Silence after which a node is lost, and its jobs go elsewhere."""
+    listening_s: float = 60
+    """Silence counts only after the market itself has listened this long without a gap."""
+    pulse_gap_s: float = 3
+    """A market process whose pulse pauses for longer was not listening."""
+
+    hold_s: float = 60
+    """How long a quote's price is honoured, and a reservation waits for its nodes."""
+    round_s: float = 5
+    """How often beat rings for a round; bells ring in between."""
+    start_base_s: float = 120
+    """start_timeout = this + 2 × bytes to fetch / the node's measured bandwidth."""
+    hang_s: float = 600
+    """No step and no GPU or CPU use for this long is a hang."""
+    lease_max_s: int = 24 * 3600
+    """A lease keeps its price this long, then checkpoints and is placed anew."""
+    attempts_without_progress: int = 3
+    """So many supplier-side ends in a row without a new checkpoint or step fail the job."""
+
+    settle_s: float = 60
+    """How often usage is settled and escrows topped up."""
+    escrow_s: int = 3600
+    """An escrow holds at most this much running ahead, plus the save."""
+    spool_s: int = 3600
+    """An agent cut off runs on at most this long on what is paid."""
+    save_default_s: int = 30
+    """Seconds to write a checkpoint, until a job's own are measured; twice this is reserved."""
+    grace_default_s: int = 60
+    """From TERM to KILL when nobody promised another notice."""
+    payout_hold_s: int = 7 * 24 * 3600
+    """Earnings younger than this can't be paid out yet (chargebacks)."""
+
+    enrolment_token_s: int = 15 * 60
+    """A one-node token's life."""
+    bearer_s: int = 3600
+    """Life of the bearer a socket hands out for HTTPS."""
+    upload_url_s: int = 900
+    """Life of a presigned URL."""
+    upload_bytes_per_lease: int = 200 * 2**30
+    """What one lease may upload in all: a quota against a runaway job."""
+    dataset_bytes: int = 50 * 2**30
+    """Largest dataset version."""
+    swaps_limit: int = 3
+    """Sockets that take over one key within `swaps_window_s` quarantine the node."""
+    swaps_window_s: float = 600
+
+    def overridden(self, values: Mapping[str, str]) -> "Policy":
+        """A copy with `values` (name → number as text); raises ValueError naming a bad one."""
+        known = {field.name: field.type for field in fields(self)}
+        changes: dict[str, int | float] = {}
+        for name, text in values.items():
+            if name not in known:
+                raise ValueError(f"there is no policy named {name!r}")
+            try:
+                changes[name] = int(text) if known[name] is int else float(text)
+            except ValueError:
+                raise ValueError(f"policy {name} must be a number, not {text!r}") from None
+        return replace(self, **changes)  # type: ignore[arg-type]
