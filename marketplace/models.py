@@ -116,9 +116,7 @@ class Stateful(models.Model):
     ) -> Self:
         """`advance` for one row that must move; raises Conflict if somebody was first."""
         if not advance([self], event, now=now, reason=reason, by=by, **also):
-            raise Conflict(
-                f"this {self.MACHINE.name} has moved on from {self.state!r}; look again"
-            )
+            raise Conflict(f"this {self.MACHINE.name} has moved on from {self.state!r}; look again")
         return self
 
     def story(self) -> models.QuerySet[StateChange]:
@@ -164,9 +162,7 @@ def advance(
     return [row for row in rows if row.pk in moved]
 
 
-def _swap(
-    model: type[Stateful], before: dict[UUID, str], values: dict[str, object]
-) -> set[UUID]:
+def _swap(model: type[Stateful], before: dict[UUID, str], values: dict[str, object]) -> set[UUID]:
     """One UPDATE … FROM unnest … RETURNING: the ids whose row was still as it was read.
 
     Rows are locked in primary-key order first, so that two swaps over the same rows queue up

@@ -1,4 +1,4 @@
-"""What goes under each signature and hash. A prefix of its own keeps one from passing as another."""
+"""What goes under each signature and hash; its own prefix keeps one from passing as another."""
 
 import hashlib
 from uuid import UUID

@@ -77,8 +77,9 @@ def gpu_class(device_name: str) -> str:
     for pattern, name in _NAMED:
         if pattern.search(device_name):
             return name
-    plain = re.sub(r"\b(NVIDIA|AMD|GeForce|Tesla|Quadro|Graphics|GPU)\b", " ", device_name,
-                   flags=re.IGNORECASE)
+    plain = re.sub(
+        r"\b(NVIDIA|AMD|GeForce|Tesla|Quadro|Graphics|GPU)\b", " ", device_name, flags=re.IGNORECASE
+    )
     return _slug(plain) or "unknown"
 
 
@@ -87,8 +88,12 @@ def cpu_class(model_name: str) -> str:
 
     Honest by its first word: nobody takes it for a GPU, and the whole market works on a laptop.
     """
-    plain = re.sub(r"\(R\)|\(TM\)|@.*$|\d+-Core|\b(AMD|Intel|CPU|Processor|with.*)\b", " ",
-                   model_name, flags=re.IGNORECASE)
+    plain = re.sub(
+        r"\(R\)|\(TM\)|@.*$|\d+-Core|\b(AMD|Intel|CPU|Processor|with.*)\b",
+        " ",
+        model_name,
+        flags=re.IGNORECASE,
+    )
     return f"cpu-{_slug(plain) or 'unknown'}"
 
 

@@ -33,8 +33,9 @@ def parse_amount(text: object, *, field: str = "amount", most: int = MAX_AMOUNT)
     except InvalidOperation:
         amount = Decimal("nan")
     if not amount.is_finite() or "e" in written.lower():
-        raise Invalid(f"{field} must be a plain decimal number like 1.25, not {written!r}",
-                      field=field)
+        raise Invalid(
+            f"{field} must be a plain decimal number like 1.25, not {written!r}", field=field
+        )
     micros = amount * MICRO
     if micros != micros.to_integral_value():
         raise Invalid(f"{field} has more than six decimal places: {written}", field=field)

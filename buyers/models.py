@@ -1,0 +1,268 @@
+"""What buyers bring and get: datasets, jobs, quotes, checkpoints, artifacts, curves.
+
+Foreign keys point down, never sideways: a quote names offers by id, a checkpoint its lease by
+epoch.
+"""
+
+from typing import TYPE_CHECKING, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from marketplace.core.hardware import Level, Tier, Trust
+from marketplace.core.ids import uuid7
+from marketplace.core.money import MAX_AMOUNT
+from marketplace.core.states import JOB
+from marketplace.models import Org, Stateful
+
+if TYPE_CHECKING:
+    from django.db.models.manager import RelatedManager
+
+
+class OwnedQuerySet(models.QuerySet[models.Model]):
+    def of(self, org: Org) -> Self:
+        return self.filter(org=org)
+
+
+class Folder(models.Model):
+    """A set of files in our storage under `prefix`: immutable once `committed_at` is set.
+
+    `manifest` is a list of {path, bytes, sha256}, sorted by path; `sha256` is its hash
+    (`agent.protocol.manifest_sha256`).
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    manifest = models.JSONField()
+    sha256 = models.CharField(max_length=64)
+    bytes = models.BigIntegerField()
+    prefix = models.CharField(max_length=200)
+    created_at = models.DateTimeField()
+    committed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        abstract = True
+
+
+class DatasetQuerySet(OwnedQuerySet):
+    def committed(self) -> Self:
+        return self.exclude(committed_at=None)
+
+
+class Dataset(Folder):
+    """One version of a dataset. A changed dataset is a new version."""
+
+    org = models.ForeignKey(Org, models.PROTECT, related_name="datasets")
+    name = models.CharField(max_length=100)
+    version = models.PositiveIntegerField()
+    rows = models.PositiveBigIntegerField(default=0)
+    created_by = models.CharField(max_length=150)
+
+    objects = DatasetQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["org", "name", "version"], name="dataset_version_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} v{self.version}"
+
+
+class ArtifactQuerySet(models.QuerySet["Artifact"]):
+    def of(self, org: Org) -> Self:
+        return self.filter(org=org)
+
+    def usable_by(self, org: Org) -> Self:
+        """The org's own, and the public bases."""
+        return self.filter(Q(org=org) | Q(public=True)).exclude(committed_at=None)
+
+
+class Artifact(Folder):
+    """A model: the result of a job, or a base that everybody may start from."""
+
+    org = models.ForeignKey(Org, models.PROTECT, null=True, related_name="artifacts")
+    job = models.ForeignKey("Job", models.PROTECT, null=True, related_name="artifacts")
+    epoch = models.BigIntegerField(null=True, help_text="The lease that made it")
+    name = models.CharField(max_length=100)
+    public = models.BooleanField(default=False)
+    licence = models.CharField(max_length=60, blank=True)
+    shape = models.JSONField(default=dict, help_text="BaseShape of a base model")
+    lineage = models.JSONField(default=dict)
+
+    objects = ArtifactQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["job"], name="one_artifact_per_job"),
+            models.UniqueConstraint(
+                fields=["name"], condition=Q(public=True), name="public_name_once"
+            ),
+            models.CheckConstraint(
+                condition=Q(public=True) | Q(org__isnull=False), name="artifact_has_an_owner"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class JobQuerySet(models.QuerySet["Job"]):
+    def of(self, org: Org) -> Self:
+        return self.filter(org=org)
+
+    def queued(self) -> Self:
+        return self.filter(state="queued")
+
+    def live(self) -> Self:
+        """Not at rest: it waits, or runs."""
+        return self.filter(state__in=("queued", "placed", "running"))
+
+
+class Job(Stateful):
+    """What a buyer wants trained, within which limits. Its bid stands in `limits`."""
+
+    MACHINE = JOB
+
+    class Order(models.TextChoices):
+        BID = "bid", "Left to the rounds"
+        TAKE = "take", "A quoted offer"
+
+    org = models.ForeignKey(Org, models.PROTECT, related_name="jobs")
+    name = models.CharField(max_length=100)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    created_at = models.DateTimeField()
+    # What to run
+    recipe = models.CharField(max_length=30)
+    parameters = models.JSONField(help_text="As validated by the recipe's catalogue")
+    base = models.ForeignKey(Artifact, models.PROTECT, null=True, related_name="jobs_on_it")
+    dataset = models.ForeignKey(Dataset, models.PROTECT, null=True, related_name="jobs")
+    script = models.ForeignKey(
+        Dataset, models.PROTECT, null=True, related_name="jobs_running_it",
+        help_text="The user's own code, a folder like a dataset",
+    )  # fmt: skip
+    environment = models.CharField(max_length=64, blank=True, help_text="Lock, if it needs one")
+    seed = models.PositiveIntegerField(default=0)
+    # Where it may run
+    order = models.CharField(max_length=4, choices=Order)
+    gpus_min = models.PositiveSmallIntegerField(default=1)
+    gpus_max = models.PositiveSmallIntegerField(default=1)
+    memory_bytes = models.BigIntegerField(help_text="Needed on each GPU")
+    disk_bytes = models.BigIntegerField()
+    level = models.SmallIntegerField(
+        choices=[(level.value, level.name.lower()) for level in Level], default=Level.NODE
+    )
+    regions = models.JSONField(default=list, help_text="Names; empty is anywhere")
+    trust = models.SmallIntegerField(default=Trust.COMMUNITY, help_text="Worst acceptable")
+    tier = models.SmallIntegerField(default=Tier.UNPROVEN, help_text="Worst acceptable")
+    kappa = models.FloatField(default=0.0, help_text="Share of time spent communicating")
+    avoid_nodes = models.JSONField(default=list, help_text="Ids of nodes that failed it")
+    # What it may cost
+    limits = models.JSONField(help_text="GPU class → most micros per GPU-hour")
+    budget_micros = models.BigIntegerField(help_text="Never a micro over, in all")
+    deadline_at = models.DateTimeField(null=True)
+    protected = models.BooleanField(default=False)
+    estimated_seconds = models.FloatField(default=0.0)
+    # What it has come to
+    queued_at = models.DateTimeField()
+    spent_micros = models.BigIntegerField(default=0, help_text="Charged so far, over all leases")
+    fruitless = models.PositiveSmallIntegerField(
+        default=0, help_text="Supplier-side ends in a row without new progress"
+    )
+    step = models.BigIntegerField(default=0, help_text="Furthest step reported")
+    total_steps = models.BigIntegerField(default=0)
+    save_s = models.FloatField(null=True, help_text="Seconds a checkpoint takes, as measured")
+
+    objects = JobQuerySet.as_manager()
+    checkpoints: "RelatedManager[Checkpoint]"
+    artifacts: "RelatedManager[Artifact]"
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(
+                    budget_micros__gt=0, budget_micros__lte=MAX_AMOUNT, memory_bytes__gte=0,
+                    gpus_min__gte=1, gpus_max__lte=1024,
+                )
+                & Q(gpus_max__gte=models.F("gpus_min"))
+                & Q(spent_micros__gte=0, spent_micros__lte=models.F("budget_micros")),
+                name="job_within_its_budget",
+            )
+        ]  # fmt: skip
+        indexes = [
+            # For each round: the jobs that wait.
+            models.Index(fields=["queued_at"], condition=Q(state="queued"), name="job_waiting"),
+            # For the buyer's list: newest first.
+            models.Index(fields=["org", "-created_at"], name="job_list"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def budget_left(self) -> int:
+        """Micros that may still be spent."""
+        return self.budget_micros - self.spent_micros
+
+
+class Checkpoint(Folder):
+    """A state that a job can go on from. Committed whole or not at all, fenced by epoch."""
+
+    job = models.ForeignKey(Job, models.PROTECT, related_name="checkpoints")
+    epoch = models.BigIntegerField()
+    step = models.BigIntegerField()
+    seconds = models.FloatField(default=0.0, help_text="What writing it cost the job")
+    deleted_at = models.DateTimeField(null=True, help_text="Files removed by retention")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["job", "epoch", "step"], name="checkpoint_once")
+        ]
+        # For resuming: the furthest one of a job.
+        indexes = [models.Index(fields=["job", "-step", "-epoch"], name="checkpoint_furthest")]
+
+
+class RunLog(Folder):
+    """The output of one attempt, kept when it ended."""
+
+    job = models.ForeignKey(Job, models.PROTECT, related_name="run_logs")
+    epoch = models.BigIntegerField()
+    rank = models.PositiveSmallIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["job", "epoch", "rank"], name="run_log_once")
+        ]
+
+
+class MetricPoint(models.Model):
+    """One point of a job's curves. A later attempt that repeats a step replaces nothing: the
+    page shows the point of the highest epoch."""
+
+    job = models.ForeignKey(Job, models.CASCADE, related_name="metrics")
+    epoch = models.BigIntegerField()
+    step = models.BigIntegerField()
+    values = models.JSONField()
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["job", "epoch", "step"], name="metric_once")]
+
+
+class Quote(models.Model):
+    """All offers a job could run on, ranked, at prices that hold until `expires_at`.
+
+    `options` is a list of what `scheduler.quoting.Option` holds, as JSON; what doesn't fit is
+    there too, last, with the reason.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    org = models.ForeignKey(Org, models.PROTECT, related_name="quotes")
+    request = models.JSONField(help_text="The job as asked for")
+    options = models.JSONField()
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    taken_at = models.DateTimeField(null=True)
+    job = models.ForeignKey(Job, models.PROTECT, null=True, related_name="quotes")
+
+    objects = OwnedQuerySet.as_manager()

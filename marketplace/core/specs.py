@@ -1,0 +1,214 @@
+"""What a buyer asks for, as one checked value: the same from a form, the API, the CLI.
+
+Only the shape is checked here; whether the dataset exists or the recipe's parameters make sense
+is said by `buyers.services`, which looks.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from marketplace.core.errors import Invalid
+from marketplace.core.hardware import REGIONS, Level, Tier, Trust
+from marketplace.core.money import MAX_PRICE, format_amount, parse_amount
+
+GIB: Final = 2**30
+_KNOWN: Final = frozenset(
+    "name recipe parameters base dataset script gpus gpus_max level memory_gib disk_gib regions "
+    "trust tier kappa limit limits budget deadline protected hours environment seed".split()
+)
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job as wanted. Money in micros, memory in bytes; 0 or empty means "you say"."""
+
+    name: str
+    recipe: str
+    budget_micros: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
+    """Id or public name of an artifact to start from."""
+    dataset: str = ""
+    """Id of a dataset version, or `name`, or `name@version`."""
+    script: str = ""
+    """The same, for the user's own code."""
+    gpus_min: int = 1
+    gpus_max: int = 1
+    level: Level = Level.NODE
+    memory_bytes: int = 0
+    """Needed on each GPU; 0 = estimated from recipe and base."""
+    disk_bytes: int = 20 * GIB
+    regions: tuple[str, ...] = ()
+    trust: Trust = Trust.COMMUNITY
+    tier: Tier = Tier.UNPROVEN
+    kappa: float = 0.0
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """GPU class → most micros per GPU-hour; empty = any class, capped by the budget alone."""
+    limit_micros: int = 0
+    """One limit for every class that `limits` does not name; 0 = none."""
+    deadline: datetime | None = None
+    protected: bool = False
+    hours: float = 0.0
+    """How long the buyer thinks it runs; only scripts need it."""
+    environment: str = ""
+    """The lock of the training environment that it needs; empty takes the node's own."""
+    seed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, as kept with a quote."""
+        data = asdict(self)
+        data["deadline"] = self.deadline.isoformat() if self.deadline else None
+        data["regions"] = list(self.regions)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "JobRequest":
+        """The inverse of `as_json`."""
+        deadline = data["deadline"]
+        return cls(
+            **{
+                **data,
+                "deadline": datetime.fromisoformat(deadline) if deadline else None,
+                "regions": tuple(data["regions"]),
+                "level": Level(data["level"]),
+                "trust": Trust(data["trust"]),
+                "tier": Tier(data["tier"]),
+            }
+        )
+
+
+def parse(raw: Mapping[str, Any]) -> JobRequest:
+    """A JobRequest from what came over the wire; raises Invalid naming the field at fault.
+
+    Amounts are decimal strings in the market's currency ("2.50"), sizes GiB, `gpus` the least
+    and `gpus_max` the most, `limit` one limit for all classes, `limits` one for each.
+    """
+    unknown = sorted(set(raw) - _KNOWN)
+    if unknown:
+        raise Invalid(f"a job has no field {unknown[0]!r}; it has: {', '.join(sorted(_KNOWN))}",
+                      field=unknown[0])  # fmt: skip
+    gpus = _integer(raw, "gpus", 1, low=1, high=1024)
+    return JobRequest(
+        name=_text(raw, "name", most=100) or _text(raw, "recipe", most=30) or "job",
+        recipe=_text(raw, "recipe", most=30, needed=True),
+        budget_micros=parse_amount(raw.get("budget", ""), field="budget"),
+        parameters=_mapping(raw, "parameters"),
+        base=_text(raw, "base", most=140),
+        dataset=_text(raw, "dataset", most=140),
+        script=_text(raw, "script", most=140),
+        gpus_min=gpus,
+        gpus_max=_integer(raw, "gpus_max", gpus, low=gpus, high=1024),
+        level=_choice(raw, "level", Level, Level.NODE),
+        memory_bytes=round(_number(raw, "memory_gib", 0.0, low=0, high=100_000) * GIB),
+        disk_bytes=round(_number(raw, "disk_gib", 20.0, low=0.1, high=100_000) * GIB),
+        regions=_regions(raw.get("regions") or ()),
+        trust=_choice(raw, "trust", Trust, Trust.COMMUNITY),
+        tier=_choice(raw, "tier", Tier, Tier.UNPROVEN),
+        kappa=_number(raw, "kappa", 0.0, low=0, high=1),
+        limits={
+            str(name): parse_amount(value, field=f"limits.{name}", most=MAX_PRICE)
+            for name, value in _mapping(raw, "limits").items()
+        },
+        limit_micros=(
+            parse_amount(raw["limit"], field="limit", most=MAX_PRICE) if raw.get("limit") not in
+            (None, "") else 0
+        ),
+        deadline=_moment(raw, "deadline"),
+        protected=_flag(raw, "protected"),
+        hours=_number(raw, "hours", 0.0, low=0, high=10_000),
+        environment=_text(raw, "environment", most=64),
+        seed=_integer(raw, "seed", 0, low=0, high=2**31 - 1),
+    )  # fmt: skip
+
+
+def describe_budget(request: JobRequest) -> str:
+    """The wall in words, for messages."""
+    return f"a budget of {format_amount(request.budget_micros)}"
+
+
+def _text(raw: Mapping[str, Any], name: str, *, most: int, needed: bool = False) -> str:
+    value = raw.get(name) or ""
+    if not isinstance(value, str):
+        raise Invalid(f"{name} must be text, not {type(value).__name__}", field=name)
+    value = value.strip()
+    if needed and not value:
+        raise Invalid(f"{name} is missing", field=name)
+    if len(value) > most:
+        raise Invalid(f"{name} is at most {most} characters long", field=name)
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+        raise Invalid(f"{name} must not contain control characters", field=name)
+    return value
+
+
+def _number(raw: Mapping[str, Any], name: str, default: float, *, low: float, high: float) -> float:
+    value = raw.get(name)
+    if value is None or value == "":
+        return default
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not low <= number <= high:
+        raise Invalid(f"{name} must be a number from {low:g} to {high:g}, not {value!r}",
+                      field=name)  # fmt: skip
+    return number
+
+
+def _integer(raw: Mapping[str, Any], name: str, default: int, *, low: int, high: int) -> int:
+    number = _number(raw, name, default, low=low, high=high)
+    if number != int(number):
+        raise Invalid(f"{name} must be a whole number, not {raw[name]!r}", field=name)
+    return int(number)
+
+
+def _flag(raw: Mapping[str, Any], name: str) -> bool:
+    value = raw.get(name, False)
+    if not isinstance(value, bool):
+        raise Invalid(f"{name} must be true or false, not {value!r}", field=name)
+    return value
+
+
+def _mapping(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = raw.get(name) or {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise Invalid(f"{name} must be an object of named values", field=name)
+    return dict(value)
+
+
+def _choice(raw: Mapping[str, Any], name: str, kind: type[Any], default: Any) -> Any:
+    """A member by its lowercase name or number."""
+    value = raw.get(name)
+    if value is None or value == "":
+        return default
+    for member in kind:
+        if value == member.name.lower() or (value == member.value and value is not True):
+            return member
+    names = ", ".join(member.name.lower() for member in kind)
+    raise Invalid(f"{name} must be one of {names}, not {value!r}", field=name)
+
+
+def _regions(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise Invalid("regions must be a list of region names", field="regions")
+    for name in names:
+        if name not in REGIONS:
+            raise Invalid(f"there is no region {name!r}; there are {', '.join(REGIONS)}",
+                          field="regions")  # fmt: skip
+    return tuple(dict.fromkeys(names))
+
+
+def _moment(raw: Mapping[str, Any], name: str) -> datetime | None:
+    value = raw.get(name)
+    if value in (None, ""):
+        return None
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        moment = datetime.min
+    if moment.tzinfo is None:
+        raise Invalid(f"{name} must be a time with its zone, like 2026-12-01T18:00:00+00:00",
+                      field=name)  # fmt: skip
+    return moment

@@ -1,0 +1,110 @@
+"""What is nice to see and may be lost: live samples, log tails, doorbells to open pages.
+
+The only module with redis. PostgreSQL is the truth: every function here logs and goes on when
+Valkey is away, and nothing that matters depends on it.
+"""
+
+import functools
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import redis
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.conf import settings
+
+log = logging.getLogger(__name__)
+
+MARKET_GROUP = "market"
+_LOG_BYTES = 64 * 1024
+_KEEP_S = 24 * 3600
+
+
+def node_group(node: UUID) -> str:
+    """The Channels group of a node's socket."""
+    return f"node.{node}"
+
+
+def job_group(job: UUID) -> str:
+    """The Channels group of the pages that watch a job."""
+    return f"job.{job}"
+
+
+def publish(group: str, message: Mapping[str, Any]) -> None:
+    """Sends `message` (with a `type` for the consumer) to a group, from synchronous code."""
+    layer = get_channel_layer()
+    try:
+        async_to_sync(layer.group_send)(group, dict(message))
+    except (redis.RedisError, OSError) as error:
+        log.warning("a doorbell to %s was lost: %s", group, error)
+
+
+def node_changed(node: UUID) -> None:
+    """Tells a node's socket that what is desired of it has changed."""
+    publish(node_group(node), {"type": "desired.changed"})
+
+
+def job_changed(job: UUID) -> None:
+    """Tells the pages that watch a job to look again."""
+    publish(job_group(job), {"type": "job.changed"})
+
+
+def keep_log(job: UUID, epoch: int, chunks: list[tuple[str, int, str]]) -> None:
+    """Keeps the tail of a job's output: (stream, offset, text), in order."""
+    key = f"log:{job}:{epoch}"
+    try:
+        with _redis().pipeline() as pipe:
+            for stream, offset, text in chunks:
+                pipe.rpush(key, json.dumps([stream, offset, text]))
+            pipe.ltrim(key, -400, -1)
+            pipe.expire(key, _KEEP_S)
+            pipe.execute()
+    except (redis.RedisError, OSError) as error:
+        log.warning("the log of job %s was not kept: %s", job, error)
+
+
+def log_tail(job: UUID, epoch: int) -> str:
+    """The end of a job's output, at most 64 KiB; empty if nothing was kept."""
+    try:
+        chunks = _redis().lrange(f"log:{job}:{epoch}", 0, -1)
+    except (redis.RedisError, OSError):
+        return ""
+    seen: set[tuple[str, int]] = set()
+    lines: list[str] = []
+    for chunk in chunks:
+        stream, offset, text = json.loads(chunk)
+        if (stream, offset) not in seen:
+            seen.add((stream, offset))
+            lines.append(text)
+    return "".join(lines)[-_LOG_BYTES:]
+
+
+def keep_samples(node: UUID, devices: list[dict[str, Any]]) -> None:
+    """Keeps what a node's devices do now."""
+    try:
+        _redis().set(f"samples:{node}", json.dumps(devices), ex=120)
+    except (redis.RedisError, OSError) as error:
+        log.warning("the samples of node %s were not kept: %s", node, error)
+
+
+def samples(nodes: list[UUID]) -> dict[UUID, list[dict[str, Any]]]:
+    """The latest samples of each node that has sent any in the last two minutes."""
+    if not nodes:
+        return {}
+    try:
+        found = _redis().mget([f"samples:{node}" for node in nodes])
+    except (redis.RedisError, OSError):
+        return {}
+    return {node: json.loads(text) for node, text in zip(nodes, found, strict=True) if text}
+
+
+@functools.cache
+def _redis() -> "redis.Redis":
+    pool = redis.BlockingConnectionPool.from_url(
+        settings.REDIS_URL, max_connections=20, timeout=2, socket_connect_timeout=1,
+        socket_timeout=2, decode_responses=True,
+    )  # fmt: skip
+    return redis.Redis(connection_pool=pool)

@@ -1,0 +1,246 @@
+"""What the engine writes: rounds and their prices, leases, assignments, usage."""
+
+from typing import TYPE_CHECKING, Self
+
+from django.db import models
+from django.db.models import Q
+
+from buyers.models import Job
+from marketplace.core.ids import uuid7
+from marketplace.core.states import ASSIGNMENT, LEASE
+from marketplace.models import Org, Stateful
+from suppliers.models import Gpu, Node, Offer
+
+if TYPE_CHECKING:
+    from django.db.models.manager import RelatedManager
+
+
+class Round(models.Model):
+    """One clearing of the market, and the proof of its quality."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    at = models.DateTimeField()
+    jobs = models.PositiveIntegerField(help_text="In the book")
+    gpus = models.PositiveIntegerField(help_text="Free in the book")
+    matched_jobs = models.PositiveIntegerField()
+    matched_gpus = models.PositiveIntegerField()
+    welfare = models.FloatField(help_text="USD per hour")
+    bound = models.FloatField(help_text="No allocation can exceed this, USD per hour")
+    make_whole = models.FloatField(help_text="USD per hour")
+    seconds = models.FloatField()
+    seed = models.BigIntegerField()
+    book_sha256 = models.CharField(max_length=64)
+
+    class Meta:
+        # For the market page: the last rounds, those that matched something apart.
+        indexes = [
+            models.Index(fields=["-at"], name="round_at"),
+            models.Index(fields=["-at"], condition=Q(matched_jobs__gt=0), name="round_matched_at"),
+        ]
+
+
+class ClearingPrice(models.Model):
+    """What one slot size of one cell cost in one round, micros per GPU-hour."""
+
+    round = models.ForeignKey(Round, models.PROTECT, related_name="prices")
+    gpu_class = models.CharField(max_length=50)
+    cell = models.CharField(max_length=120, help_text="class/site-or-pool/tier")
+    slot = models.PositiveSmallIntegerField()
+    price_micros = models.BigIntegerField()
+    gpus = models.PositiveIntegerField(help_text="Let at this price in this round")
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["round", "cell", "slot"], name="one_price_per_cell")
+        ]
+        # For the last price of a cell, and a class's history.
+        indexes = [
+            models.Index(fields=["cell", "slot", "-at"], name="price_of_cell"),
+            models.Index(fields=["gpu_class", "-at"], name="price_of_class"),
+        ]
+
+
+class LeaseQuerySet(models.QuerySet["Lease"]):
+    def live(self) -> Self:
+        return self.exclude(state="ended")
+
+
+class Lease(Stateful):
+    """One attempt of one job on one gang at one price.
+
+    `epoch` fences it: it comes from a sequence of the database, and whoever writes for an older
+    epoch of the job writes where nobody reads.
+    """
+
+    MACHINE = LEASE
+
+    class EndReason(models.TextChoices):
+        COMPLETED = "completed"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+        STOPPED = "stopped"
+        UNPAID = "unpaid"
+        PREEMPTED = "preempted"
+        RECLAIMED = "reclaimed"
+        NODE_LOST = "node_lost"
+        EXPIRED = "expired"
+        START_TIMEOUT = "start_timeout"
+
+    job = models.ForeignKey(Job, models.PROTECT, related_name="leases")
+    round = models.ForeignKey(Round, models.PROTECT, null=True, related_name="leases")
+    epoch = models.BigIntegerField(unique=True)
+    gpu_class = models.CharField(max_length=50)
+    level = models.SmallIntegerField()
+    gpus_count = models.PositiveSmallIntegerField()
+    price_micros = models.BigIntegerField(help_text="The buyer's, per GPU-hour, all in")
+    take_bps = models.PositiveSmallIntegerField()
+    save_s = models.PositiveIntegerField(help_text="Held back for a last checkpoint")
+    created_at = models.DateTimeField()
+    until = models.DateTimeField(help_text="It keeps its price to here at the latest")
+    start_by = models.DateTimeField(help_text="Running by then, or it is a start_timeout")
+    running_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    # Set when it begins to end; the first reason stays.
+    end_reason = models.CharField(max_length=20, choices=EndReason, blank=True)
+    end_detail = models.CharField(max_length=300, blank=True)
+
+    objects = LeaseQuerySet.as_manager()
+    gpus: "RelatedManager[LeasedGpu]"
+    assignments: "RelatedManager[Assignment]"
+
+    class Meta:
+        constraints = [
+            # A job has one attempt at a time.
+            models.UniqueConstraint(
+                fields=["job"], condition=~Q(state="ended"), name="one_live_lease_per_job"
+            ),
+            # A round commits a match once, however often it is repeated.
+            models.UniqueConstraint(fields=["round", "job"], name="matched_once_per_round"),
+            models.CheckConstraint(
+                condition=~Q(state="ended") | (~Q(end_reason="") & Q(ended_at__isnull=False)),
+                name="an_end_has_a_reason",
+            ),
+            models.CheckConstraint(
+                condition=Q(price_micros__gt=0, gpus_count__gte=1), name="lease_has_a_price"
+            ),
+        ]
+        indexes = [models.Index(fields=["state"], condition=~Q(state="ended"), name="lease_live")]
+
+
+class LeasedGpu(models.Model):
+    """A GPU in a lease, until its process is reported gone."""
+
+    lease = models.ForeignKey(Lease, models.PROTECT, related_name="gpus")
+    gpu = models.ForeignKey(Gpu, models.PROTECT, related_name="leases")
+    released_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            # The one promise a market must keep: no GPU is let twice.
+            models.UniqueConstraint(
+                fields=["gpu"], name="gpu_let_once", condition=Q(released_at__isnull=True)
+            )
+        ]
+
+
+class AssignmentQuerySet(models.QuerySet["Assignment"]):
+    def on(self, node: Node) -> Self:
+        return self.filter(node=node)
+
+    def wanted(self) -> Self:
+        """What a node must hear about: not yet settled."""
+        return self.filter(settled_at=None)
+
+
+class Assignment(Stateful):
+    """A node's share of a lease, and its meter.
+
+    `accrued_ms` is what the market's own clock saw running, `claimed_ms` what the node signed
+    for; the lesser of the two is billed, up to `paid_through_s`.
+    """
+
+    MACHINE = ASSIGNMENT
+
+    lease = models.ForeignKey(Lease, models.PROTECT, related_name="assignments")
+    node = models.ForeignKey(Node, models.PROTECT, related_name="assignments")
+    supplier = models.ForeignKey(Org, models.PROTECT, related_name="+")
+    offer = models.ForeignKey(Offer, models.PROTECT, related_name="+")
+    rank = models.PositiveSmallIntegerField()
+    gpus_count = models.PositiveSmallIntegerField()
+    price_micros = models.BigIntegerField(help_text="The buyer's, per GPU-hour, on this node")
+    spec = models.BinaryField(help_text="The AssignmentSpec as sent")
+    spec_sha256 = models.CharField(max_length=64)
+    paid_through_s = models.PositiveIntegerField(default=0, help_text="Running time in escrow")
+    # Draining: wanted gone, and why; unbilled if the market or the owner wanted it.
+    drain_why = models.CharField(max_length=30, blank=True)
+    drain_grace_s = models.FloatField(default=0.0)
+    drain_at = models.DateTimeField(null=True)
+    # The meter
+    boot_id = models.CharField(max_length=64, blank=True)
+    beat_at = models.DateTimeField(null=True, help_text="Last heartbeat that metered it")
+    beat_up_ms = models.BigIntegerField(default=0)
+    reported_ms = models.BigIntegerField(default=0, help_text="Running time by the heartbeats")
+    accrued_ms = models.BigIntegerField(default=0)
+    claimed_ms = models.BigIntegerField(default=0)
+    billed_s = models.PositiveIntegerField(default=0)
+    claim_n = models.BigIntegerField(default=-1)
+    millijoules = models.BigIntegerField(default=0)
+    power_measured = models.BooleanField(default=False)
+    # What it reports
+    step = models.BigIntegerField(default=0)
+    progressed_at = models.DateTimeField(null=True)
+    detail = models.CharField(max_length=300, blank=True)
+    running_at = models.DateTimeField(null=True)
+    gone_at = models.DateTimeField(null=True)
+    exit_code = models.IntegerField(null=True)
+    exit_signal = models.IntegerField(null=True)
+    exit_why = models.CharField(max_length=60, blank=True)
+    settled_at = models.DateTimeField(null=True, help_text="Nothing is left to upload or claim")
+
+    objects = AssignmentQuerySet.as_manager()
+    slices: "RelatedManager[UsageSlice]"
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["lease", "node"], name="one_assignment_per_node"),
+            models.UniqueConstraint(fields=["lease", "rank"], name="one_assignment_per_rank"),
+        ]
+        # For a node's desired state.
+        indexes = [
+            models.Index(
+                fields=["node"], condition=Q(settled_at__isnull=True), name="assignment_wanted"
+            )
+        ]
+
+
+class UsageSlice(models.Model):
+    """Seconds `since_s`..`until_s` of an assignment's running, billed. Slices never overlap."""
+
+    assignment = models.ForeignKey(Assignment, models.PROTECT, related_name="slices")
+    since_s = models.PositiveIntegerField()
+    until_s = models.PositiveIntegerField()
+    charge_micros = models.BigIntegerField(help_text="Paid by the buyer")
+    fee_micros = models.BigIntegerField(help_text="Of it, kept by the platform")
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["assignment", "since_s"], name="billed_once"),
+            models.CheckConstraint(
+                condition=Q(until_s__gt=models.F("since_s"), fee_micros__gte=0)
+                & Q(charge_micros__gte=models.F("fee_micros")),
+                name="slice_is_sane",
+            ),
+        ]
+
+
+class Credit(models.Model):
+    """Money given back for what brought no progress, with the reason on the receipt."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    assignment = models.ForeignKey(Assignment, models.PROTECT, related_name="credits")
+    micros = models.BigIntegerField()
+    from_supplier_micros = models.BigIntegerField()
+    reason = models.CharField(max_length=200)
+    at = models.DateTimeField()
