@@ -1,0 +1,38 @@
+"""The sign-up form: an account comes with an org of its own."""
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.http import HttpRequest
+from django.utils import timezone
+
+from marketplace import accounts
+
+
+class SignupForm(forms.Form):
+    """What allauth's form asks beside e-mail and password."""
+
+    organisation = forms.CharField(
+        max_length=100,
+        label="Organisation",
+        help_text="Your company, university, or just your name",
+    )
+    field_order = ["organisation", "email", "password1", "password2"]
+
+    @transaction.atomic
+    def signup(self, request: HttpRequest, user: User) -> None:
+        """Called by allauth once the user exists."""
+        accounts.create_org(self.cleaned_data["organisation"], owner=user, now=timezone.now())
+
+
+class ApiKeyForm(forms.Form):
+    """A new key's name and scopes."""
+
+    name = forms.CharField(max_length=60)
+    scopes = forms.MultipleChoiceField(widget=forms.CheckboxSelectMultiple)
+
+    def __init__(self, *args: Any, choices: list[tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["scopes"].choices = choices  # type: ignore[attr-defined]

@@ -1,0 +1,73 @@
+"""How figures are written on pages: money, sizes, durations."""
+
+from datetime import datetime
+
+from django import template
+
+from marketplace.core.money import format_amount
+
+register = template.Library()
+
+
+@register.filter
+def money(micros: int | None, places: int = 2) -> str:
+    """Micros as "$1.25"; "–" for nothing known."""
+    if micros is None:
+        return "–"
+    sign = "-" if micros < 0 else ""
+    return f"{sign}${format_amount(abs(micros), places=places)}"
+
+
+@register.filter
+def cents(micros: int | None) -> str:
+    """Micros rounded to whole cents, for totals where the sixth place says nothing."""
+    if micros is None:
+        return "–"
+    if 0 < abs(micros) < 10_000:
+        return money(micros)
+    return money(round(micros / 10_000) * 10_000)
+
+
+@register.filter
+def duration(seconds: float | None) -> str:
+    """3,725 s as "1 h 2 min"."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+@register.filter
+def since(moment: datetime | None, now: datetime) -> str:
+    """How long ago, or in how long."""
+    if moment is None:
+        return "never"
+    gap = (now - moment).total_seconds()
+    return f"{duration(gap)} ago" if gap >= 0 else f"in {duration(-gap)}"
+
+
+@register.filter
+def size(count: int | None) -> str:
+    """Bytes in the unit that reads best."""
+    if count is None:
+        return "–"
+    amount, units = float(count), ("B", "KiB", "MiB", "GiB", "TiB")
+    for unit in units:
+        if amount < 1024 or unit == units[-1]:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError("unreachable")
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    """0.25 as "25 %"."""
+    return "–" if share is None else f"{share * 100:.0f} %"

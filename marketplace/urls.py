@@ -1,0 +1,30 @@
+"""The table of contents."""
+
+from django.contrib import admin
+from django.urls import URLPattern, URLResolver, include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+import buyers.urls
+import suppliers.urls
+from marketplace import api, views
+from marketplace.payments import urls as payments
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("", views.home, name="home"),
+    path("market/", views.market, name="market"),
+    path("market/rounds/", views.rounds, name="rounds"),
+    path("account/", include("allauth.urls")),
+    path("account/keys/", views.api_keys, name="api_keys"),
+    path("account/keys/<uuid:pk>/revoke/", views.revoke_key, name="revoke_key"),
+    path("account/org/", views.switch_org, name="switch_org"),
+    path("admin/", admin.site.urls),
+    path("healthz", views.healthz, name="healthz"),
+    path("api/v1/market/", api.MarketView.as_view(), name="api_market"),
+    path("api/v1/", include((suppliers.urls.api_urls + buyers.urls.api_urls, "api"))),
+    path("api/schema/", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
+    path("api/", SpectacularSwaggerView.as_view(url_name="schema", permission_classes=[])),
+    path("agent/v1/", include(suppliers.urls.agent_urls)),
+    path("stripe/", include(payments.urlpatterns)),
+    path("supply/", include(suppliers.urls.page_urls)),
+    path("buy/", include(buyers.urls.page_urls)),
+]
