@@ -1,0 +1,336 @@
+"""How money moves: `post`, and nothing else.
+
+A `Move` says who gives, who gets and why; `post` writes a batch of them down, all or none. The
+id of a transfer is made of its kind, subject and period, so posting the same move again (a
+retried task, a webhook sent twice, a settlement cut short by kill -9) changes nothing.
+
+Amounts are micros, always above 0; the balances of all accounts always sum to 0.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID, uuid5
+
+from django.db import connection, transaction
+from django.db.models import BigIntegerField, Case, F, Q, QuerySet, Sum, When
+
+from marketplace.core.errors import NotEnoughMoney
+from marketplace.core.money import format_amount
+from marketplace.ledger.models import NEVER_NEGATIVE, Account, AccountKind, Transfer
+
+# Fixed for ever: with another one, every repeat of an old move would post again.
+_NAMESPACE: Final = UUID("6b1f3a52-7c0e-5d84-9f2b-3e5a1c9d7e60")
+_KIND: Final = re.compile(r"[a-z][a-z_]{0,39}")
+_LARGEST: Final = 2**63 - 1
+
+
+class AccountShort(NotEnoughMoney):
+    """`short` maps each account that would go below zero to the micros that it lacks."""
+
+    def __init__(self, message: str, short: "Mapping[Ref, int]") -> None:
+        super().__init__(message)
+        self.short = short
+
+
+class AlteredRepeat(Exception):
+    """A move came back with another amount or other accounts: a bug in the caller, not a no."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Names an account, whether or not it exists yet."""
+
+    kind: AccountKind
+    owner: UUID | None = None
+
+    def __str__(self) -> str:
+        name = self.kind.replace("_", " ")
+        return f"{name} of {self.owner}" if self.owner else name
+
+
+CASH: Final = Ref(AccountKind.CASH)
+FEES: Final = Ref(AccountKind.FEES)
+PROCESSOR_FEES: Final = Ref(AccountKind.PROCESSOR_FEES)
+DISPUTES: Final = Ref(AccountKind.DISPUTES)
+
+
+def wallet(org_id: UUID) -> Ref:
+    """What the org has topped up and not yet spent."""
+    return Ref(AccountKind.WALLET, org_id)
+
+
+def escrow(job_id: UUID) -> Ref:
+    """What is held for the job's next hour and its save."""
+    return Ref(AccountKind.ESCROW, job_id)
+
+
+def payable(org_id: UUID) -> Ref:
+    """What the org has earned and not yet been paid."""
+    return Ref(AccountKind.PAYABLE, org_id)
+
+
+def in_transit(org_id: UUID) -> Ref:
+    """What is on its way to the org's bank."""
+    return Ref(AccountKind.IN_TRANSIT, org_id)
+
+
+def receivable(org_id: UUID) -> Ref:
+    """What the org owes us, as a balance below zero."""
+    return Ref(AccountKind.RECEIVABLE, org_id)
+
+
+def vat(country: str) -> Ref:
+    """Tax collected for a country, by its ISO 3166 code of two capitals."""
+    if not re.fullmatch(r"[A-Z]{2}", country):
+        raise ValueError(f"a country is two capitals like DE, not {country!r}")
+    return Ref(AccountKind.VAT, uuid5(_NAMESPACE, f"country:{country}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """`amount` micros from `debit` to `credit`, because of `subject`, for `period`.
+
+    `kind`, `subject` and `period` together name the move: the same three are the same move.
+    Raises ValueError for what can never be one, an amount of 0 included: leave those out.
+    """
+
+    kind: str
+    debit: Ref
+    credit: Ref
+    amount: int
+    subject: UUID
+    period: str = ""
+
+    def __post_init__(self) -> None:
+        if not _KIND.fullmatch(self.kind):
+            raise ValueError(f"a kind is up to 40 of a-z and _, not {self.kind!r}")
+        if not 0 < self.amount <= _LARGEST:
+            raise ValueError(f"a move is of 1 to 2^63-1 micros, not {self.amount}")
+        if self.debit == self.credit:
+            raise ValueError(f"a move needs two accounts, not {self.debit} twice")
+
+    @property
+    def id(self) -> UUID:
+        """The transfer's id."""
+        return uuid5(_NAMESPACE, f"{self.kind}:{self.subject}:{self.period}")
+
+
+def post(moves: Iterable[Move], *, now: datetime) -> int:
+    """Writes the moves down, all or none; returns how many were new.
+
+    A batch is judged as a whole: an account may pass on what it gets in the same batch. A move
+    that is already written is left out, whatever the balances are by now.
+
+    Raises AccountShort (a NotEnoughMoney) if an account would go below zero, and AlteredRepeat
+    if a move is known with another amount or other accounts; then nothing was written, and the
+    caller's transaction is still good. Must run inside the caller's transaction, which keeps
+    the locks of all named accounts (taken together, in primary-key order) until it ends: post
+    once, or `hold` everything first; and call nobody on the network in between.
+    """
+    _require_transaction()
+    by_id = _distinct(moves)
+    if not by_id:
+        return 0
+    with transaction.atomic():
+        # 1. From here on nobody else moves these accounts.
+        accounts = _lock({ref for move in by_id.values() for ref in (move.debit, move.credit)})
+        # 2. Repeats fall out.
+        new = _unwritten(by_id, accounts)
+        # 3. Say kindly what the CHECK would say rudely.
+        _require_funds(new.values(), accounts)
+        # 4. The balances follow by the trigger.
+        _insert(new, accounts, now)
+    return len(new)
+
+
+def hold(refs: Iterable[Ref]) -> dict[Ref, int]:
+    """Locks the accounts to the end of the caller's transaction; returns their balances.
+
+    For a move whose amount depends on a balance. Name every account that the transaction will
+    post to: one locked later, out of order, could deadlock.
+    """
+    _require_transaction()
+    return {ref: held.balance for ref, held in _lock(set(refs)).items()}
+
+
+def balance(ref: Ref) -> int:
+    """Micros; 0 for an account that nothing has touched."""
+    return balances([ref])[ref]
+
+
+def balances(refs: Iterable[Ref]) -> dict[Ref, int]:
+    """Micros of each; one query."""
+    wanted = set(refs)
+    found = {ref: held.balance for ref, held in _find(wanted).items()}
+    return {ref: found.get(ref, 0) for ref in wanted}
+
+
+def imbalance() -> int:
+    """The sum of all balances: 0, or the ledger is broken."""
+    return Account.objects.aggregate(total=Sum("balance", default=0))["total"] or 0
+
+
+def audit() -> dict[Ref, int]:
+    """Accounts that differ from their transfers, with the difference in micros: none, always."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT a.kind, a.owner, a.balance - coalesce(sum(m.change), 0)
+            FROM ledger_account a LEFT JOIN (
+                SELECT credit_id AS account, amount AS change FROM ledger_transfer
+                UNION ALL SELECT debit_id, -amount FROM ledger_transfer
+            ) m ON m.account = a.id
+            GROUP BY a.id HAVING a.balance <> coalesce(sum(m.change), 0)
+            """
+        )
+        return {Ref(AccountKind(kind), owner): int(off) for kind, owner, off in cursor}
+
+
+def statement(ref: Ref) -> QuerySet[Transfer]:
+    """The account's transfers, oldest first, each with `change`: the micros it gained or lost."""
+    account = Q(kind=ref.kind, owner=ref.owner)
+    pks = Account.objects.filter(account).values("pk")
+    return (
+        Transfer.objects.filter(Q(debit__in=pks) | Q(credit__in=pks))
+        .annotate(
+            change=Case(
+                When(credit__in=pks, then=F("amount")),
+                default=-F("amount"),
+                output_field=BigIntegerField(),
+            )
+        )
+        .select_related("debit", "credit")
+        .order_by("at", "id")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    pk: int
+    balance: int
+
+
+def _require_transaction() -> None:
+    if not connection.in_atomic_block:
+        raise RuntimeError("money moves only inside the transaction of its cause")
+
+
+def _distinct(moves: Iterable[Move]) -> dict[UUID, Move]:
+    by_id: dict[UUID, Move] = {}
+    for move in moves:
+        if by_id.setdefault(move.id, move) != move:
+            raise AlteredRepeat(f"one batch holds both {by_id[move.id]} and {move}")
+    return by_id
+
+
+def _lock(refs: set[Ref]) -> dict[Ref, _Held]:
+    """The accounts, made where missing, locked in primary-key order.
+
+    Missing ones are made in one order too, and before anything is locked: who waits for
+    somebody else's new account holds nothing that the other could want.
+    """
+    found = _find(refs)
+    missing = sorted(refs - found.keys(), key=lambda ref: (ref.kind, str(ref.owner)))
+    with connection.cursor() as cursor:
+        if missing:
+            cursor.execute(
+                """
+                INSERT INTO ledger_account (kind, owner, balance)
+                SELECT kind, owner, 0
+                FROM unnest(%s::text[], %s::uuid[]) WITH ORDINALITY AS r(kind, owner, place)
+                ORDER BY place ON CONFLICT (kind, owner) DO NOTHING
+                """,
+                [[ref.kind.value for ref in missing], [ref.owner for ref in missing]],
+            )
+            found |= _find(set(missing))
+        cursor.execute(
+            "SELECT id, balance FROM ledger_account WHERE id = ANY(%s) ORDER BY id"
+            " FOR NO KEY UPDATE",
+            [[held.pk for held in found.values()]],
+        )
+        now_held = dict(cursor.fetchall())
+    return {ref: _Held(held.pk, now_held[held.pk]) for ref, held in found.items()}
+
+
+def _find(refs: set[Ref]) -> dict[Ref, _Held]:
+    owned = [ref for ref in refs if ref.owner is not None]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT a.kind, a.owner, a.id, a.balance FROM ledger_account a
+            JOIN unnest(%s::text[], %s::uuid[]) AS r(kind, owner) USING (kind, owner)
+            UNION ALL
+            SELECT kind, owner, id, balance FROM ledger_account
+            WHERE owner IS NULL AND kind = ANY(%s)
+            """,
+            [
+                [ref.kind.value for ref in owned],
+                [ref.owner for ref in owned],
+                [ref.kind.value for ref in refs if ref.owner is None],
+            ],
+        )
+        return {
+            Ref(AccountKind(kind), owner): _Held(pk, amount) for kind, owner, pk, amount in cursor
+        }
+
+
+def _unwritten(by_id: dict[UUID, Move], accounts: Mapping[Ref, _Held]) -> dict[UUID, Move]:
+    known = Transfer.objects.filter(pk__in=by_id).values_list(
+        "pk", "debit_id", "credit_id", "amount"
+    )
+    new = dict(by_id)
+    for pk, *written in known:
+        move = new.pop(pk)
+        if written != [accounts[move.debit].pk, accounts[move.credit].pk, move.amount]:
+            raise AlteredRepeat(
+                f"{move} is already written, but as (debit, credit, amount) {written}"
+            )
+    return new
+
+
+def _require_funds(moves: Iterable[Move], accounts: Mapping[Ref, _Held]) -> None:
+    after = {ref: held.balance for ref, held in accounts.items()}
+    for move in moves:
+        after[move.debit] -= move.amount
+        after[move.credit] += move.amount
+    short = {
+        ref: -amount
+        for ref, amount in after.items()
+        if ref.kind in NEVER_NEGATIVE and amount < 0 and amount < accounts[ref].balance
+    }
+    if short:
+        said = "; ".join(
+            f"the {ref} holds {format_amount(accounts[ref].balance)},"
+            f" {format_amount(lack)} too little"
+            for ref, lack in short.items()
+        )
+        raise AccountShort(f"not enough money: {said}. Top up, or ask for less", short)
+
+
+def _insert(new: Mapping[UUID, Move], accounts: Mapping[Ref, _Held], now: datetime) -> None:
+    if not new:
+        return
+    rows = [
+        (pk, move.kind, accounts[move.debit].pk, accounts[move.credit].pk, move.amount,
+         move.subject, move.period)
+        for pk, move in new.items()
+    ]  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO ledger_transfer
+                (id, kind, debit_id, credit_id, amount, reference, period, at)
+            SELECT r.*, %s FROM unnest(
+                %s::uuid[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::uuid[],
+                %s::text[]
+            ) AS r
+            ON CONFLICT (id) DO NOTHING
+            """,
+            [now, *(list(column) for column in zip(*rows, strict=True))],
+        )
+        if cursor.rowcount != len(rows):
+            # The same accounts are locked, so whoever was first named others.
+            raise AlteredRepeat("a move was written a moment ago, between other accounts")
