@@ -46,6 +46,9 @@ from agent.protocol.proof import (
     ProofCommit,
     ProofOpening,
     ProofTask,
+    merkle_levels,
+    merkle_path,
+    merkle_root,
     proof_row,
 )
 from agent.protocol.signing import (
@@ -55,6 +58,7 @@ from agent.protocol.signing import (
     hello_bytes,
     manifest_sha256,
     receipt_bytes,
+    sha256_hex,
 )
 from agent.protocol.socket import (
     Ack,
@@ -171,6 +175,10 @@ __all__ = [
     "fingerprint",
     "hello_bytes",
     "manifest_sha256",
+    "merkle_levels",
+    "merkle_path",
+    "merkle_root",
     "proof_row",
     "receipt_bytes",
+    "sha256_hex",
 ]

@@ -36,3 +36,8 @@ def fingerprint(public_key: bytes) -> str:
 def manifest_sha256(files: list[File]) -> str:
     """The hash of a manifest: its files sorted by path, encoded as JSON."""
     return hashlib.sha256(encode(sorted(files, key=lambda file: file.path))).hexdigest()
+
+
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 as all our messages write it."""
+    return hashlib.sha256(data).hexdigest()
