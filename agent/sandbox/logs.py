@@ -1,0 +1,93 @@
+"""What a job prints, kept in files that can't fill the disk."""
+
+import contextlib
+import os
+import selectors
+from pathlib import Path
+
+from agent.order import up_ms
+
+# A flood of output is slowed by a full pipe, so that it costs the owner neither disk nor CPU.
+_BYTES, _WINDOW_MS = 2 * 2**20, 250
+_READ = 256 * 1024
+_NEVER_MS = 3_600_000
+
+
+class CappedLog:
+    """`<name>.log`, and before it `<name>.log.1`: together at most `most` bytes, the latest."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        self._path = path
+        self._half = most // 2
+        self._file = path.open("wb", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        """Appends; a full half becomes the older one, and the older one is forgotten. On a full
+        disk the output is lost, not the job."""
+        with contextlib.suppress(OSError):
+            while data:
+                room = self._half - self._file.tell()
+                if room <= 0:
+                    self._file.close()
+                    os.replace(self._path, self._path.with_name(self._path.name + ".1"))
+                    self._file = self._path.open("wb", buffering=0)
+                    room = self._half
+                self._file.write(data[:room])
+                data = data[room:]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Output:
+    """Copies pipes to capped logs, some megabytes a second at most; owns the pipes."""
+
+    def __init__(self, selector: selectors.BaseSelector, pipes: dict[int, Path], most: int) -> None:
+        self._selector = selector
+        self._logs = {fd: CappedLog(path, most) for fd, path in pipes.items()}
+        self._waiting: set[int] = set()
+        self._left, self._window = _BYTES, up_ms()
+        for fd in pipes:
+            selector.register(fd, selectors.EVENT_READ)
+
+    def copy(self, fd: int) -> None:
+        """Call when `fd` is readable."""
+        if self._left <= 0:
+            self._selector.unregister(fd)
+            self._waiting.add(fd)
+            return
+        data = os.read(fd, _READ)
+        self._left -= len(data)
+        if data:
+            self._logs[fd].write(data)
+        else:
+            self._close(fd)
+
+    def resume(self, now: int) -> None:
+        """Listens again to pipes that were left to fill up, once their time has come."""
+        if now - self._window >= _WINDOW_MS:
+            self._left, self._window = _BYTES, now
+            for fd in self._waiting:
+                self._selector.register(fd, selectors.EVENT_READ)
+            self._waiting.clear()
+
+    def wait_ms(self, now: int) -> int:
+        """Until `resume` has something to do."""
+        return self._window + _WINDOW_MS - now if self._waiting else _NEVER_MS
+
+    def finish(self) -> None:
+        """Keeps what still lies in the pipes; their writers must be dead."""
+        self._left = 2**62
+        self._window = 0
+        self.resume(up_ms())
+        for fd in tuple(self._logs):
+            os.set_blocking(fd, False)
+            with contextlib.suppress(BlockingIOError):
+                while data := os.read(fd, _READ):
+                    self._logs[fd].write(data)
+            self._close(fd)
+
+    def _close(self, fd: int) -> None:
+        self._selector.unregister(fd)
+        self._logs.pop(fd).close()
+        os.close(fd)
