@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import Q
@@ -16,10 +16,12 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView, exception_handler
 
 from marketplace.core import errors
 from marketplace.models import ApiKey, Member, Org, digest
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +115,7 @@ class HasScope(BasePermission):
 
     message = "this API key lacks the scope for that; make one that has it"
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         if getattr(view, "public", False):
             return True
         scope = getattr(view, "scope", None)
@@ -127,6 +129,9 @@ def api_exception(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's exception handler: a MarketError as JSON, DRF's own in the same shape."""
     if isinstance(error, errors.MarketError):
         return Response(problem(error), status=status_of(error))
+    # DRF's views import this module while they are being made.
+    from rest_framework.views import exception_handler
+
     response = exception_handler(error, context)
     if response is not None:
         data = response.data

@@ -58,10 +58,14 @@ class Site(models.Model):
 
 
 class EnrolmentToken(models.Model):
-    """Lets `nodes_left` new nodes into one site until `expires_at`. Only its digest is kept."""
+    """Lets `nodes_left` new nodes into one site until `expires_at`. Only its digest is kept.
+
+    One with a `node` gives that node a new key instead: its disk died, or its key may be known.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     site = models.ForeignKey(Site, models.CASCADE, related_name="enrolment_tokens")
+    node = models.ForeignKey("Node", models.CASCADE, null=True, related_name="rekey_tokens")
     digest = models.BinaryField(max_length=32, unique=True)
     nodes_left = models.PositiveIntegerField()
     expires_at = models.DateTimeField()
@@ -112,6 +116,7 @@ class Node(Stateful):
     objects = NodeQuerySet.as_manager()
     gpus: "RelatedManager[Gpu]"
     offers: "RelatedManager[Offer]"
+    benchmarks: "RelatedManager[Benchmark]"
 
     class Meta:
         constraints = [
