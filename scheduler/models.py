@@ -179,14 +179,17 @@ class Assignment(Stateful):
     # The meter
     boot_id = models.CharField(max_length=64, blank=True)
     beat_at = models.DateTimeField(null=True, help_text="Last heartbeat that metered it")
-    beat_up_ms = models.BigIntegerField(default=0)
     reported_ms = models.BigIntegerField(default=0, help_text="Running time by the heartbeats")
     accrued_ms = models.BigIntegerField(default=0)
     claimed_ms = models.BigIntegerField(default=0)
     billed_s = models.PositiveIntegerField(default=0)
-    claim_n = models.BigIntegerField(default=-1)
+    claim_n = models.BigIntegerField(default=-1, help_text="Number of the last signed claim")
+    saved_ms = models.BigIntegerField(
+        default=0, help_text="Running time when the last committed checkpoint was taken"
+    )
     millijoules = models.BigIntegerField(default=0)
     power_measured = models.BooleanField(default=False)
+    granted_bytes = models.BigIntegerField(default=0, help_text="Uploads allowed so far")
     # What it reports
     step = models.BigIntegerField(default=0)
     progressed_at = models.DateTimeField(null=True)
@@ -197,6 +200,7 @@ class Assignment(Stateful):
     exit_signal = models.IntegerField(null=True)
     exit_why = models.CharField(max_length=60, blank=True)
     settled_at = models.DateTimeField(null=True, help_text="Nothing is left to upload or claim")
+    at_fault = models.BooleanField(default=False, help_text="Its node broke or took back the lease")
 
     objects = AssignmentQuerySet.as_manager()
     slices: "RelatedManager[UsageSlice]"

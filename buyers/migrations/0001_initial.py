@@ -153,7 +153,6 @@ class Migration(migrations.Migration):
                 ("limits", models.JSONField(help_text="GPU class → most micros per GPU-hour")),
                 ("budget_micros", models.BigIntegerField(help_text="Never a micro over, in all")),
                 ("deadline_at", models.DateTimeField(null=True)),
-                ("protected", models.BooleanField(default=False)),
                 ("estimated_seconds", models.FloatField(default=0.0)),
                 ("queued_at", models.DateTimeField()),
                 (

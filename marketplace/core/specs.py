@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from marketplace.core.errors import Invalid
 from marketplace.core.hardware import REGIONS, Level, Tier, Trust
-from marketplace.core.money import MAX_PRICE, format_amount, parse_amount
+from marketplace.core.money import MAX_PRICE, parse_amount
 
 GIB: Final = 2**30
 _KNOWN: Final = frozenset(
     "name recipe parameters base dataset script gpus gpus_max level memory_gib disk_gib regions "
-    "trust tier kappa limit limits budget deadline protected hours environment seed".split()
+    "trust tier kappa limit limits budget deadline hours environment seed".split()
 )
 
 
@@ -50,7 +50,6 @@ class JobRequest:
     limit_micros: int = 0
     """One limit for every class that `limits` does not name; 0 = none."""
     deadline: datetime | None = None
-    protected: bool = False
     hours: float = 0.0
     """How long the buyer thinks it runs; only scripts need it."""
     environment: str = ""
@@ -117,16 +116,10 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
             (None, "") else 0
         ),
         deadline=_moment(raw, "deadline"),
-        protected=_flag(raw, "protected"),
         hours=_number(raw, "hours", 0.0, low=0, high=10_000),
         environment=_text(raw, "environment", most=64),
         seed=_integer(raw, "seed", 0, low=0, high=2**31 - 1),
     )  # fmt: skip
-
-
-def describe_budget(request: JobRequest) -> str:
-    """The wall in words, for messages."""
-    return f"a budget of {format_amount(request.budget_micros)}"
 
 
 def _text(raw: Mapping[str, Any], name: str, *, most: int, needed: bool = False) -> str:
@@ -162,13 +155,6 @@ def _integer(raw: Mapping[str, Any], name: str, default: int, *, low: int, high:
     if number != int(number):
         raise Invalid(f"{name} must be a whole number, not {raw[name]!r}", field=name)
     return int(number)
-
-
-def _flag(raw: Mapping[str, Any], name: str) -> bool:
-    value = raw.get(name, False)
-    if not isinstance(value, bool):
-        raise Invalid(f"{name} must be true or false, not {value!r}", field=name)
-    return value
 
 
 def _mapping(raw: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""Whether a job may run on an offer, and if not, why: one rule for quotes, rounds and pages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from marketplace.core.hardware import Level
+
+_GIB: Final = 2**30
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What a job asks of each node. Ids are opaque text."""
+
+    org: str
+    gpus: int
+    level: int
+    memory_bytes: int
+    """On each GPU."""
+    disk_bytes: int
+    trust: int
+    tier: int
+    regions: frozenset[str]
+    """Empty is anywhere."""
+    environment: str
+    """Lock of the training environment it needs; empty takes any."""
+    runs_code: bool
+    """Whether it brings the buyer's own code."""
+    avoid: frozenset[str]
+    limits: Mapping[str, int]
+    """GPU class → most micros per GPU-hour."""
+
+
+@dataclass(frozen=True)
+class Stands:
+    """What an offer is, as a job sees it. `ask` is gross, micros per GPU-hour."""
+
+    node: str
+    org: str
+    gpu_class: str
+    gpus: int
+    free: int
+    memory_bytes: int
+    disk_bytes: int
+    trust: int
+    tier: int
+    region: str
+    environment: str
+    scripts: bool
+    own_org_only: bool
+    ask: int
+
+
+def misfit(wants: Wants, stands: Stands, *, price: bool = True) -> str:
+    """Why the job can't have this offer now, in words; empty if it can.
+
+    Who may run what comes first, then what the machine is, then what is free, then the price
+    (left out with `price=False`).
+    """
+    return (
+        _not_allowed(wants, stands)
+        or _not_suited(wants, stands)
+        or _not_free(wants, stands, price=price)
+    )
+
+
+def suits(wants: Wants, stands: Stands) -> bool:
+    """Whether the machine would do for the job, were it free and cheap enough."""
+    return not (_not_allowed(wants, stands) or _not_suited(wants, stands))
+
+
+def _not_allowed(wants: Wants, stands: Stands) -> str:
+    if stands.own_org_only and stands.org != wants.org:
+        return "only for its owner's own jobs"
+    if wants.runs_code and not stands.scripts:
+        return "the owner lets no strangers' code run, only recipes"
+    if stands.trust > wants.trust:
+        return "the site is less trusted than the job demands"
+    if wants.regions and stands.region not in wants.regions:
+        return f"in region {stands.region}"
+    return ""
+
+
+def _not_suited(wants: Wants, stands: Stands) -> str:
+    if stands.gpu_class not in wants.limits:
+        return f"{stands.gpu_class} is not among the accepted classes"
+    if stands.memory_bytes < wants.memory_bytes:
+        needed, has = wants.memory_bytes / _GIB, stands.memory_bytes / _GIB
+        return f"needs {needed:.1f} GiB on each GPU, it has {has:.1f}"
+    if stands.disk_bytes < wants.disk_bytes:
+        return f"needs {wants.disk_bytes / _GIB:.0f} GiB of disk, it has less"
+    if stands.tier > wants.tier:
+        return "the node is less proven than the job demands"
+    if wants.environment and stands.environment != wants.environment:
+        return "another training environment"
+    if stands.node in wants.avoid:
+        return "it has failed this job before"
+    if wants.level == Level.NODE and stands.gpus < wants.gpus:
+        return f"needs {wants.gpus} GPUs in one node, it has {stands.gpus}"
+    return ""
+
+
+def _not_free(wants: Wants, stands: Stands, *, price: bool) -> str:
+    if not stands.free or (wants.level == Level.NODE and stands.free < wants.gpus):
+        return "its GPUs are let"
+    if price and stands.ask > wants.limits[stands.gpu_class]:
+        return "its price is over the limit"
+    return ""

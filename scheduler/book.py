@@ -1,0 +1,151 @@
+"""The order book, read from the rows: what stands open, who could have it, and for what.
+
+What a job may not have for reasons of its own (memory, environment, who may run code, a node it
+has failed on) is told to the pure engine through the GPU class: nodes that differ in such a way
+are different products, and a product that a job can't use has a limit of 0.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.conf import settings
+from django.db.models import Count, Prefetch, Q, QuerySet
+from django.utils import timezone
+
+from buyers.models import Job
+from marketplace.core import windows
+from marketplace.core.fit import Stands, Wants, misfit
+from marketplace.core.hardware import Tier
+from marketplace.core.money import gross_ask
+from marketplace.core.reliability import Outcome, assess
+from marketplace.core.states import SUPPLIER_SIDE_ENDS
+from scheduler.models import Assignment
+from suppliers.models import Gpu, Node, Offer
+
+# An offer about to close is not worth moving to.
+_LEAST_WINDOW: Final = timedelta(minutes=10)
+LONG_WINDOW: Final = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One open offer with what is free of it, as rows and as the pure rules see it."""
+
+    offer: Offer
+    free: tuple[Gpu, ...]
+    stands: Stands
+    closes_at: datetime
+
+    @property
+    def node(self) -> Node:
+        """The machine on offer."""
+        return self.offer.node
+
+
+def lettable(now: datetime) -> QuerySet[Node]:
+    """Nodes that may be given work: ready, heard of within the TTL, not wanted by their owner."""
+    heard = now - timedelta(seconds=settings.POLICY.lease_ttl_s)
+    return Node.objects.lettable().filter(last_seen_at__gte=heard, session__isnull=False)
+
+
+def free_gpus(node: Node, gpu_class: str) -> QuerySet[Gpu]:
+    """The node's GPUs of a class that nobody has, in the order of the machine."""
+    let = Q(leases__released_at__isnull=True, leases__isnull=False)
+    return node.gpus.filter(present=True, gpu_class=gpu_class).exclude(let).order_by("index")
+
+
+def standing(now: datetime) -> list[Standing]:
+    """All offers that stand open now, let or not, in a stable order. Four queries."""
+    fitted = (
+        Gpu.objects.filter(present=True)
+        .order_by("index")
+        .annotate(let=Count("leases", filter=Q(leases__released_at__isnull=True)))
+    )
+    offers = (
+        Offer.objects.open()
+        .filter(node__in=lettable(now))
+        .select_related("node__site__org")
+        .prefetch_related(Prefetch("node__gpus", fitted))
+        .order_by("pk")
+    )
+    found = list(offers)
+    tiers = tiers_of([offer.node for offer in found], now=now)
+    rows = [_standing(offer, tiers[offer.node_id], now) for offer in found]
+    return [row for row in rows if row is not None]
+
+
+def tiers_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Tier]:
+    """Node id → service tier, from how its leases ended in the last half year."""
+    outcomes: dict[object, list[Outcome]] = {node.pk: [] for node in nodes}
+    ended = Assignment.objects.filter(
+        node__in=nodes, gone_at__gte=now - timedelta(days=180)
+    ).values_list("node_id", "at_fault", "gone_at", "reported_ms", "lease__end_reason")
+    for node_id, at_fault, gone_at, reported_ms, reason in ended:
+        outcomes[node_id].append(
+            Outcome(
+                broken=at_fault and reason in SUPPLIER_SIDE_ENDS,
+                age_days=(now - gone_at).total_seconds() / 86_400,
+                hours=reported_ms / 3_600_000,
+            )
+        )
+    return {node_id: assess(rows).tier for node_id, rows in outcomes.items()}
+
+
+def wants(job: Job) -> Wants:
+    """A job as the pure rules see it."""
+    return Wants(
+        org=str(job.org_id),
+        gpus=job.gpus_min,
+        level=job.level,
+        memory_bytes=job.memory_bytes,
+        disk_bytes=job.disk_bytes,
+        trust=job.trust,
+        tier=job.tier,
+        regions=frozenset(job.regions),
+        environment=job.environment,
+        runs_code=job.script_id is not None,
+        avoid=frozenset(job.avoid_nodes),
+        limits=job.limits,
+    )
+
+
+def why_waiting(job: Job) -> dict[str, int]:
+    """Why no offer has been given to this job, in words → how many offers; most frequent first."""
+    wanted = wants(job)
+    counted = Counter(misfit(wanted, row.stands) for row in standing(timezone.now()))
+    counted.pop("", None)
+    if not counted:
+        return {}
+    return dict(counted.most_common())
+
+
+def _standing(offer: Offer, tier: Tier, now: datetime) -> Standing | None:
+    node, site = offer.node, offer.node.site
+    closes_at = windows.closes_at(offer.windows, now)
+    fitted = list(node.gpus.all())
+    if closes_at is None or closes_at - now < _LEAST_WINDOW or not fitted:
+        return None
+    # One offer lets one class: a machine of several kinds of GPU lets its most numerous.
+    gpu_class = Counter(gpu.gpu_class for gpu in fitted).most_common(1)[0][0]
+    of_class = [gpu for gpu in fitted if gpu.gpu_class == gpu_class]
+    free = tuple(gpu for gpu in of_class if not gpu.let)  # type: ignore[attr-defined]
+    stands = Stands(
+        node=str(node.pk),
+        org=str(site.org_id),
+        gpu_class=gpu_class,
+        gpus=len(of_class),
+        free=len(free),
+        memory_bytes=min(gpu.memory_bytes for gpu in of_class),
+        disk_bytes=node.disk_bytes,
+        trust=site.trust,
+        tier=tier,
+        region=site.region,
+        environment=node.environment,
+        scripts=offer.scripts,
+        own_org_only=offer.audience == Offer.Audience.OWN_ORG,
+        ask=gross_ask(offer.ask_micros, take_bps=settings.POLICY.take_bps),
+    )
+    return Standing(offer, free, stands, closes_at)

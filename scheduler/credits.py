@@ -1,0 +1,63 @@
+"""Pay for progress: what was billed and then lost through the supplier's side comes back."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from buyers.models import Job
+from marketplace.core.money import charge, fee
+from marketplace.ledger import services as ledger
+from marketplace.ledger.services import FEES, Move
+from scheduler.models import Credit, Lease
+
+_REASONS: Final = {
+    "node_lost": "the node was lost, and with it what ran since the last checkpoint",
+    "reclaimed": "the owner took the node back before a checkpoint could be saved",
+    "start_timeout": "the node did not start the job in time",
+    "preempted": "the market moved the job before a checkpoint could be saved",
+    "expired": "the lease ended before a checkpoint could be saved",
+}
+
+
+def give(job: Job, lease: Lease, *, now: datetime) -> int:
+    """Credits the buyer for running time since the last checkpoint; returns micros.
+
+    The supplier at fault gives back what it earned for it, the platform its fee, and the
+    platform also stands in for innocent ranks, which keep theirs. Call when the lease has been
+    settled, with its accounts held (`metering.settle_lease` holds them).
+    """
+    reason = _REASONS.get(lease.end_reason)
+    shares = list(lease.assignments.order_by("pk"))
+    if reason is None or not shares:
+        return 0
+    # The gang's checkpoint is rank 0's: all ranks lose what came after it.
+    saved = max(share.saved_ms for share in shares) // 1000
+    lost = [share for share in shares if share.billed_s > saved]
+    wallet = ledger.wallet(job.org_id)
+    moves, given = [], []
+    for share in lost:
+        paid = charge(share.price_micros, share.gpus_count, saved, share.billed_s)
+        kept = fee(
+            share.price_micros, share.gpus_count, saved, share.billed_s, take_bps=lease.take_bps
+        )
+        supplier = ledger.payable(share.supplier_id)
+        own = min(paid - kept, ledger.balance(supplier)) if share.at_fault else 0
+        if own:
+            moves.append(Move("credit", supplier, wallet, own, share.pk, "supplier"))
+        if paid - own:
+            moves.append(Move("credit", FEES, wallet, paid - own, share.pk, "platform"))
+        if paid:
+            given.append(Credit(assignment=share, micros=paid, from_supplier_micros=own,
+                                reason=reason, at=now))  # fmt: skip
+    _write(job, moves, given, now)
+    return sum(credit.micros for credit in given)
+
+
+def _write(job: Job, moves: Sequence[Move], given: Sequence[Credit], now: datetime) -> None:
+    if not given:
+        return
+    ledger.post(moves, now=now)
+    Credit.objects.bulk_create(given)
+    # What came back may be spent again: the budget is a wall around what was paid in the end.
+    job.spent_micros -= sum(credit.micros for credit in given)
+    job.save(update_fields=["spent_micros"])

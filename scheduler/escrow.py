@@ -1,0 +1,91 @@
+"""What a job's escrow must hold, and how far it pays: the budget wall in figures.
+
+A job's escrow covers at most an hour ahead and the save; it is filled when the job is placed
+and topped up at each settlement. `paid_through_s` of an assignment follows from it, and the
+node's keeper ends the job by itself there: nothing of ours has to be awake for the wall to hold.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.conf import settings
+
+from buyers.models import Job
+from marketplace.core.money import accrued, affordable_seconds
+from marketplace.core.policy import Policy
+from marketplace.ledger import services as ledger
+from marketplace.ledger.services import Move
+from scheduler.models import Assignment, Lease
+
+
+@dataclass(frozen=True)
+class Funding:
+    """`amount` micros to move into escrow, which then pays for `seconds` of the whole gang."""
+
+    amount: int
+    seconds: int
+
+
+def save_seconds(job: Job, policy: Policy) -> int:
+    """Seconds held back for a last checkpoint: twice what one takes, measured or assumed."""
+    return math.ceil(2 * (job.save_s if job.save_s is not None else policy.save_default_s))
+
+
+def plan(
+    *, rate: int, parts: int, held: int, budget_left: int, wallet: int, save_s: int, policy: Policy
+) -> Funding:
+    """How much to add to an escrow of `held` micros, from a wallet, for `budget_left` in all.
+
+    `rate` is the gang's price, micros per hour, over `parts` separately metered assignments
+    (each may round up by one micro). Pure.
+    """
+    ahead = accrued(rate, 1, policy.escrow_s + save_s) + parts
+    amount = max(0, min(ahead, budget_left) - held)
+    amount = min(amount, wallet)
+    return Funding(amount, affordable_seconds(rate, 1, max(0, held + amount - parts)))
+
+
+def smallest(rate: int, parts: int, save_s: int, policy: Policy) -> int:
+    """Micros without which a start makes no sense: the save, and one settlement of running."""
+    return accrued(rate, 1, save_s + math.ceil(policy.settle_s)) + parts
+
+
+def hourly(shares: Sequence[Assignment]) -> int:
+    """What the assignments cost together, micros per hour."""
+    return sum(share.price_micros * share.gpus_count for share in shares)
+
+
+def top_up(job: Job, lease: Lease, shares: Sequence[Assignment], *, now: datetime) -> list[Move]:
+    """The move that fills the escrow as far as budget and wallet go, and what it pays for.
+
+    Sets `paid_through_s` on `shares`, unsaved. Call with the job locked and its wallet and
+    escrow held.
+    """
+    wallet, escrow = ledger.wallet(job.org_id), ledger.escrow(job.pk)
+    balances = ledger.balances([wallet, escrow])
+    funding = plan(
+        rate=hourly(shares),
+        parts=len(shares),
+        held=balances[escrow],
+        budget_left=job.budget_left,
+        wallet=balances[wallet],
+        save_s=lease.save_s,
+        policy=settings.POLICY,
+    )
+    for share in shares:
+        share.paid_through_s = share.billed_s + funding.seconds
+    if not funding.amount:
+        return []
+    period = f"{lease.epoch}@{now.isoformat()}"
+    return [Move("escrow", wallet, escrow, funding.amount, job.pk, period)]
+
+
+def rest(job: Job, *, now: datetime) -> list[Move]:
+    """What is left goes back to the wallet, when a job comes to rest. Same locks as above."""
+    escrow = ledger.escrow(job.pk)
+    left = ledger.balance(escrow)
+    if not left:
+        return []
+    return [Move("rest", escrow, ledger.wallet(job.org_id), left, job.pk, now.isoformat())]

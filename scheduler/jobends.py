@@ -1,0 +1,124 @@
+"""What the end of a lease means: for whom it counts, and where its job goes next (DESIGN §4)."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from django.conf import settings
+
+from buyers.models import Job
+from marketplace.core.money import format_amount
+from marketplace.core.states import JOB, JOB_EVENT_AFTER, NODE_FAULT_ENDS, SUPPLIER_SIDE_ENDS
+from scheduler import metering
+from scheduler.models import Assignment, Lease
+
+# The keeper's and the agent's words for ends that are the node's doing, not the job's.
+_NODE_BROKE: Final = {
+    "node_lost": "the node fell silent",
+    "vanished": "the node no longer knows the job",
+    "rebooted": "the node was restarted",
+    "keeper_lost": "the node's keeper was killed",
+    "start_failed": "the node could not start its sandbox",
+    "input": "the node could not fetch the job's inputs",
+    "refused": "the node refused the job's spec",
+    "upload": "the node could not send the result",
+}
+_JOB_BROKE: Final = {
+    "memory": "it used more memory than it booked, and was killed",
+    "disk": "it wrote more to disk than it booked, and was killed",
+    "pids": "it started more processes than it may, and was killed",
+    "hang": "it made no step and used no processor for too long, and was killed",
+    "output": "it left output that can't be accepted",
+}
+RESUMABLE_EXIT: Final = 75
+"""EX_TEMPFAIL: a recipe's word for "I have saved and left as you asked"."""
+
+
+def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, str]:
+    """(end_reason, detail in words) of a lease whose `shares` are gone. Pure but for one look.
+
+    Work that is done is done, whatever else was on its way; then the first reason given counts;
+    then what the worst rank says.
+    """
+    if job.artifacts.filter(epoch=lease.epoch).exists():
+        return "completed", ""
+    if all(share.exit_code == 0 for share in shares):
+        if job.recipe == "script":
+            return "completed", ""
+        if not lease.end_reason:
+            return "failed", "it ended well but left no artifact"
+    if lease.end_reason:
+        return lease.end_reason, lease.end_detail
+    worst = next(share for share in shares if share.exit_code != 0)
+    why = worst.exit_why
+    if why == "unpaid":
+        if _at_the_wall(job, lease, worst):
+            return "stopped", f"its budget of {format_amount(job.budget_micros)} is used up"
+        return "unpaid", "the wallet ran dry; top it up and resume"
+    if why in _NODE_BROKE:
+        return "node_lost", worst.detail or _NODE_BROKE[why]
+    return "failed", _failure(worst)
+
+
+def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
+    """Takes the job where its lease's end sends it, and its escrow home if it comes to rest."""
+    event = JOB_EVENT_AFTER[lease.end_reason]
+    reason = lease.end_detail or lease.end_reason.replace("_", " ")
+    if event == "requeue":
+        event, reason = _requeue(job, lease, reason)
+    if event == "succeed":
+        job.fruitless = 0
+        if job.state == "placed":
+            # It started and finished between two heartbeats.
+            job.advance("start", now=now)
+    job.save(update_fields=["fruitless", "avoid_nodes"])
+    also = {"queued_at": now} if event == "requeue" else {}
+    job.advance(event, now=now, reason=reason, **also)
+    if job.state in JOB.final or job.state == "stopped":
+        metering.rest(job, now=now)
+
+
+def stop_unfunded(job: Job, *, needed: int, now: datetime) -> None:
+    """A queued job that can't pay for a start is stopped, resumable, with what it lacks."""
+    if job.budget_left < needed:
+        reason = (
+            f"its budget has {format_amount(job.budget_left)} left, and a start with a save "
+            f"takes {format_amount(needed)}: raise the budget and resume"
+        )
+    else:
+        reason = f"the wallet doesn't cover the {format_amount(needed)} that a start takes"
+    job.advance("stop", now=now, reason=reason)
+    metering.rest(job, now=now)
+
+
+def _requeue(job: Job, lease: Lease, reason: str) -> tuple[str, str]:
+    progressed = job.checkpoints.filter(epoch=lease.epoch, committed_at__isnull=False).exists()
+    if lease.end_reason in NODE_FAULT_ENDS:
+        blamed = lease.assignments.filter(at_fault=True).values_list("node_id", flat=True)
+        job.avoid_nodes = list(dict.fromkeys([*job.avoid_nodes, *map(str, blamed)]))
+    if progressed:
+        job.fruitless = 0
+    elif lease.end_reason in SUPPLIER_SIDE_ENDS:
+        job.fruitless += 1
+    if job.fruitless >= settings.POLICY.attempts_without_progress:
+        return "fail", f"{job.fruitless} nodes in a row ended it without progress; last: {reason}"
+    return "requeue", reason
+
+
+def _at_the_wall(job: Job, lease: Lease, share: Assignment) -> bool:
+    """Whether the budget, not the wallet, was what ended the money."""
+    ahead = share.price_micros * lease.gpus_count * settings.POLICY.settle_s / 3600
+    return (
+        job.budget_left - ahead
+        < share.price_micros * lease.gpus_count * (lease.save_s + settings.POLICY.settle_s) / 3600
+    )
+
+
+def _failure(share: Assignment) -> str:
+    if share.exit_why in _JOB_BROKE:
+        return share.detail or _JOB_BROKE[share.exit_why]
+    if share.exit_signal:
+        return f"it was ended by signal {share.exit_signal}"
+    if share.exit_code == RESUMABLE_EXIT:
+        return "it stopped by itself without being asked to (exit code 75)"
+    return f"it ended with exit code {share.exit_code}; the log says more"

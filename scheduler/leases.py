@@ -1,0 +1,222 @@
+"""A lease's life: gangs are placed whole, followed by what their nodes report, drained, ended.
+
+Load → decide → guarded apply. The job's row is the lock (`metering.locked_job`); functions that
+take a `job` want it locked.
+"""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from agent import protocol
+from buyers.models import Job
+from marketplace import telemetry
+from marketplace.core.ids import uuid7
+from marketplace.ledger import services as ledger
+from scheduler import credits, escrow, jobends, metering, specs
+from scheduler.models import Assignment, Lease, LeasedGpu, Round
+from scheduler.specs import Seat
+
+MARKET_LOCK: Final = "market"
+"""Held (`marketplace.locks.hold`) by whoever places: rounds and takes queue up behind it."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A gang that was decided on: whole, of one GPU class, at prices the buyer has agreed to."""
+
+    job: Job
+    gpu_class: str
+    level: int
+    seats: tuple[Seat, ...]
+
+
+def place(placements: Sequence[Placement], *, round: Round | None, now: datetime) -> list[Lease]:
+    """Turns placements into leases, in the caller's transaction, under MARKET_LOCK.
+
+    The caller has read jobs (locked, queued) and free GPUs under that lock, so nothing here can
+    have moved but money: a job whose wallet no longer covers a start is left out, and stopped
+    with the reason. `gpu_let_once` is the last guard and fails loudly.
+    """
+    # 1. Money: every wallet and escrow at once, in one order.
+    ledger.hold(
+        ref
+        for placement in placements
+        for ref in (
+            ledger.wallet(placement.job.org_id),
+            ledger.escrow(placement.job.pk),
+        )
+    )
+    leases, shares, held_gpus = [], [], []
+    epochs = _epochs(len(placements))
+    for placement, epoch in zip(placements, epochs, strict=True):
+        lease, parts = _draft(placement, epoch, round, now)
+        if not _fund(placement.job, lease, parts, now):
+            continue
+        leases.append(lease)
+        shares += parts
+        held_gpus += [
+            LeasedGpu(lease=lease, gpu=gpu) for seat in placement.seats for gpu in seat.gpus
+        ]
+    # 2. All rows of the round at once.
+    Lease.objects.bulk_create(leases)
+    Assignment.objects.bulk_create(shares)
+    LeasedGpu.objects.bulk_create(held_gpus)
+    for lease in leases:
+        where = ", ".join(str(share.node) for share in shares if share.lease_id == lease.pk)
+        lease.job.advance("place", now=now, reason=f"on {where}")
+    # 3. The doorbells.
+    _announce(leases, shares)
+    return leases
+
+
+def follow(job: Job, lease: Lease, *, now: datetime) -> None:
+    """Takes a lease as far as its assignments have come, and its job with it."""
+    shares = list(lease.assignments.order_by("rank"))
+    if lease.state == "reserved" and any(share.state != "reserved" for share in shares):
+        lease.advance("start", now=now)
+    if lease.state == "starting" and all(share.running_at for share in shares):
+        lease.advance("run", now=now, running_at=max(s.running_at for s in shares if s.running_at))
+        if job.state == "placed":
+            job.advance("start", now=now)
+    leaving = lease.end_reason or any(share.state in ("draining", "gone") for share in shares)
+    if lease.state == "running" and leaving:
+        lease.advance("drain", now=now, reason=lease.end_reason)
+    # One rank that ended badly takes the gang with it.
+    broken = [share for share in shares if share.gone_at and share.exit_code != 0]
+    if broken and not lease.end_reason and any(not share.gone_at for share in shares):
+        reason, detail = jobends.verdict(job, lease, broken)
+        drain(job, lease, reason, detail=detail, grace_s=0, now=now)
+    if all(share.settled_at for share in shares) and lease.state != "ended":
+        reason, detail = jobends.verdict(job, lease, shares)
+        end(job, lease, reason, detail, now=now)
+
+
+def drain(
+    job: Job, lease: Lease, reason: str, *, detail: str, grace_s: float, now: datetime
+) -> None:
+    """Asks all nodes of a lease to checkpoint and leave; the first reason stays."""
+    if lease.state == "ended":
+        return
+    if not lease.end_reason:
+        lease.end_reason, lease.end_detail = reason, detail[:300]
+        lease.save(update_fields=["end_reason", "end_detail"])
+    shares = [share for share in lease.assignments.order_by("rank") if share.gone_at is None]
+    for share in shares:
+        sooner = share.drain_at is None or grace_s < share.drain_grace_s
+        if sooner:
+            share.drain_why = share.drain_why or reason
+            share.drain_grace_s, share.drain_at = grace_s, share.drain_at or now
+    Assignment.objects.bulk_update(shares, ["drain_why", "drain_grace_s", "drain_at"])
+    _announce([lease], shares)
+
+
+def end(job: Job, lease: Lease, reason: str, detail: str, *, now: datetime) -> None:
+    """Ends a lease: bills the last of it, credits what was lost, and moves its job on."""
+    lease.end_reason = reason
+    metering.settle_lease(job, lease, now=now)
+    lease.advance(
+        "end", now=now, reason=f"{reason}: {detail}" if detail else reason,
+        end_reason=reason, end_detail=detail[:300], ended_at=now,
+    )  # fmt: skip
+    Assignment.objects.filter(lease=lease, settled_at=None).update(settled_at=now)
+    credits.give(job, lease, now=now)
+    jobends.move_on(job, lease, now=now)
+    _announce([lease], list(lease.assignments.all()))
+
+
+def release(share: Assignment, *, now: datetime) -> None:
+    """The process is reported gone: the GPUs may be let again."""
+    LeasedGpu.objects.filter(
+        lease=share.lease_id, gpu__node=share.node_id, released_at=None
+    ).update(released_at=now)
+
+
+def _draft(
+    placement: Placement, epoch: int, round: Round | None, now: datetime
+) -> tuple[Lease, list[Assignment]]:
+    job, seats, policy = placement.job, placement.seats, settings.POLICY
+    gpus = sum(len(seat.gpus) for seat in seats)
+    total = sum(seat.price_micros * len(seat.gpus) for seat in seats)
+    resume = specs.furthest(job)
+    patience = max(specs.start_timeout(job, seat.node, resume, policy) for seat in seats)
+    lease = Lease(
+        id=uuid7(),
+        job=job,
+        round=round,
+        epoch=epoch,
+        state=Lease.MACHINE.initial,
+        state_since=now,
+        gpu_class=placement.gpu_class,
+        level=placement.level,
+        gpus_count=gpus,
+        price_micros=-(-total // gpus),
+        take_bps=policy.take_bps,
+        save_s=escrow.save_seconds(job, policy),
+        created_at=now,
+        until=now + timedelta(seconds=policy.lease_max_s),
+        start_by=now + timedelta(seconds=patience),
+    )
+    shares = [
+        _draft_share(job, lease, seat, rank, world=len(seats), now=now)
+        for rank, seat in enumerate(seats)
+    ]
+    return lease, shares
+
+
+def _draft_share(
+    job: Job, lease: Lease, seat: Seat, rank: int, *, world: int, now: datetime
+) -> Assignment:
+    share = Assignment(
+        id=uuid7(),
+        lease=lease,
+        node=seat.node,
+        supplier_id=seat.node.site.org_id,
+        offer=seat.offer,
+        rank=rank,
+        gpus_count=len(seat.gpus),
+        price_micros=seat.price_micros,
+        state=Assignment.MACHINE.initial,
+        state_since=now,
+    )
+    share.spec = specs.build(job, lease, share, seat, world=world, policy=settings.POLICY)
+    share.spec_sha256 = protocol.sha256_hex(share.spec)
+    return share
+
+
+def _fund(job: Job, lease: Lease, shares: list[Assignment], now: datetime) -> bool:
+    """Fills the escrow for a start; stops the job, with the reason, where that can't be done."""
+    rate = escrow.hourly(shares)
+    needed = escrow.smallest(rate, len(shares), lease.save_s, settings.POLICY)
+    moves = escrow.top_up(job, lease, shares, now=now)
+    held = ledger.balance(ledger.escrow(job.pk)) + sum(move.amount for move in moves)
+    if held >= needed:
+        ledger.post(moves, now=now)
+        return True
+    jobends.stop_unfunded(job, needed=needed, now=now)
+    return False
+
+
+def _epochs(count: int) -> list[int]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT nextval('scheduler_lease_epoch') FROM generate_series(1, %s)", [count]
+        )
+        return sorted(itertools.chain.from_iterable(cursor.fetchall()))
+
+
+def _announce(leases: Iterable[Lease], shares: Iterable[Assignment]) -> None:
+    """Rings at the nodes and the pages concerned, once this transaction has committed."""
+    nodes: set[UUID] = {share.node_id for share in shares}
+    jobs: set[UUID] = {lease.job_id for lease in leases}
+    for node in nodes:
+        transaction.on_commit(partial(telemetry.node_changed, node), robust=True)
+    for job in jobs:
+        transaction.on_commit(partial(telemetry.job_changed, job), robust=True)

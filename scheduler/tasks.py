@@ -1,0 +1,64 @@
+"""Celery is a doorbell, not a mailbox: tasks carry no data, so losing one loses nothing.
+
+Beat rings every bell on a timer; views and sockets ring early, after the commit, by `ring`.
+"""
+
+import logging
+from typing import Any
+
+import kombu.exceptions
+from celery import Task
+from django.db import transaction
+from django.utils import timezone
+
+from marketplace.locks import single_flight
+from marketplace.payments import services as payments
+from scheduler import clearing, metering
+from scheduler import watch as watching
+from scheduler.celery import app
+
+log = logging.getLogger(__name__)
+
+
+def ring(bell: "Task[Any, Any]") -> None:
+    """Rings once the current transaction has committed. A broker that is away is only logged."""
+    transaction.on_commit(lambda: _send(bell), robust=True)
+
+
+@app.task
+def clear_market() -> None:
+    """One round. Two bells rung at once clear once: what the second meant is in the next."""
+    with single_flight("clear_market") as mine:
+        if mine:
+            clearing.clear_market(now=timezone.now())
+
+
+@app.task
+def settle() -> None:
+    """Bills what has run since the last time, and tops up the escrows."""
+    with single_flight("settle") as mine:
+        if mine:
+            metering.settle(now=timezone.now())
+
+
+@app.task
+def watch() -> None:
+    """Looks for nodes that fell silent, starts that took too long, leases past their time."""
+    with single_flight("watch") as mine:
+        if mine:
+            watching.watch(now=timezone.now())
+
+
+@app.task
+def sweep_payments() -> None:
+    """Asks the card processor about payments whose webhook never came."""
+    with single_flight("sweep_payments") as mine:
+        if mine:
+            payments.settle_pending(now=timezone.now())
+
+
+def _send(bell: "Task[Any, Any]") -> None:
+    try:
+        bell.apply_async()
+    except (kombu.exceptions.OperationalError, OSError) as error:
+        log.warning("the bell %s did not ring: %s", bell.name, error)

@@ -1,0 +1,198 @@
+"""What jobs leave behind: upload rights given out, and folders committed whole or not at all.
+
+A lease may only write under its own epoch, and only while it is its job's last one: a zombie's
+URL leads where nobody reads, and its commit is refused.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+
+from agent import protocol
+from buyers.models import Artifact, Checkpoint, Job, RunLog
+from marketplace import storage, telemetry
+from marketplace.core.errors import Conflict, Invalid, TooLarge
+from marketplace.core.files import check_path
+from marketplace.core.ids import uuid7
+from scheduler import metering
+from scheduler.assignments import of_node
+from scheduler.models import Assignment
+from suppliers.models import Node
+
+
+def grant(
+    node: Node, assignment_id: UUID, request: protocol.UploadRequest, *, now: datetime
+) -> protocol.UploadReply:
+    """Presigned PUTs for each part of each file, within the lease's quota.
+
+    Raises Missing, Conflict (fenced: another lease has taken over), Invalid (a path or parts
+    that can't be) and TooLarge (over the quota).
+    """
+    share = of_node(node, assignment_id)
+    prefix = _prefix(share, request.epoch, request.kind, request.step)
+    for file in request.files:
+        check_path(file.path)
+        sizes = [part.bytes for part in file.parts]
+        if sum(sizes) != file.bytes or any(size > protocol.PART_BYTES for size in sizes):
+            raise Invalid(f"the parts of {file.path!r} don't add up to its {file.bytes} bytes")
+    total = sum(file.bytes for file in request.files)
+    quota = settings.POLICY.upload_bytes_per_lease
+    granted = Assignment.objects.filter(pk=share.pk, granted_bytes__lte=quota - total)
+    if not granted.update(granted_bytes=F("granted_bytes") + total):
+        raise TooLarge(f"a lease may upload {quota >> 30} GiB; this one has reached that")
+    return protocol.UploadReply(files=[_upload(prefix, file) for file in request.files])
+
+
+def commit(
+    node: Node, assignment_id: UUID, request: protocol.CommitRequest, *, now: datetime
+) -> protocol.CommitReply:
+    """Makes an uploaded folder the job's, after every file was found as declared.
+
+    A repeated commit is answered like the first. Raises Missing, Conflict (fenced, or a file
+    that is missing or differs), Invalid.
+    """
+    share = of_node(node, assignment_id)
+    prefix = _prefix(share, request.epoch, request.kind, request.step)
+    for file in request.files:
+        check_path(file.path)
+    if len({file.path for file in request.files}) != len(request.files):
+        raise Invalid("a manifest names each file once")
+    # The network first, outside of any transaction.
+    for file in request.files:
+        _verify(prefix, file)
+    manifest = sorted(
+        (protocol.File(path=f.path, bytes=f.bytes, sha256=f.sha256) for f in request.files),
+        key=lambda file: file.path,
+    )
+    with transaction.atomic():
+        job = metering.locked_job(share.lease.job_id)
+        # Read anew under the lock: the lease may have ended while we looked at the files.
+        share.refresh_from_db()
+        share.lease.refresh_from_db()
+        _fence(share, request.epoch)
+        _write(job, share, request, manifest, prefix, now)
+    if request.kind == "checkpoint":
+        _retire_old(job, now)
+    return protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
+
+
+def _prefix(share: Assignment, epoch: int, kind: str, step: int) -> str:
+    _fence(share, epoch)
+    if kind == "log":
+        kind, step = "log", share.rank
+    elif share.rank != 0:
+        raise Invalid("checkpoints and artifacts are rank 0's to send")
+    return storage.run_prefix(share.lease.job_id, epoch, kind, step)
+
+
+def _fence(share: Assignment, epoch: int) -> None:
+    if share.lease.epoch != epoch or share.settled_at or share.lease.state == "ended":
+        raise Conflict("this lease is over: nothing of it is taken any more")
+
+
+def _upload(prefix: str, file: protocol.FileToSend) -> protocol.Upload:
+    key, seconds = prefix + file.path, settings.POLICY.upload_url_s
+    if len(file.parts) == 1:
+        put = storage.signed_put(key, size=file.bytes, sha256=file.sha256, seconds=seconds)
+        return protocol.Upload(
+            path=file.path, upload_id=None, puts=[protocol.Put(url=put.url, headers=put.headers)]
+        )
+    upload_id = storage.start_parts(key)
+    puts = [
+        storage.signed_part(
+            key, upload_id, number, size=part.bytes, sha256=part.sha256, seconds=seconds
+        )
+        for number, part in enumerate(file.parts, 1)
+    ]
+    return protocol.Upload(
+        path=file.path,
+        upload_id=upload_id,
+        puts=[protocol.Put(url=put.url, headers=put.headers) for put in puts],
+    )
+
+
+def _verify(prefix: str, file: protocol.SentFile) -> None:
+    key = prefix + file.path
+    if file.upload_id:
+        storage.finish_parts(key, file.upload_id, file.etags)
+    found = storage.stat(key)
+    if found is None:
+        raise Conflict(f"{file.path} has not arrived; send it again")
+    if found.bytes != file.bytes or (found.sha256 and found.sha256 != file.sha256):
+        raise Conflict(f"{file.path} is not what was declared; send it again")
+
+
+def _write(
+    job: Job,
+    share: Assignment,
+    request: protocol.CommitRequest,
+    manifest: Sequence[protocol.File],
+    prefix: str,
+    now: datetime,
+) -> None:
+    folder = {
+        "manifest": [
+            {"path": file.path, "bytes": file.bytes, "sha256": file.sha256} for file in manifest
+        ],
+        "sha256": protocol.manifest_sha256(list(manifest)),
+        "bytes": sum(file.bytes for file in manifest),
+        "prefix": prefix,
+        "created_at": now,
+        "committed_at": now,
+    }
+    if request.kind == "checkpoint":
+        _checkpoint(job, share, request, folder)
+    elif request.kind == "artifact":
+        _artifact(job, share, folder)
+    else:
+        RunLog.objects.get_or_create(
+            job=job, epoch=request.epoch, rank=share.rank, defaults={"id": uuid7(), **folder}
+        )
+    transaction.on_commit(partial(telemetry.job_changed, job.pk), robust=True)
+
+
+def _checkpoint(
+    job: Job, share: Assignment, request: protocol.CommitRequest, folder: dict[str, object]
+) -> None:
+    _, new = Checkpoint.objects.get_or_create(
+        job=job,
+        epoch=request.epoch,
+        step=request.step,
+        defaults={"id": uuid7(), "seconds": request.seconds, **folder},
+    )
+    if not new:
+        return
+    share.saved_ms, share.progressed_at = share.reported_ms, folder["committed_at"]
+    share.save(update_fields=["saved_ms", "progressed_at"])
+    if request.seconds > 0:
+        job.save_s = request.seconds if job.save_s is None else max(job.save_s, request.seconds)
+        job.save(update_fields=["save_s"])
+
+
+def _artifact(job: Job, share: Assignment, folder: dict[str, object]) -> None:
+    spec = protocol.decode(bytes(share.spec), protocol.AssignmentSpec)
+    Artifact.objects.get_or_create(
+        job=job,
+        defaults={
+            "id": uuid7(),
+            "org_id": job.org_id,
+            "epoch": share.lease.epoch,
+            "name": job.name,
+            "lineage": {**spec.lineage, "parameters": job.parameters, "epoch": share.lease.epoch},
+            **folder,
+        },
+    )
+
+
+def _retire_old(job: Job, now: datetime) -> None:
+    """Deletes the files of all but the furthest few checkpoints; their rows stay, marked."""
+    kept = settings.POLICY.checkpoints_kept
+    alive = job.checkpoints.filter(deleted_at=None, committed_at__isnull=False)
+    for checkpoint in alive.order_by("-step", "-epoch")[kept:]:
+        Checkpoint.objects.filter(pk=checkpoint.pk).update(deleted_at=now)
+        storage.delete(checkpoint.prefix + entry["path"] for entry in checkpoint.manifest)

@@ -1,0 +1,222 @@
+"""What nobody reports: nodes fallen silent, starts too slow, leases past their time.
+
+Silence counts only while the market listened: no node is lost within a minute of a gap in the
+market's own pulse.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Q
+
+from agent import protocol
+from buyers.models import Job
+from marketplace import telemetry
+from marketplace.core import windows
+from scheduler import assignments, leases, metering
+from scheduler.models import Assignment, Lease
+from suppliers.models import Node, Offer, Pulse
+
+log = logging.getLogger(__name__)
+
+
+def watch(*, now: datetime) -> None:
+    """One look around. What goes wrong with one lease is logged and keeps none of the others."""
+    if _listening(now):
+        _lose_silent_nodes(now)
+    live = Lease.objects.live()
+    hold = now - timedelta(seconds=settings.POLICY.hold_s)
+    slow = Q(state="reserved", created_at__lt=hold) | Q(
+        state__in=("reserved", "starting"), start_by__lt=now
+    )
+    _for_each(live.filter(slow, end_reason=""), _start_timeout, now)
+    _for_each(live.filter(until__lt=now, end_reason=""), _expire, now)
+    _for_each(live.filter(job__deadline_at__lt=now, end_reason=""), _deadline, now)
+    _for_each(live.exclude(end_reason=""), _overdue, now)
+    for job in Job.objects.queued().filter(deadline_at__lt=now):
+        with transaction.atomic():
+            job = metering.locked_job(job.pk)
+            if job.state == "queued":
+                job.advance("stop", now=now, reason="its deadline has passed")
+                metering.rest(job, now=now)
+    _close_windows(now)
+
+
+def connected(node: Node, hello: protocol.Hello, *, now: datetime) -> None:
+    """A node is back: what it lists goes on, what it doesn't list is gone, its GPUs return."""
+    Node.objects.filter(pk=node.pk).update(lost_at=None, boot_id=hello.boot_id, last_seen_at=now)
+    assignments.report(node, hello.assignments, boot_id=hello.boot_id, now=now)
+
+
+def reclaim(node: Node, *, why: str, now: datetime) -> None:
+    """The owner wants the machine: all of its leases leave within the notice promised."""
+    shares = Assignment.objects.on(node).wanted().filter(gone_at=None)
+    for share in shares.select_related("lease", "offer"):
+        with transaction.atomic():
+            job = metering.locked_job(share.lease.job_id)
+            lease = Lease.objects.get(pk=share.lease_id)
+            if not lease.end_reason:
+                Assignment.objects.filter(pk=share.pk).update(at_fault=True)
+            notice = float(share.offer.notice_s)
+            leases.drain(job, lease, "reclaimed", detail=why, grace_s=notice, now=now)
+
+
+def record_metrics(node: Node, samples: protocol.Samples, *, now: datetime) -> None:
+    """Keeps the points of jobs' curves, and the tails of their logs."""
+    named = {metric.assignment for metric in samples.metrics} | {
+        chunk.assignment for chunk in samples.logs
+    }
+    shares = {
+        share.pk: share
+        for share in Assignment.objects.on(node).filter(pk__in=named).select_related("lease")
+    }
+    points: dict[tuple[UUID, int, int], dict[str, float]] = {}
+    for metric in samples.metrics:
+        if share := shares.get(metric.assignment):
+            key = (share.lease.job_id, share.lease.epoch, metric.step)
+            points.setdefault(key, {}).update(metric.values)
+    _keep_points(points, now)
+    for share in shares.values():
+        chunks = [
+            (chunk.stream, chunk.offset, chunk.text)
+            for chunk in samples.logs
+            if chunk.assignment == share.pk
+        ]
+        if chunks:
+            telemetry.keep_log(share.lease.job_id, share.lease.epoch, chunks)
+    for job_id in {share.lease.job_id for share in shares.values()}:
+        telemetry.job_changed(job_id)
+
+
+def _listening(now: datetime) -> bool:
+    """Whether some process has been hearing nodes, without a gap, for long enough to judge."""
+    policy = settings.POLICY
+    return Pulse.objects.filter(
+        at__gte=now - timedelta(seconds=policy.pulse_gap_s),
+        gapless_since__lte=now - timedelta(seconds=policy.listening_s),
+    ).exists()
+
+
+def _lose_silent_nodes(now: datetime) -> None:
+    silent = now - timedelta(seconds=settings.POLICY.lost_after_s)
+    for node in Node.objects.filter(last_seen_at__lt=silent, lost_at=None).exclude(state="retired"):
+        # Guarded: it may have spoken since we looked.
+        lost = Node.objects.filter(pk=node.pk, last_seen_at__lt=silent, lost_at=None)
+        if lost.update(lost_at=now):
+            log.warning("node %s is lost: silent since %s", node, node.last_seen_at)
+            shares = Assignment.objects.on(node).wanted().select_related("lease")
+            _for_each(
+                Lease.objects.live().filter(assignments__in=shares),
+                partial(_lose, node=node),
+                now,
+            )
+
+
+def _lose(job: Job, lease: Lease, now: datetime, *, node: Node) -> None:
+    """One node of a lease is lost: the lease ends, and its GPUs there stay taken until it speaks.
+
+    What had settled before stays as it was: a job that finished there is finished.
+    """
+    for share in lease.assignments.filter(node=node, settled_at=None):
+        share.at_fault = True
+        if share.gone_at is None:
+            share.advance("go", now=now, reason="node lost", gone_at=now, exit_why="node_lost")
+        share.settled_at = now
+        share.save(update_fields=["at_fault", "settled_at"])
+    leases.drain(job, lease, "node_lost", detail=f"{node} fell silent", grace_s=0, now=now)
+    leases.follow(job, lease, now=now)
+
+
+def _start_timeout(job: Job, lease: Lease, now: datetime) -> None:
+    Assignment.objects.filter(lease=lease, running_at=None).update(at_fault=True)
+    waiting = "take it up" if lease.state == "reserved" else "start it"
+    names = ", ".join(
+        share.node.name
+        for share in lease.assignments.filter(running_at=None).select_related("node")
+    )
+    detail = f"{names} did not {waiting} in time"
+    leases.drain(job, lease, "start_timeout", detail=detail, grace_s=0, now=now)
+    leases.follow(job, lease, now=now)
+
+
+def _expire(job: Job, lease: Lease, now: datetime) -> None:
+    hours = settings.POLICY.lease_max_s / 3600
+    detail = f"a lease keeps its price for {hours:g} h at most"
+    leases.drain(job, lease, "expired", detail=detail, grace_s=float(lease.save_s), now=now)
+
+
+def _deadline(job: Job, lease: Lease, now: datetime) -> None:
+    leases.drain(
+        job, lease, "stopped", detail="its deadline has passed",
+        grace_s=float(lease.save_s), now=now,
+    )  # fmt: skip
+
+
+def _overdue(job: Job, lease: Lease, now: datetime) -> None:
+    """A node that was asked to end a job and hasn't, long past the grace, is no node to wait for.
+
+    Only the process counts: one that is gone may go on sending its result.
+    """
+    patience = timedelta(seconds=settings.POLICY.lost_after_s)
+    for share in lease.assignments.filter(gone_at=None, drain_at__isnull=False):
+        asked = share.drain_at or now
+        if now - asked > timedelta(seconds=share.drain_grace_s) + patience:
+            _lose(job, lease, now, node=share.node)
+            return
+
+
+def _close_windows(now: datetime) -> None:
+    """Offers whose weekly window has ended, or ends within the notice, have their nodes back."""
+    live = Assignment.objects.filter(gone_at=None, drain_at=None).values("offer")
+    for offer in Offer.objects.filter(pk__in=live).exclude(windows=[]).select_related("node"):
+        ahead = now + timedelta(seconds=offer.notice_s)
+        if windows.closes_at(offer.windows, ahead) is None:
+            reclaim(offer.node, why="its weekly window ends", now=now)
+
+
+def _for_each(
+    found: Iterable[Lease], act: Callable[[Job, Lease, datetime], None], now: datetime
+) -> None:
+    """Acts on each lease in a transaction of its own, with its job locked and itself read anew."""
+    for lease in list(found):
+        try:
+            with transaction.atomic():
+                job = metering.locked_job(lease.job_id)
+                fresh = Lease.objects.live().filter(pk=lease.pk).first()
+                if fresh is not None:
+                    act(job, fresh, now)
+        except Exception:
+            # The others' nodes are just as silent; this one is tried again at the next look.
+            log.exception("lease %s could not be looked after", lease.pk)
+
+
+def _keep_points(points: dict[tuple[UUID, int, int], dict[str, float]], now: datetime) -> None:
+    """Upserts: two lines about one step (its loss, its evaluation) become one point."""
+    if not points:
+        return
+    jobs, epochs, steps = zip(*points, strict=True)
+    values = [protocol.encode(value).decode() for value in points.values()]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO buyers_metricpoint (job_id, epoch, step, "values", at)
+            SELECT u.job, u.epoch, u.step, u.v, %s
+            FROM unnest(%s::uuid[], %s::bigint[], %s::bigint[], %s::jsonb[])
+                AS u(job, epoch, step, v)
+            ON CONFLICT (job_id, epoch, step)
+            DO UPDATE SET "values" = buyers_metricpoint."values" || excluded."values"
+            """,
+            [now, list(jobs), list(epochs), list(steps), values],
+        )
+    totals = {
+        job: int(value["total_steps"])
+        for (job, _, _), value in points.items()
+        if "total_steps" in value
+    }
+    for job, total in totals.items():
+        Job.objects.filter(pk=job).exclude(total_steps=total).update(total_steps=total)
