@@ -28,8 +28,7 @@ class StandIn:
     @property
     def client(self) -> Any:
         """The real SDK's `v1`, talking to the stand-in."""
-        bases = dict.fromkeys(("api", "files", "connect", "meter_events"), self.url)
-        return stripe.StripeClient(SECRET_KEY, base_addresses=bases, max_network_retries=0).v1
+        return client_of(self.url, SECRET_KEY)
 
     def pay(self, url: str, number: str = "4242424242424242") -> "Visit":
         """Does on the hosted page at `url` what a person would."""
@@ -38,6 +37,12 @@ class StandIn:
     def submit(self, url: str, **form: str) -> "Visit":
         """Sends the page's form."""
         return visit(url, urllib.parse.urlencode(form).encode())
+
+
+def client_of(url: str, key: str) -> Any:
+    """The real SDK's `v1`, sent elsewhere than to the real Stripe."""
+    bases: Any = dict.fromkeys(("api", "files", "connect", "meter_events"), url)
+    return stripe.StripeClient(key, base_addresses=bases, max_network_retries=0).v1
 
 
 @dataclass

@@ -296,7 +296,7 @@ def _requests_of(function: ast.FunctionDef, module: str) -> dict[tuple[str, str]
 def _keys_of(params: list[ast.arg], module: str) -> set[str]:
     """The keys of the TypedDict that annotates the argument, inherited ones included."""
     names = [
-        each.value
+        str(each.value)
         for argument in params
         for each in ast.walk(argument)
         if isinstance(each, ast.Constant) and str(each.value).endswith("Params")

@@ -148,10 +148,10 @@ def _expand(call: Call, doc: Doc, path: list[str], whole: str) -> None:
         raise StripeError(f"This property cannot be expanded ({whole}).", param="expand")
     value = doc[name]
     if isinstance(value, str):
-        found = call.store.get(value)
-        if found is None:
-            raise StripeError(f"This property cannot be expanded ({whole}).", param="expand")
-        value = doc[name] = found
+        value = call.store.get(value)
+        doc[name] = value or doc[name]
+    if not isinstance(value, dict | list) and doc[name] is not None:
+        raise StripeError(f"This property cannot be expanded ({whole}).", param="expand")
     for below in value if isinstance(value, list) else [value]:
         if rest and isinstance(below, dict):
             _expand(call, below, rest, whole)

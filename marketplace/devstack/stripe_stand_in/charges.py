@@ -63,13 +63,10 @@ def _new_charge(call: Call, intent: Doc, method: Doc, card: Card) -> Doc:
     return {
         "id": pk,
         "object": "charge",
+        **dict.fromkeys(_UNUSED),
         "amount": intent["amount"],
         "amount_captured": intent["amount"] if paid else 0,
         "amount_refunded": 0,
-        "application": None,
-        "application_fee": None,
-        "application_fee_amount": None,
-        "balance_transaction": None,
         "billing_details": method.get("billing_details") or billing(),
         "calculated_statement_descriptor": "STAND-IN",
         "captured": paid,
@@ -78,32 +75,30 @@ def _new_charge(call: Call, intent: Doc, method: Doc, card: Card) -> Doc:
         "customer": intent["customer"],
         "description": intent["description"],
         "disputed": False,
-        "failure_balance_transaction": None,
         "failure_code": None if paid else "card_declined",
         "failure_message": None if paid else str(declined(card, pk)),
         "fraud_details": {},
         "livemode": False,
         "metadata": intent["metadata"],
-        "on_behalf_of": None,
         "outcome": _outcome(card),
         "paid": paid,
         "payment_intent": intent["id"],
         "payment_method": method["id"],
         "payment_method_details": details_of_charge(card, intent["amount"], call.now),
         "receipt_email": intent["receipt_email"],
-        "receipt_number": None,
-        "receipt_url": None,
         "refunded": False,
-        "review": None,
-        "shipping": None,
-        "source": None,
-        "source_transfer": None,
-        "statement_descriptor": None,
-        "statement_descriptor_suffix": None,
         "status": "succeeded" if paid else "failed",
-        "transfer_data": None,
         "transfer_group": intent["transfer_group"],
     }
+
+
+# Fields that Stripe has and a plain card payment leaves null.
+_UNUSED: Final = (
+    "application", "application_fee", "application_fee_amount", "balance_transaction",
+    "failure_balance_transaction", "on_behalf_of", "receipt_number", "receipt_url", "review",
+    "shipping", "source", "source_transfer", "statement_descriptor",
+    "statement_descriptor_suffix", "transfer_data",
+)  # fmt: skip
 
 
 def _outcome(card: Card) -> Doc:

@@ -102,73 +102,61 @@ def _create(call: Call) -> Doc:
 def _new_session(call: Call, total: int, currency: str) -> Doc:
     params = call.params
     pk = new_id("cs_test", 58)
-    expires = (
-        params.integer("expires_at", least=call.now + _SHORTEST_S, most=call.now + _DAY_S)
-        if "expires_at" in params
-        else call.now + _DAY_S
-    )
     return {
         "id": pk,
         "object": "checkout.session",
+        **dict.fromkeys(_UNUSED),
         "adaptive_pricing": {"enabled": False},
-        "after_expiration": None,
-        "allow_promotion_codes": None,
         "amount_subtotal": total,
         "amount_total": total,
         "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
-        "billing_address_collection": None,
         "cancel_url": params.optional("cancel_url"),
         "client_reference_id": params.optional("client_reference_id"),
-        "client_secret": None,
-        "collected_information": None,
-        "consent": None,
-        "consent_collection": None,
         "created": call.now,
         "currency": currency,
-        "currency_conversion": None,
         "custom_fields": [],
         "custom_text": {
             "after_submit": None, "shipping_address": None, "submit": None,
             "terms_of_service_acceptance": None,
         },
         "customer": params.optional("customer"),
-        "customer_account": None,
         "customer_creation": "if_required",
-        "customer_details": None,
         "customer_email": params.optional("customer_email"),
         "discounts": [],
-        "expires_at": expires,
-        "invoice": None,
-        "invoice_creation": None,
+        "expires_at": _expires_at(call),
         "livemode": False,
-        "locale": None,
         "metadata": params.metadata(),
         "mode": "payment",
-        "origin_context": None,
-        "payment_intent": None,
-        "payment_link": None,
         "payment_method_collection": "if_required",
-        "payment_method_configuration_details": None,
         "payment_method_options": {},
         "payment_method_types": ["card"],
         "payment_status": "unpaid",
-        "permissions": None,
         "phone_number_collection": {"enabled": False},
-        "recovered_from": None,
-        "saved_payment_method_options": None,
-        "setup_intent": None,
-        "shipping_address_collection": None,
-        "shipping_cost": None,
         "shipping_options": [],
         "status": "open",
         "submit_type": params.optional("submit_type"),
-        "subscription": None,
         "success_url": params.required("success_url"),
         "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
         "ui_mode": "hosted_page",
         "url": f"{call.base_url}/c/pay/{pk}",
-        "wallet_options": None,
     }  # fmt: skip
+
+
+def _expires_at(call: Call) -> int:
+    if "expires_at" not in call.params:
+        return call.now + _DAY_S
+    return call.params.integer("expires_at", least=call.now + _SHORTEST_S, most=call.now + _DAY_S)
+
+
+# Fields that Stripe has and a plain payment on the hosted page leaves null.
+_UNUSED: Final = (
+    "after_expiration", "allow_promotion_codes", "billing_address_collection", "client_secret",
+    "collected_information", "consent", "consent_collection", "currency_conversion",
+    "customer_account", "customer_details", "invoice", "invoice_creation", "locale",
+    "origin_context", "payment_intent", "payment_link", "payment_method_configuration_details",
+    "permissions", "recovered_from", "saved_payment_method_options", "setup_intent",
+    "shipping_address_collection", "shipping_cost", "subscription", "wallet_options",
+)  # fmt: skip
 
 
 def _line(line: Params) -> Doc:

@@ -26,45 +26,21 @@ def new_intent(call: Call, amount: int, currency: str, **said: object) -> Doc:
     doc: Doc = {
         "id": pk,
         "object": "payment_intent",
+        **dict.fromkeys(_UNUSED),
         "amount": amount,
         "amount_capturable": 0,
         "amount_details": {"tip": {}},
         "amount_received": 0,
-        "application": None,
-        "application_fee_amount": None,
-        "automatic_payment_methods": None,
-        "canceled_at": None,
-        "cancellation_reason": None,
         "capture_method": "automatic_async",
         "client_secret": f"{pk}_secret_{new_id('', 25)[1:]}",
         "confirmation_method": "automatic",
         "created": call.now,
         "currency": currency,
-        "customer": None,
-        "customer_account": None,
-        "description": None,
-        "excluded_payment_method_types": None,
-        "last_payment_error": None,
-        "latest_charge": None,
         "livemode": False,
         "metadata": {},
-        "next_action": None,
-        "on_behalf_of": None,
-        "payment_method": None,
-        "payment_method_configuration_details": None,
         "payment_method_options": {"card": _CARD_OPTIONS},
         "payment_method_types": ["card"],
-        "processing": None,
-        "receipt_email": None,
-        "review": None,
-        "setup_future_usage": None,
-        "shipping": None,
-        "source": None,
-        "statement_descriptor": None,
-        "statement_descriptor_suffix": None,
         "status": "requires_payment_method",
-        "transfer_data": None,
-        "transfer_group": None,
         **said,
     }
     call.put(doc)
@@ -98,6 +74,15 @@ def pay(call: Call, intent: Doc, method: Doc) -> Doc:
     return intent
 
 
+# Fields that Stripe has and a plain card payment leaves null.
+_UNUSED: Final = (
+    "application", "application_fee_amount", "automatic_payment_methods", "canceled_at",
+    "cancellation_reason", "customer", "customer_account", "description",
+    "excluded_payment_method_types", "last_payment_error", "latest_charge", "next_action",
+    "on_behalf_of", "payment_method", "payment_method_configuration_details", "processing",
+    "receipt_email", "review", "setup_future_usage", "shipping", "source", "statement_descriptor",
+    "statement_descriptor_suffix", "transfer_data", "transfer_group",
+)  # fmt: skip
 _CARD_OPTIONS: Final[Doc] = {
     "installments": None, "mandate_options": None, "network": None,
     "request_three_d_secure": "automatic",
