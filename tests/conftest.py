@@ -1,0 +1,105 @@
+"""What every test may ask for. Services are real, and start only when a test needs them.
+
+`db` brings PostgreSQL, `valkey` the broker and the channel layer, `s3` the object store; each
+starts once a session, on a free port, in a temporary folder. A pure test starts nothing.
+"""
+
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketplace.devstack import ports
+from marketplace.devstack.postgres import Postgres
+from marketplace.devstack.seaweed import Seaweed
+from marketplace.devstack.supervisor import Supervisor
+from marketplace.devstack.valkey import Valkey
+
+
+@pytest.fixture
+def now() -> datetime:
+    """A moment all of a test agrees on."""
+    return datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def services_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's services keep their data and logs."""
+    return tmp_path_factory.mktemp("services")
+
+
+@pytest.fixture(scope="session")
+def supervisor(services_dir: Path) -> Iterator[Supervisor]:
+    """Runs the session's services, and stops them at its end."""
+    with Supervisor(services_dir / "logs") as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def postgres(supervisor: Supervisor, services_dir: Path) -> Postgres:
+    """A real PostgreSQL. Tests of models ask for `db`, which brings it."""
+    port = ports.anywhere([ports.POSTGRES])[ports.POSTGRES.name]
+    it = Postgres(services_dir / "pg", port, secrets.token_hex(8), durable=False)
+    supervisor.start(it.service(services_dir / "logs"))
+    it.prepare()
+    return it
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    postgres: Postgres, django_db_modify_db_settings_parallel_suffix: None
+) -> None:
+    """Points Django at it, before pytest-django makes the test database."""
+    from django.conf import settings
+
+    settings.DATABASES["default"].update(
+        HOST="127.0.0.1", PORT=str(postgres.port), PASSWORD=postgres.password
+    )
+
+
+@pytest.fixture(scope="session")
+def valkey(supervisor: Supervisor, services_dir: Path) -> Valkey:
+    """A real Valkey behind telemetry, the channel layer and Celery's bells."""
+    port = ports.anywhere([ports.VALKEY])[ports.VALKEY.name]
+    it = Valkey(services_dir / "valkey", port, secrets.token_hex(8))
+    supervisor.start(it.service())
+    _use_redis(it.url)
+    return it
+
+
+@pytest.fixture(scope="session")
+def s3(supervisor: Supervisor, services_dir: Path) -> Seaweed:
+    """A real object store with an empty bucket behind marketplace.storage."""
+    it = Seaweed(services_dir / "s3", ports.anywhere(ports.S3_WISHES), secrets.token_hex(16))
+    supervisor.start(it.service(services_dir / "logs"))
+    _use_s3(it)
+    return it
+
+
+def _use_redis(url: str) -> None:
+    from channels.layers import channel_layers
+    from django.conf import settings
+
+    from marketplace import telemetry
+    from scheduler.celery import app
+
+    settings.REDIS_URL = url
+    config: dict[str, Any] = settings.CHANNEL_LAYERS["default"]["CONFIG"]
+    config["hosts"][0]["address"] = url
+    channel_layers.backends.clear()
+    telemetry._redis.cache_clear()
+    app.conf.broker_url = url
+
+
+def _use_s3(store: Seaweed) -> None:
+    from django.conf import settings
+
+    from marketplace import storage
+
+    settings.S3_ENDPOINT_URL = store.url
+    settings.S3_SECRET_KEY = store.secret_key
+    storage._client.cache_clear()
+    storage.ensure_bucket()
