@@ -19,6 +19,7 @@ from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E40
 
 import buyers.urls  # noqa: E402
 import suppliers.urls  # noqa: E402
+from suppliers import listening  # noqa: E402
 
 _Asgi = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 AGENT_PREFIX = "/agent/"
@@ -50,5 +51,6 @@ agents = ProtocolTypeRouter(
     {
         "http": _only(_django, lambda path: path.startswith(AGENT_PREFIX)),
         "websocket": URLRouter(suppliers.urls.websocket_urls),
+        "lifespan": listening.lifespan,
     }
 )

@@ -4,10 +4,11 @@ The only module with redis. PostgreSQL is the truth: every function here logs an
 Valkey is away, and nothing that matters depends on it.
 """
 
+import asyncio
 import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -19,13 +20,11 @@ from django.conf import settings
 log = logging.getLogger(__name__)
 
 MARKET_GROUP = "market"
+# One group for all processes that hold nodes' sockets, not one a node: a reconnect then costs no
+# subscription, and a socket lives on while Valkey is away.
+NODES_GROUP = "nodes"
 _LOG_BYTES = 64 * 1024
 _KEEP_S = 24 * 3600
-
-
-def node_group(node: UUID) -> str:
-    """The Channels group of a node's socket."""
-    return f"node.{node}"
 
 
 def job_group(job: UUID) -> str:
@@ -44,7 +43,26 @@ def publish(group: str, message: Mapping[str, Any]) -> None:
 
 def node_changed(node: UUID) -> None:
     """Tells a node's socket that what is desired of it has changed."""
-    publish(node_group(node), {"type": "desired.changed"})
+    publish(NODES_GROUP, {"type": "desired.changed", "node": str(node)})
+
+
+def session_taken(node: UUID, session: UUID) -> None:
+    """Tells a node's other sockets that `session` speaks for it now."""
+    publish(NODES_GROUP, {"type": "session.taken", "node": str(node), "session": str(session)})
+
+
+async def listen(group: str) -> AsyncIterator[dict[str, Any]]:
+    """What is published to a group, for ever; while Valkey is away it waits and tries again."""
+    layer = get_channel_layer()
+    while True:
+        try:
+            channel = await layer.new_channel()
+            await layer.group_add(group, channel)
+            while True:
+                yield await layer.receive(channel)
+        except (redis.RedisError, OSError) as error:
+            log.warning("no doorbells of %s for now: %s", group, error)
+            await asyncio.sleep(1)
 
 
 def job_changed(job: UUID) -> None:
@@ -82,12 +100,17 @@ def log_tail(job: UUID, epoch: int) -> str:
     return "".join(lines)[-_LOG_BYTES:]
 
 
-def keep_samples(node: UUID, devices: list[dict[str, Any]]) -> None:
-    """Keeps what a node's devices do now."""
+def keep_samples(batch: Mapping[UUID, list[dict[str, Any]]]) -> None:
+    """Keeps what the devices of some nodes do now."""
+    if not batch:
+        return
     try:
-        _redis().set(f"samples:{node}", json.dumps(devices), ex=120)
+        with _redis().pipeline(transaction=False) as pipe:
+            for node, devices in batch.items():
+                pipe.set(f"samples:{node}", json.dumps(devices), ex=120)
+            pipe.execute()
     except (redis.RedisError, OSError) as error:
-        log.warning("the samples of node %s were not kept: %s", node, error)
+        log.warning("the samples of %s nodes were not kept: %s", len(batch), error)
 
 
 def samples(nodes: list[UUID]) -> dict[UUID, list[dict[str, Any]]]:

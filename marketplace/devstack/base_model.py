@@ -25,6 +25,7 @@ from typing import Any, Final
 NAME: Final = "SmolLM2-135M-Instruct"
 LICENSE: Final = "apache-2.0"
 WEIGHTS: Final = "model.safetensors"
+_CONTROL: Final = 3  # llama.cpp's token type of special tokens
 # Part of the folder's name: raise it when what is written changes.
 _FORMAT: Final = 1
 
@@ -163,7 +164,8 @@ def _write_tokenizer(fields: dict[str, Any], folder: Path) -> None:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    control = [t for t, kind in zip(tokens, fields["tokenizer.ggml.token_type"]) if kind == 3]
+    kinds: list[int] = fields["tokenizer.ggml.token_type"]
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL]
     tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
     tokenizer.save(str(folder / "tokenizer.json"))
     ids = {name.removesuffix("_id"): tokens[n] for name, n in _special_ids(fields).items()}

@@ -103,7 +103,7 @@ def _create(call: Call) -> Doc:
     pk = new_id("acct", 16)
     doc = _new_account(call, pk, kind, country)
     doc |= {
-        "capabilities": {name: "inactive" for name in asked.tree},
+        "capabilities": dict.fromkeys(asked.tree, "inactive"),
         "email": params.optional("email"),
         "metadata": params.metadata(),
         "business_type": params.optional("business_type"),
