@@ -55,6 +55,9 @@ def django_db_modify_db_settings(
     """Points Django at it, before pytest-django makes the test database."""
     from django.conf import settings
 
+    from tests import flush
+
+    flush.past_the_guards()
     settings.DATABASES["default"].update(
         HOST="127.0.0.1", PORT=str(postgres.port), PASSWORD=postgres.password
     )
