@@ -49,12 +49,8 @@ def look(*, now: datetime, rounds: int = 10) -> MarketView:
         if not row.stands.own_org_only:
             by_class.setdefault(row.stands.gpu_class, []).append(row)
     last = last_prices(now)
-    supply = [
-        _supply(name, rows, last.get(name)) for name, rows in sorted(by_class.items())
-    ]
-    states = dict(
-        Job.objects.live().values_list("state").annotate(count=Count("pk")).order_by()
-    )
+    supply = [_supply(name, rows, last.get(name)) for name, rows in sorted(by_class.items())]
+    states = dict(Job.objects.live().values_list("state").annotate(count=Count("pk")).order_by())
     return MarketView(
         at=now,
         supply=supply,
@@ -105,5 +101,3 @@ def _supply(
         last_price=last[0] if last else None,
         last_at=last[1] if last else None,
     )
-
-

@@ -1,0 +1,35 @@
+"""What was paid last, cell by cell: the price of an instant order, and of the public page."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from marketplace.core.fit import Stands
+from scheduler.models import ClearingPrice
+
+_REMEMBERED: Final = timedelta(hours=1)
+"""A price older than this says little about what a GPU is worth now; the ask then stands alone."""
+
+
+def cell_of(stands: Stands) -> str:
+    """The name that a cell's prices are published under: class, region, trust and tier.
+
+    Sites of one node are pooled in the book; the published name pools sites too, so that no
+    single supplier's ask can be read from it.
+    """
+    return f"{stands.gpu_class}/{stands.region}/{stands.trust}/{stands.tier}"
+
+
+def last_by_cell(now: datetime) -> dict[str, int]:
+    """Cell → the last price that something was let at in it, micros per GPU-hour."""
+    latest = (
+        ClearingPrice.objects.filter(gpus__gt=0, at__gte=now - _REMEMBERED)
+        .order_by("cell", "-at")
+        .distinct("cell")
+    )
+    return {row.cell: row.price_micros for row in latest}
+
+
+def to_pay(stands: Stands, last: Mapping[str, int]) -> int:
+    """The price of taking this offer now: its gross ask, or the last price if that is more."""
+    return max(stands.ask, last.get(cell_of(stands), 0))
