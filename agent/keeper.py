@@ -5,8 +5,8 @@ capped files and how it is to `status.json`, and ends it when its paid time or i
 whether or not an agent is there. A killed or upgraded agent finds its jobs again through
 `read_status`; a killed keeper takes its job with it.
 
-The agent's side: `start`, `read_status`, `drain`, `kill`. All times are running time of the job
-(boot clock since its process started), see `agent.order`.
+The agent's side: `start`, `read_status`, `wait`, `drain`, `kill`. All times are running time of
+the job (boot clock since its process started), see `agent.order`.
 """
 
 import contextlib
@@ -100,6 +100,18 @@ def kill(folder: Path) -> Status | None:
     return read_status(folder)
 
 
+def wait(folder: Path, within_s: float) -> Status | None:
+    """The last word about the job, or None if it is not spoken in time."""
+    deadline = time.monotonic() + within_s
+    while True:
+        status = read_status(folder)
+        if status is not None and status.state == "gone":
+            return status
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.01)
+
+
 def _bury(folder: Path, last: Status) -> Status:
     """Writes the last word that a dead keeper could not write."""
     if last.boot_id == files.boot_id():
@@ -157,7 +169,7 @@ def _spawn(folder: Path) -> str:
 def main(argv: list[str]) -> int:
     """The keeper process; `argv`: FOLDER, and the descriptor on which to say "ready"."""
     if len(argv) not in (1, 2):
-        print("usage: python -m agent.keeper FOLDER [READY_FD]", file=sys.stderr)
+        sys.stderr.write("usage: python -m agent.keeper FOLDER [READY_FD]\n")
         return 2
     folder, tell = Path(argv[0]), int(argv[1]) if len(argv) == 2 else None
     if tell is not None and os.fork():
@@ -195,7 +207,7 @@ def _take_lock(folder: Path) -> int:
 
 def _say(tell: int | None, words: str) -> None:
     if tell is None:
-        print(words, file=sys.stderr)
+        sys.stderr.write(f"{words}\n")
     else:
         os.write(tell, words.encode(errors="replace"))
         os.close(tell)

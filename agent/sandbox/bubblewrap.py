@@ -63,7 +63,7 @@ def command(
         *_training_env(order),
         *_gridloom(),
         *_work(order, folder),
-        *("--remount-ro", "/", "--chdir", "/job"),
+        *("--remount-ro", "/", "--chdir", "/"),
         *("--seccomp", str(seccomp_fd), "--info-fd", str(info_fd)),
         *(base_python(order), "-I", "-S", INIT, str(control_fd)),
     ]

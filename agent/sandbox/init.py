@@ -34,7 +34,7 @@ def prctl(option: int, value: int) -> None:
 def main() -> NoReturn:
     control = int(sys.argv[1])
     os.set_inheritable(control, False)
-    uid, limits, argv, env = receive(control)
+    uid, cwd, limits, argv, env = receive(control)
     alone = os.getpid() == 1
     if not alone:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -47,7 +47,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, lambda *_: None)  # the keeper speaks through the socket alone
-    job, failure = start(argv, env)
+    job, failure = start(argv, env, cwd)
     if failure:
         say(control, f"failed {failure}")
         os._exit(127)
@@ -61,15 +61,15 @@ def main() -> NoReturn:
     os._exit(0)
 
 
-def receive(control: int) -> tuple[int, dict[str, int], list[str], dict[str, str]]:
+def receive(control: int) -> tuple[int, str, dict[str, int], list[str], dict[str, str]]:
     """The keeper's message: 4 bytes of length, then fields that end in NUL."""
     length = int.from_bytes(read_exactly(control, 4), "little")
     fields = os.fsdecode(read_exactly(control, length)).split("\0")[:-1]
-    uid, count, rest = int(fields[0]), int(fields[1]), fields[2:]
+    uid, cwd, count, rest = int(fields[0]), fields[1], int(fields[2]), fields[3:]
     limits = {name: int(value) for name, value in (one.split("=") for one in rest[:count])}
     count, rest = int(rest[count]), rest[count + 1 :]
     pairs = (one.partition("=") for one in rest[count:])
-    return uid, limits, rest[:count], {name: value for name, _, value in pairs}
+    return uid, cwd, limits, rest[:count], {name: value for name, _, value in pairs}
 
 
 def read_exactly(control: int, length: int) -> bytes:
@@ -109,19 +109,19 @@ def set_limits(limits: dict[str, int]) -> None:
         resource.setrlimit(which, (value, value))
 
 
-def start(argv: list[str], env: dict[str, str]) -> tuple[int, str]:
+def start(argv: list[str], env: dict[str, str], cwd: str) -> tuple[int, str]:
     """(process, "") of the job, or (0, why it could not start)."""
     told, tell = os.pipe2(os.O_CLOEXEC)
     job = os.fork()
     if job == 0:
-        become_job(argv, env, tell)
+        become_job(argv, env, cwd, tell)
     os.close(tell)
     failure = os.read(told, 4096).decode(errors="replace")
     os.close(told)
     return (0, failure) if failure else (job, "")
 
 
-def become_job(argv: list[str], env: dict[str, str], tell: int) -> NoReturn:
+def become_job(argv: list[str], env: dict[str, str], cwd: str, tell: int) -> NoReturn:
     doing = "preparing the job"
     try:
         os.setsid()
@@ -135,6 +135,7 @@ def become_job(argv: list[str], env: dict[str, str], tell: int) -> NoReturn:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         tell = os.dup2(tell, 3, inheritable=False) if tell != 3 else 3
         os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        os.chdir(cwd)
         doing = argv[0]
         os.execvpe(argv[0], argv, env)
     except OSError as error:

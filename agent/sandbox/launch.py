@@ -6,11 +6,11 @@ bubblewrap gets its parent's death signal, and either takes the job with it.
 """
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
 import os
-import platform
 import select
 import signal
 import socket
@@ -18,10 +18,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from agent.order import KeeperOrder, Rung
 from agent.sandbox import bubblewrap, cgroups, plain, seccomp, workspace
 
+_PR_SET_CHILD_SUBREAPER = 36
 _PIPE_BYTES = 256 * 1024
 _START_WITHIN_S = 20.0  # generous: a machine that swaps still starts a process in that time
 
@@ -98,6 +100,8 @@ class Running:
 def launch(folder: Path, order: KeeperOrder) -> Running:
     """Starts the job; raises StartFailed. On return init has its orders, not yet the job its exec:
     wait for `has_started` or `failure`."""
+    if order.rung.wall == "none":
+        _adopt_orphans()
     ours, theirs = socket.socketpair()
     groups = _groups(folder, order)
     fds = _Descriptors(order.rung)
@@ -134,11 +138,17 @@ def launch(folder: Path, order: KeeperOrder) -> Running:
 def message(folder: Path, order: KeeperOrder) -> bytes:
     """Our init's only message: its limits and the job's command and environment."""
     limits = _rlimits(order)
-    argv, env = order.argv, _environment(order)
+    argv, env, cwd = order.argv, _environment(order), "/job"
     if order.rung.wall == "none":
         argv, env = plain.translate(folder, argv, env)
+        cwd = str(folder / "job")
     uid = workspace.owner(folder, order.rung) if order.rung.wall == "root" else -1
-    fields = [str(uid), str(len(limits)), *(f"{name}={value}" for name, value in limits.items())]
+    fields = [
+        str(uid),
+        cwd,
+        str(len(limits)),
+        *(f"{name}={value}" for name, value in limits.items()),
+    ]
     fields += [str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
     body = b"".join(os.fsencode(field) + b"\0" for field in fields)
     return len(body).to_bytes(4, "little") + body
@@ -161,6 +171,12 @@ def adopt_and_kill() -> bool:
         except ChildProcessError:
             return True
     return False
+
+
+def _adopt_orphans() -> None:
+    """What outlives its parents becomes ours, so that `adopt_and_kill` finds it."""
+    zero = ctypes.c_ulong(0)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), zero, zero, zero)
 
 
 class _Descriptors:
@@ -197,9 +213,7 @@ def _command(folder: Path, order: KeeperOrder, fds: _Descriptors, control: int) 
         plain.prepare(folder, order)
         init = str(Path(__file__).with_name("init.py"))
         return [bubblewrap.base_python(order), "-I", "-S", init, str(control)]
-    kind = order.rung.limits
-    bound = kind != "rlimits" and cgroups.binds_cpus(kind)
-    os.write(fds.filter, seccomp.program(platform.machine(), may_choose_cpus=bound))
+    os.write(fds.filter, seccomp.program(also_refused=_unbounded(order.rung.limits)))
     os.lseek(fds.filter, 0, os.SEEK_SET)
     uid = _shown_uid(folder, order.rung)
     if order.rung.wall == "root":
@@ -208,6 +222,13 @@ def _command(folder: Path, order: KeeperOrder, fds: _Descriptors, control: int) 
     return bubblewrap.command(
         order, folder, seccomp_fd=fds.filter, info_fd=fds.info[1], control_fd=control
     )
+
+
+def _unbounded(kind: Literal["cgroup2", "cgroup1", "rlimits"]) -> list[str]:
+    """Calls by which a job would slip from bounds that are weaker than control groups."""
+    if kind == "rlimits":
+        return [*seccomp.UNBOUNDED_MEMORY, *seccomp.UNBOUNDED_CPUS]
+    return [] if cgroups.binds_cpus(kind) else [*seccomp.UNBOUNDED_CPUS]
 
 
 def _groups(folder: Path, order: KeeperOrder) -> cgroups.Groups | None:

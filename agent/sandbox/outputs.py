@@ -25,7 +25,7 @@ _MAX_DEPTH = 32
 _MAX_PATH = 400
 _MAX_REASONS = 20
 _CHUNK = 1024 * 1024
-_UNSEEMLY = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format, no character at all
+_UNSEEMLY = {"Cc", "Cf", "Co", "Cn", "Zl", "Zp"}  # control, format, no character at all
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -53,9 +53,10 @@ class OutputRefused(ValueError):
 class OutputFile:
     """A regular file below a folder, as it was when the folder was walked."""
 
-    folder: Path
+    job: Path
+    inside: str
     path: str
-    """Relative to the folder, with slashes."""
+    """Relative to `inside`, with slashes."""
     size: int
     allocated: int
     """Bytes on disk: less than `size` for a sparse file."""
@@ -65,13 +66,7 @@ class OutputFile:
     def open(self) -> int:
         """A descriptor to hash and to send from; raises OutputRefused if it is another file by
         now. What it reads may still change: send exactly `size` bytes and compare the hash."""
-        root = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fd = _open_beneath(root, self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        except OSError as error:
-            raise _refused(self.path, error.strerror or str(error)) from None
-        finally:
-            os.close(root)
+        fd = open_file(self.job, f"{self.inside}/{self.path}")
         info = os.fstat(fd)
         if _identity(info) != self.identity or info.st_size != self.size:
             os.close(fd)
@@ -79,33 +74,75 @@ class OutputFile:
         return fd
 
 
-def walk(folder: Path, max_bytes: int, max_files: int) -> list[OutputFile]:
-    """All files below, sorted by path; raises OutputRefused, with every reason up to twenty.
+def walk(job: Path, inside: str, *, max_bytes: int, max_files: int) -> list[OutputFile]:
+    """All files below `job`/`inside`, sorted by path; raises OutputRefused, with every reason up
+    to twenty. Reads no file.
 
-    max_bytes: bounds both the sum of sizes and the sum of allocated bytes. Reads no file.
+    job: the work folder, whose own path the job can't change. max_bytes: bounds both the sum of
+    sizes and the sum of allocated bytes. max_files: counts folders as well.
     """
     found: list[OutputFile] = []
     refusals: list[Refusal] = []
     size = allocated = 0
-    for path, info, reason in _entries(folder):
-        if reason:
-            refusals.append(Refusal(path, reason))
-        else:
-            file = OutputFile(folder, path, info.st_size, info.st_blocks * 512, _identity(info))
-            found.append(file)
-            size, allocated = size + file.size, allocated + file.allocated
-        if len(found) > max_files:
-            refusals.append(Refusal(repr(folder.name), f"more than {max_files} files"))
+    for count, (path, info, reason) in enumerate(_entries(job, inside), start=1):
+        if not reason and not stat.S_ISDIR(info.st_mode):
+            blocks = info.st_blocks * 512
+            found.append(OutputFile(job, inside, path, info.st_size, blocks, _identity(info)))
+            size, allocated = size + info.st_size, allocated + blocks
+        too_much = ""
+        if count > max_files:
+            too_much = f"more than {max_files} files and folders"
         elif max(size, allocated) > max_bytes:
-            reason = f"larger than {max_bytes} bytes" + (" (sparse)" if allocated < size else "")
-            refusals.append(Refusal(path, reason))
-        else:
-            if len(refusals) < _MAX_REASONS:
-                continue
-        break
+            too_much = f"{size} bytes in all ({allocated} on disk), {max_bytes} are allowed"
+        if reason or too_much:
+            refusals.append(Refusal(path, reason or too_much))
+        if too_much or len(refusals) == _MAX_REASONS:
+            break
     if refusals:
         raise OutputRefused(refusals)
     return sorted(found, key=lambda file: file.path)
+
+
+def folders(job: Path, inside: str) -> list[str]:
+    """Names of the folders directly in `job`/`inside`, sorted; [] if there is no such folder, or
+    something else stands in its place. Names that `walk` would refuse are left out."""
+    try:
+        return sorted(
+            path
+            for path, info, reason in _entries(job, inside, deep=False)
+            if not reason and stat.S_ISDIR(info.st_mode)
+        )
+    except OutputRefused:
+        return []
+
+
+def open_file(job: Path, path: str) -> int:
+    """A descriptor of a regular file with one name, at a path relative to the work folder; raises
+    FileNotFoundError, or OutputRefused for anything else. Never waits for a FIFO."""
+    root = os.open(job, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _refuse_others(root, path)
+        fd = _open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _refused(path, error.strerror or str(error)) from None
+    finally:
+        os.close(root)
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
+        os.close(fd)
+        raise _refused(path, "it is not a regular file with one name")
+    return fd
+
+
+def _refuse_others(root: int, path: str) -> None:
+    """Looks before opening, since opening alone can do something to a device."""
+    fd = _open_beneath(root, path, os.O_PATH)
+    kind = _KINDS.get(stat.S_IFMT(os.fstat(fd).st_mode), "of an unknown kind")
+    os.close(fd)
+    if kind:
+        raise _refused(path, f"it is {kind}, not a regular file")
 
 
 def sha256(fd: int, size: int) -> str:
@@ -138,51 +175,62 @@ def clean(folder: Path) -> None:
         os.close(parent)
 
 
-def _entries(folder: Path) -> Iterator[tuple[str, os.stat_result, str]]:
-    """(path, lstat, "") of each regular file, or (name as printed, lstat, why not)."""
-    root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _entries(
+    job: Path, inside: str, *, deep: bool = True
+) -> Iterator[tuple[str, os.stat_result, str]]:
+    """(path below `inside`, lstat, "") of all there is, or (name as printed, lstat, why it is
+    not taken). Raises OutputRefused if `inside` is no folder."""
+    work = os.open(job, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        pending = [""]
+        root = _open_beneath(work, inside, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _refused(inside, error.strerror or str(error)) from None
+    finally:
+        os.close(work)
+    try:
+        pending = ["."]
         while pending:
             above = pending.pop()
             try:
-                fd = _open_beneath(root, above or ".", os.O_RDONLY | os.O_DIRECTORY)
+                yield from _list(root, above, pending)
             except OSError as error:
-                yield above, os.fstat(root), error.strerror or str(error)
-                continue
-            try:
-                # Names as bytes first: not all of them are text.
-                for raw in map(os.fsencode, os.listdir(fd)):
-                    info = os.stat(raw, dir_fd=fd, follow_symlinks=False)
-                    shown, reason = _judge(above, raw, info)
-                    if not reason and stat.S_ISDIR(info.st_mode):
-                        pending.append(shown)
-                    else:
-                        yield shown, info, reason
-            except FileNotFoundError as gone:
-                yield above, os.fstat(root), f"changed while it was read: {gone}"
-            finally:
-                os.close(fd)
+                yield ascii(above), os.fstat(root), error.strerror or str(error)
+            if not deep:
+                return
     finally:
         os.close(root)
 
 
-def _judge(above: str, raw: bytes, info: os.stat_result) -> tuple[str, str]:
-    """(path, "") for a file or folder to take, else (the name as printed, why not)."""
+def _list(root: int, above: str, pending: list[str]) -> Iterator[tuple[str, os.stat_result, str]]:
+    """One folder's entries; those to go on with are added to `pending`."""
+    fd = _open_beneath(root, above, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        name = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return f"{above}/{raw!r}".lstrip("/"), "its name is not UTF-8"
-    path = f"{above}/{name}" if above else name
-    if any(unicodedata.category(character) in _UNSEEMLY for character in name):
-        return ascii(path), "its name has control characters"
+        for name in os.listdir(fd):
+            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            path, reason = _judge(above, name, info)
+            if not reason and stat.S_ISDIR(info.st_mode):
+                pending.append(path)
+            yield path, info, reason
+    finally:
+        os.close(fd)
+
+
+def _judge(above: str, name: str, info: os.stat_result) -> tuple[str, str]:
+    """(path, "") for a file or folder to take, else (the name as printed, why not)."""
+    path = name if above == "." else f"{above}/{name}"
+    shown = ascii(path)[:_MAX_PATH]
+    categories = {unicodedata.category(character) for character in name}
+    if "Cs" in categories:  # how Python spells bytes that are no text
+        return shown, "its name is not UTF-8"
+    if categories & _UNSEEMLY:
+        return shown, "its name has control characters"
     if len(path.encode()) > _MAX_PATH or path.count("/") >= _MAX_DEPTH:
-        return ascii(path[:80]), f"its path is longer than {_MAX_PATH} bytes or {_MAX_DEPTH} deep"
+        return shown, f"its path is longer than {_MAX_PATH} bytes or more than {_MAX_DEPTH} deep"
     kind = _KINDS.get(stat.S_IFMT(info.st_mode), "of an unknown kind")
     if kind:
-        return ascii(path), f"it is {kind}, not a regular file"
+        return shown, f"it is {kind}, not a regular file"
     if stat.S_ISREG(info.st_mode) and info.st_nlink != 1:
-        return ascii(path), "it is a hard link: it has another name"
+        return shown, "it is a hard link: it has another name"
     return path, ""
 
 
@@ -216,24 +264,45 @@ def _open_beneath(root: int, path: str, flags: int) -> int:
 
 
 def _remove_tree(parent: int, name: str) -> None:
-    """Removes without recursion and with a fixed number of descriptors: every folder found inside
-    is first moved up beside the others, so that depth does not matter."""
+    """Removes without recursion and with a fixed number of descriptors: every folder found deeper
+    down is first moved up to the top, so that depth does not matter."""
     top = _enter(parent, name)
     try:
-        queue = [b"."]
-        moved = 0
+        prefix, moved = f".gone-{os.urandom(8).hex()}-", 0
+        queue = _empty(top)
         while queue:
             current = queue.pop()
-            fd = os.dup(top) if current == b"." else _enter(top, current)
+            fd = _enter(top, current)
             try:
-                for entry in map(os.fsencode, os.listdir(fd)):
-                    if not stat.S_ISDIR(os.lstat_at(entry, fd)):
-                        os.unlink(entry, dir_fd=fd)
-                        continue
+                for inner in _empty(fd):
                     moved += 1
-                    target = b".gone-%d" % moved
-                    queue.append(target)
+                    queue.append(f"{prefix}{moved}")
+                    os.close(_enter(fd, inner))  # moving a folder takes the right to write in it
+                    os.rename(inner, queue[-1], src_dir_fd=fd, dst_dir_fd=top)
             finally:
                 os.close(fd)
+            os.rmdir(current, dir_fd=top)
     finally:
         os.close(top)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _empty(fd: int) -> list[str]:
+    """Unlinks all but folders, and names those."""
+    folders = []
+    for name in os.listdir(fd):
+        if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            folders.append(name)
+        else:
+            os.unlink(name, dir_fd=fd)
+    return folders
+
+
+def _enter(parent: int, name: str) -> int:
+    """Opens a folder, through no symlink, after making it ours to read and change."""
+    pinned = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{pinned}", 0o700)
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=pinned)
+    finally:
+        os.close(pinned)

@@ -16,7 +16,6 @@ def translate(
 ) -> tuple[list[str], dict[str, str]]:
     """argv and environment with the sandbox's paths replaced by the host's."""
     env = {name: _host_path(folder, value) for name, value in env.items()}
-    env["PYTHONPATH"] = str(folder / "package")
     return [_host_path(folder, word) for word in argv], env
 
 
@@ -40,8 +39,9 @@ def _link(path: Path, source: Path) -> None:
 
 
 def _host_path(folder: Path, text: str) -> str:
-    if text == "/job" or text.startswith("/job/"):
-        return str(folder / "job") + text[4:]
+    for inside, outside in (("/job", folder / "job"), ("/opt/gridloom", folder / "package")):
+        if text == inside or text.startswith(f"{inside}/"):
+            return str(outside) + text[len(inside) :]
     return text
 
 

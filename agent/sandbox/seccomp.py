@@ -9,7 +9,7 @@ comparisons each; the kernel caches the verdict of calls that are allowed whatev
 import errno
 import platform
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 from agent.sandbox.syscalls import ALLOWED, JUDGED, REFUSED
@@ -42,17 +42,25 @@ class Instruction(NamedTuple):
 
 _Code = list[Instruction]
 
+UNBOUNDED_CPUS: Final = ("sched_setaffinity",)
+"""To refuse where nothing but the affinity of its processes keeps a job on its CPUs."""
 
-def program(machine: str | None = None, *, may_choose_cpus: bool = True) -> bytes:
+UNBOUNDED_MEMORY: Final = ("shmget",)
+"""To refuse where memory is watched: a detached segment belongs to no process."""
+
+
+def program(machine: str | None = None, *, also_refused: Collection[str] = ()) -> bytes:
     """The filter for `machine` (as platform.machine() says it) as bytes for `bwrap --seccomp`.
 
-    may_choose_cpus: False where only the affinity of its processes keeps a job on its CPUs, so
-    that it must not change it. Raises UnsupportedMachine.
+    also_refused: calls from our tables that this job may not make (see `UNBOUNDED`). Raises
+    UnsupportedMachine.
     """
-    return b"".join(struct.pack("<HBBI", *one) for one in instructions(machine, may_choose_cpus))
+    return b"".join(struct.pack("<HBBI", *one) for one in instructions(machine, also_refused))
 
 
-def instructions(machine: str | None = None, may_choose_cpus: bool = True) -> Sequence[Instruction]:
+def instructions(
+    machine: str | None = None, also_refused: Collection[str] = ()
+) -> Sequence[Instruction]:
     """The filter, readable; see `program`."""
     machine = machine or platform.machine()
     if machine not in AUDIT_ARCH:
@@ -67,16 +75,16 @@ def instructions(machine: str | None = None, may_choose_cpus: bool = True) -> Se
         Instruction(_IF_EQUAL, len(foreign), 0, AUDIT_ARCH[machine]),
         *foreign,
         _load(_NUMBER),
-        *_bisect(_verdicts(machine, may_choose_cpus)),
+        *_bisect(_verdicts(machine, also_refused)),
     ]
 
 
-def _verdicts(machine: str, may_choose_cpus: bool) -> list[tuple[int, _Code]]:
+def _verdicts(machine: str, also_refused: Collection[str]) -> list[tuple[int, _Code]]:
     """(first number, what happens from there on) in order, neighbours with one verdict merged."""
     column = 0 if machine == "x86_64" else 1
     codes = {name: _allow() for name in ALLOWED} | {name: _refuse() for name in REFUSED}
     codes |= {name: judge() for name, judge in _JUDGES.items()}
-    codes["sched_setaffinity"] = _allow() if may_choose_cpus else _refuse()
+    codes |= {name: _refuse() for name in also_refused}
     numbers = ALLOWED | JUDGED | REFUSED
     by_number = {numbers[name][column]: code for name, code in codes.items()}
     unknown = _deny(_ERRNO | errno.ENOSYS)

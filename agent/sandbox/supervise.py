@@ -52,12 +52,7 @@ class Supervisor:
         except StartFailed as error:
             return self._end("start_failed", str(error))
         traces.record(self._folder, running)
-        self._watchdog = Watchdog(
-            self._folder / "job",
-            self._order.limits,
-            memory=self._order.rung.limits == "rlimits",
-            disk=self._order.rung.disk == "watchdog",
-        )
+        self._watchdog = Watchdog(self._folder / "job", self._order)
         self._open(running)
         while self._alive(running):
             now = files.up_ms()
@@ -95,9 +90,9 @@ class Supervisor:
             self._obey_drain(running)
         if self._status.state == "running":
             self._begin_unpaid_end(running)
-        if self._is_due("watch", now, _WATCH_MS) and self._status.state != "starting":
-            if self._passed_a_limit(running):
-                return True
+        watching = self._status.state != "starting" and self._is_due("watch", now, _WATCH_MS)
+        if watching and self._passed_a_limit(running):
+            return True
         if self._is_due("status", now, _STATUS_MS):
             self._write()
         self._output.resume(now)

@@ -4,6 +4,7 @@ Weaker than the kernel's own bounds: between two polls a job may pass its limit,
 some slack. The keeper polls every second and kills.
 """
 
+import contextlib
 import os
 import stat
 import time
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.order import Limits, Why
+from agent.order import KeeperOrder, Why
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _DUTY = 0.05  # at most this share of the time goes into walking the work folder
@@ -29,11 +30,12 @@ class Verdict:
 class Watchdog:
     """Watches the tree of processes below init, and the work folder."""
 
-    def __init__(self, job: Path, limits: Limits, *, memory: bool, disk: bool) -> None:
+    def __init__(self, job: Path, order: KeeperOrder) -> None:
         self._job = job
-        self._limits = limits
-        self._watches_memory = memory
-        self._watches_disk = disk
+        self._limits = order.limits
+        self._watches_memory = order.rung.limits == "rlimits"
+        self._watches_disk = order.rung.disk == "watchdog"
+        self._tmpfs = _TMPFS if order.rung.wall != "none" else ()
         self._walk_at = 0.0
         self._used_then = 0
         self._free_then = _free(job)
@@ -46,12 +48,14 @@ class Watchdog:
 
     def _check_memory(self, init_pid: int, tree: list[int]) -> Verdict | None:
         limit = self._limits.memory_bytes
-        in_tmpfs = sum(_used(Path(f"/proc/{init_pid}/root", name)) for name in _TMPFS)
+        # Files in memory: those with a name, and those without.
+        in_files = sum(_used(Path(f"/proc/{init_pid}/root", name)) for name in self._tmpfs)
+        in_files += sum({info.st_ino: info.st_blocks * 512 for info in _memfds(tree)}.values())
         # The sum of resident sizes counts shared pages many times, but costs nothing; the
         # proportional sizes, which walk page tables, are only asked for when it is too high.
-        if in_tmpfs + sum(map(_resident, tree)) <= limit:
+        if in_files + sum(map(_resident, tree)) <= limit:
             return None
-        used = in_tmpfs + sum(map(_proportional, tree))
+        used = in_files + sum(map(_proportional, tree))
         if used <= limit:
             return None
         return Verdict("memory", f"{used >> 20} MiB in use, {limit >> 20} MiB booked")
@@ -137,18 +141,25 @@ def _entries(folder: Path, most: int) -> Iterator[os.stat_result]:
 
 def _deleted(tree: list[int], device: int) -> Iterator[os.stat_result]:
     """Files without a name that the job's processes hold open: they fill the disk as well."""
-    for pid in tree:
-        try:
-            fds = os.listdir(f"/proc/{pid}/fd")
-        except OSError:
-            continue
-        for fd in fds:
-            try:
-                info = os.stat(f"/proc/{pid}/fd/{fd}")
-            except OSError:
-                continue
+    for path in _open_files(tree):
+        with contextlib.suppress(OSError):
+            info = os.stat(path)
             if info.st_nlink == 0 and info.st_dev == device and stat.S_ISREG(info.st_mode):
                 yield info
+
+
+def _memfds(tree: list[int]) -> Iterator[os.stat_result]:
+    """Anonymous files in memory, which no process need have mapped."""
+    for path in _open_files(tree):
+        with contextlib.suppress(OSError):
+            if os.readlink(path).startswith("/memfd:"):
+                yield os.stat(path)
+
+
+def _open_files(tree: list[int]) -> Iterator[str]:
+    for pid in tree:
+        with contextlib.suppress(OSError):
+            yield from (f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd"))
 
 
 def _resident(pid: int) -> int:

@@ -27,7 +27,7 @@ _INODE_BYTES, _OVERHEAD, _LEAST_OVERHEAD = 256, 0.03, 4 * 2**20  # what was book
 _CLONE_NEWNS, _MS_REC, _MS_SLAVE, _MNT_DETACH = 0x20000, 0x4000, 0x80000, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_mounts_are_own = False
+_mounts_are_own = threading.Event()
 
 
 class WorkspaceError(RuntimeError):
@@ -40,21 +40,21 @@ def own_mounts() -> bool:
     To be called once, at the start of the agent and before it has threads. Without it, disk is
     bounded by the watchdog. The machine's later mounts are still seen.
     """
-    global _mounts_are_own
-    if os.getuid() != 0 or threading.active_count() > 1:
-        return _mounts_are_own
-    if not _mounts_are_own and _libc.unshare(_CLONE_NEWNS) == 0:
-        if _libc.mount(None, b"/", None, _MS_REC | _MS_SLAVE, None) != 0:
-            raise WorkspaceError(f"could not part mounts: {os.strerror(ctypes.get_errno())}")
-        _mounts_are_own = True
-    return _mounts_are_own
+    if os.getuid() != 0 or threading.active_count() > 1 or _mounts_are_own.is_set():
+        return _mounts_are_own.is_set()
+    if _libc.unshare(_CLONE_NEWNS) != 0:
+        return False
+    if _libc.mount(None, b"/", None, _MS_REC | _MS_SLAVE, None) != 0:
+        raise WorkspaceError(f"could not part mounts: {os.strerror(ctypes.get_errno())}")
+    _mounts_are_own.set()
+    return True
 
 
 def why_no_image() -> str:
     """Why work folders can't be file systems of their own here; "" if they can."""
     if os.getuid() != 0:
         return "mounting a work folder takes root"
-    if not _mounts_are_own:
+    if not _mounts_are_own.is_set():
         return "this process has no mounts of its own (own_mounts was not called or was refused)"
     if not os.path.exists("/dev/loop-control"):
         return "there are no loop devices"
@@ -91,7 +91,11 @@ def prepare(folder: Path, order: KeeperOrder) -> None:
 
 def attach(folder: Path) -> None:
     """Lets this process see into the work folder of a job that an earlier agent started."""
-    if (folder / IMAGE).exists() and _mounts_are_own and not os.path.ismount(folder / "job"):
+    if (
+        (folder / IMAGE).exists()
+        and _mounts_are_own.is_set()
+        and not os.path.ismount(folder / "job")
+    ):
         _mount(folder)
 
 
