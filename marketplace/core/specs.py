@@ -158,7 +158,9 @@ def _integer(raw: Mapping[str, Any], name: str, default: int, *, low: int, high:
 
 
 def _mapping(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = raw.get(name) or {}
+    value = raw.get(name)
+    if value is None:
+        return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise Invalid(f"{name} must be an object of named values", field=name)
     return dict(value)
