@@ -1,14 +1,12 @@
 """The operator's view of supply. Read-mostly: states move by the services, trust by hand here."""
 
-from typing import Any
-
 from django.contrib import admin
 from django.http import HttpRequest
 
 from suppliers.models import Benchmark, EnrolmentToken, Gpu, Node, Offer, Pulse, Site
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ReadOnlyAdmin(admin.ModelAdmin):
     """Rows that only the market itself writes."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -22,7 +20,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(Site)
-class SiteAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class SiteAdmin(admin.ModelAdmin):
     """Where the operator raises a site's trust, after having looked."""
 
     list_display = ("name", "org", "region", "trust", "network", "created_at")

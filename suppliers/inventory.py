@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import msgspec
 from django.conf import settings
@@ -128,7 +129,7 @@ def device_class(device: Device) -> str:
 def _write_devices(node: Node, devices: list[Device]) -> set[str]:
     """Inserts or updates what may be this node's; returns the uuids that now are."""
     classes = [device_class(device) for device in devices]
-    values = {
+    values: dict[str, UUID | list[str] | list[int]] = {
         "node": node.pk,
         "uuids": [device.uuid for device in devices],
         "indexes": [device.index for device in devices],

@@ -11,7 +11,7 @@ from marketplace.core.states import NODE, OFFER
 from marketplace.models import Org, Stateful
 
 if TYPE_CHECKING:
-    from django.db.models.manager import RelatedManager
+    from django.db.models.fields.related_descriptors import RelatedManager
 
 
 class SiteQuerySet(models.QuerySet["Site"]):

@@ -14,6 +14,7 @@ from suppliers.models import Pulse
 
 def beat(process: str, *, now: datetime, gap_s: float) -> None:
     """Notes that `process` listens; a pause of more than `gap_s` starts its gapless time anew."""
+    values: dict[str, str | datetime | float] = {"process": process, "now": now, "gap": gap_s}
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -21,10 +22,10 @@ def beat(process: str, *, now: datetime, gap_s: float) -> None:
             VALUES (%(process)s, %(now)s, %(now)s)
             ON CONFLICT (process) DO UPDATE SET
                 at = greatest(p.at, excluded.at),
-                gapless_since = CASE WHEN excluded.at - p.at > %(gap)s
+                gapless_since = CASE WHEN excluded.at - p.at > make_interval(secs => %(gap)s)
                     THEN excluded.at ELSE p.gapless_since END
             """,
-            {"process": process, "now": now, "gap": timedelta(seconds=gap_s)},
+            values,
         )
 
 
