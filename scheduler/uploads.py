@@ -75,7 +75,7 @@ def commit(
         share.refresh_from_db()
         share.lease.refresh_from_db()
         _fence(share, request.epoch)
-        _write(job, share, request, manifest, prefix, now)
+        _write(job, share, request, _folder(manifest, prefix, now))
     if request.kind == "checkpoint":
         _retire_old(job, now)
     return protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
@@ -127,15 +127,9 @@ def _verify(prefix: str, file: protocol.SentFile) -> None:
         raise Conflict(f"{file.path} is not what was declared; send it again")
 
 
-def _write(
-    job: Job,
-    share: Assignment,
-    request: protocol.CommitRequest,
-    manifest: Sequence[protocol.File],
-    prefix: str,
-    now: datetime,
-) -> None:
-    folder = {
+def _folder(manifest: Sequence[protocol.File], prefix: str, now: datetime) -> dict[str, object]:
+    """The columns of a committed Folder."""
+    return {
         "manifest": [
             {"path": file.path, "bytes": file.bytes, "sha256": file.sha256} for file in manifest
         ],
@@ -145,6 +139,11 @@ def _write(
         "created_at": now,
         "committed_at": now,
     }
+
+
+def _write(
+    job: Job, share: Assignment, request: protocol.CommitRequest, folder: dict[str, object]
+) -> None:
     if request.kind == "checkpoint":
         _checkpoint(job, share, request, folder)
     elif request.kind == "artifact":

@@ -1,0 +1,289 @@
+"""A round: the book is read, cleared by the pure engine, and written down in one transaction.
+
+Reading and clearing happen outside of any lock; the commit takes the market's lock, looks again
+at every job, offer and GPU that it is about to use, and drops gangs of which anything has moved.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.conf import settings
+from django.db import transaction
+
+from buyers.models import Job
+from marketplace import locks
+from marketplace.core.fit import Stands, Wants, suits
+from marketplace.core.hardware import REGIONS, is_cpu, region_mask
+from marketplace.core.ids import uuid7
+from marketplace.core.money import MICRO
+from scheduler import book as market
+from scheduler import leases, prices
+from scheduler.book import Standing
+from scheduler.leases import MARKET_LOCK, Placement
+from scheduler.matching.book import Book, ClassRow, Order, SiteRow, Supply, build, digest
+from scheduler.matching.clear import clear
+from scheduler.matching.matches import Matches
+from scheduler.models import ClearingPrice, Round
+from scheduler.specs import Seat
+
+log = logging.getLogger(__name__)
+
+_QUIET: Final = timedelta(minutes=1)
+"""Rounds that match nothing are written down no more often than this."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The book of one round, and the rows that its positions stand for."""
+
+    book: Book
+    jobs: Sequence[Job]
+    rows: Sequence[Standing]
+
+
+def clear_market(*, now: datetime) -> int:
+    """One round; returns how many jobs it placed. Call it from one process at a time."""
+    snapshot = read(now)
+    if not snapshot.jobs or not snapshot.rows:
+        return 0
+    started = time.perf_counter()
+    matches = clear(snapshot.book)
+    seconds = time.perf_counter() - started
+    with transaction.atomic():
+        locks.hold(MARKET_LOCK)
+        return _commit(snapshot, matches, seconds=seconds, now=now)
+
+
+def read(now: datetime) -> Snapshot:
+    """All queued jobs and all open offers with something free, as a book."""
+    jobs = list(Job.objects.queued().order_by("queued_at", "pk").select_related("org"))
+    rows = [row for row in market.standing(now) if row.free] if jobs else []
+    wanted = {job.pk: market.wants(job) for job in jobs}
+    products = _products(list(wanted.values()), rows)
+    return Snapshot(
+        build(
+            [_order(number, job, wanted[job.pk], products, now) for number, job in enumerate(jobs)],
+            [_supply(number, row, products, now) for number, row in enumerate(rows)],
+            _sites(rows),
+            _classes(rows, products),
+            seed=_seed(now),
+        ),
+        jobs,
+        rows,
+    )
+
+
+@dataclass(frozen=True)
+class _Products:
+    """The book's classes: what each row is sold as, and one row to judge each by."""
+
+    of_row: Mapping[str, str]
+    sample: Mapping[str, Stands]
+
+
+def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
+    """Rows that differ in something that only some jobs mind are different products.
+
+    A feature that no waiting job minds makes no difference, so that the books stay coarse.
+    """
+    avoided = frozenset[str]().union(*(want.avoid for want in wanted))
+    minds_environment = any(want.environment for want in wanted)
+    minds_code = any(want.runs_code for want in wanted)
+    of_row, sample = {}, {}
+    for row in rows:
+        stands = row.stands
+        features = [
+            f"{stands.memory_bytes >> 30}GiB",
+            f"disk-{_power_of_two(stands.disk_bytes)}",
+            stands.environment[:12] if minds_environment else "",
+            "recipes" if minds_code and not stands.scripts else "",
+            f"org-{stands.org}" if stands.own_org_only else "",
+            f"node-{stands.node}" if stands.node in avoided else "",
+        ]
+        name = "|".join([stands.gpu_class, *filter(None, features)])
+        of_row[stands.node] = name
+        sample.setdefault(name, _least(stands))
+    return _Products(of_row, sample)
+
+
+def _least(stands: Stands) -> Stands:
+    """The least that every row of a product has; what the engine judges by itself is left open."""
+    return replace(
+        stands,
+        memory_bytes=stands.memory_bytes >> 30 << 30,
+        disk_bytes=2 ** _power_of_two(stands.disk_bytes),
+        trust=0,
+        tier=0,
+    )
+
+
+def _power_of_two(count: int) -> int:
+    return max(count, 1).bit_length() - 1
+
+
+def _order(number: int, job: Job, wanted: Wants, products: _Products, now: datetime) -> Order:
+    limits = {
+        name: wanted.limits[stands.gpu_class] / MICRO
+        for name, stands in products.sample.items()
+        if suits(_anywhere(wanted), stands)
+    }
+    return Order(
+        id=number,
+        limits=limits,
+        gpus_min=job.gpus_min,
+        gpus_max=job.gpus_min,
+        level=job.level,
+        kappa=job.kappa,
+        hours_lost=_hours_lost(job),
+        regions=region_mask(job.regions),
+        trust=job.trust,
+        tier=job.tier,
+        age_h=max(0.0, (now - job.queued_at).total_seconds() / 3600),
+    )
+
+
+def _anywhere(wanted: Wants) -> Wants:
+    """The same without what the engine judges by itself: region, and how many GPUs a node has."""
+    return replace(wanted, regions=frozenset(), gpus=1)
+
+
+def _hours_lost(job: Job) -> float:
+    """What an interruption costs: half a checkpoint interval, and the save."""
+    policy = settings.POLICY
+    save = job.save_s if job.save_s is not None else policy.save_default_s
+    return float((2 * save * policy.mtbf_s) ** 0.5 / 2 + save) / 3600
+
+
+def _supply(number: int, row: Standing, products: _Products, now: datetime) -> Supply:
+    return Supply(
+        id=number,
+        gpu_class=products.of_row[row.stands.node],
+        site=str(row.node.site_id),
+        gpus=min(len(row.free), 16),
+        ask=row.stands.ask / MICRO,
+        tier=row.stands.tier,
+        long=row.closes_at - now >= market.LONG_WINDOW,
+    )
+
+
+def _sites(rows: Sequence[Standing]) -> list[SiteRow]:
+    sites = {str(row.node.site_id): row.node.site for row in rows}
+    return [
+        SiteRow(name, REGIONS.index(site.region), site.trust, site.network, site.uplink_mbps)
+        for name, site in sites.items()
+    ]
+
+
+def _classes(rows: Sequence[Standing], products: _Products) -> list[ClassRow]:
+    linked: dict[str, bool] = {}
+    for row in rows:
+        name = products.of_row[row.stands.node]
+        # One processor is one device: nothing in it has to cross a slower link.
+        fast = row.node.nvlink or is_cpu(row.stands.gpu_class)
+        linked[name] = linked.get(name, True) and fast
+    return [ClassRow(name, nvlink) for name, nvlink in linked.items()]
+
+
+def _seed(now: datetime) -> int:
+    """Published with the round; nobody can choose it, and anybody can recompute it."""
+    return int(now.timestamp() * 1000)
+
+
+def _commit(snapshot: Snapshot, matches: Matches, *, seconds: float, now: datetime) -> int:
+    placements = _still_good(snapshot, matches, now)
+    last = Round.objects.order_by("-at").first()
+    if not placements and last is not None and now - last.at < _QUIET:
+        return 0
+    round = Round.objects.create(
+        id=uuid7(),
+        at=now,
+        jobs=len(snapshot.jobs),
+        gpus=int(snapshot.book.node_gpus.sum()),
+        matched_jobs=len(placements),
+        matched_gpus=sum(len(seat.gpus) for each in placements for seat in each.seats),
+        welfare=float(matches.welfare),
+        bound=float(matches.bound),
+        make_whole=float(matches.make_whole),
+        seconds=seconds,
+        seed=snapshot.book.params.seed,
+        book_sha256=digest(snapshot.book),
+    )
+    placed = leases.place(placements, round=round, now=now)
+    kept = {lease.job_id for lease in placed}
+    _publish(round, [each for each in placements if each.job.pk in kept], now)
+    if len(kept) < len(placements):
+        round.matched_jobs = len(kept)
+        round.matched_gpus = sum(lease.gpus_count for lease in placed)
+        round.save(update_fields=["matched_jobs", "matched_gpus"])
+    return len(kept)
+
+
+def _still_good(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Placement]:
+    """The matched gangs of which nothing has moved since the book was read, under the lock."""
+    by_job: dict[int, list[tuple[int, int, float]]] = {}
+    columns = (matches.job, matches.node, matches.gpus, matches.price)
+    for job, node, gpus, price in zip(*(column.tolist() for column in columns), strict=True):
+        by_job.setdefault(job, []).append((node, gpus, price))
+    if not by_job:
+        return []
+    wanted = [snapshot.jobs[index].pk for index in by_job]
+    queued = Job.objects.queued().filter(pk__in=wanted).select_for_update().order_by("pk")
+    jobs = {job.pk: job for job in queued}
+    fresh = {row.offer.pk: row for row in market.standing(now)}
+    placements = []
+    for index, rows in by_job.items():
+        job = jobs.get(snapshot.jobs[index].pk)
+        seats = _seats(snapshot, rows, fresh)
+        if job is None or seats is None:
+            moved = snapshot.jobs[index].pk
+            log.info("job %s is left to the next round: it or its offer has moved", moved)
+            continue
+        gpu_class = seats[0].gpus[0].gpu_class
+        level = int(matches.level[index])
+        placements.append(Placement(job, gpu_class, level, seats))
+    return placements
+
+
+def _seats(
+    snapshot: Snapshot,
+    rows: Sequence[tuple[int, int, float]],
+    fresh: Mapping[object, Standing],
+) -> tuple[Seat, ...] | None:
+    """A gang's seats from its rows, or None if an offer has gone, changed or is let by now."""
+    by_node: dict[int, list[tuple[int, float]]] = {}
+    for node, gpus, price in rows:
+        by_node.setdefault(node, []).append((gpus, price))
+    seats = []
+    for node, slots in by_node.items():
+        row = fresh.get(snapshot.rows[node].offer.pk)
+        count = sum(gpus for gpus, _ in slots)
+        if row is None or len(row.free) < count:
+            return None
+        exact = sum(gpus * price for gpus, price in slots) / count
+        # Floats come back as micros; never under the ask, which was one exactly.
+        price = max(round(exact * MICRO), row.stands.ask)
+        seats.append(Seat(row.offer, row.free[:count], price))
+    return tuple(seats)
+
+
+def _publish(round: Round, placements: Sequence[Placement], now: datetime) -> None:
+    """What this round's GPUs were let for, cell by cell: a mean where sites are pooled."""
+    let: dict[tuple[str, str, int], list[int]] = {}
+    stands = {row.offer.pk: row.stands for row in market.standing(now)}
+    for placement in placements:
+        for seat in placement.seats:
+            cell = prices.cell_of(stands[seat.offer.pk])
+            slot = 1 << (len(seat.gpus).bit_length() - 1)
+            paid = let.setdefault((placement.gpu_class, cell, slot), [])
+            paid += [seat.price_micros] * len(seat.gpus)
+    ClearingPrice.objects.bulk_create(
+        ClearingPrice(
+            round=round, gpu_class=gpu_class, cell=cell, slot=slot,
+            price_micros=-(-sum(paid) // len(paid)), gpus=len(paid), at=now,
+        )
+        for (gpu_class, cell, slot), paid in let.items()
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""Cells: nodes that are alike to every job, so that they trade at one price.
+
+A cell is a GPU class, a site and a service tier (reliability and long window). The only node of a
+site is pooled with its like: same class, region, trust and service tier.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from marketplace.core.hardware import REGIONS
+from scheduler.matching.arrays import Bools, Ints
+from scheduler.matching.book import Book
+
+SLOTS: Final = (1, 2, 4, 8)
+"""Sizes in which the GPUs of one node are let; a gang's share of a node is cut into the fewest."""
+POOL: Final = -1
+"""The site of a pooled cell."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Attributes of each cell [K], numbered as they first appear among the nodes."""
+
+    of_node: Ints  # [N]
+    gpu_class: Ints
+    site: Ints  # POOL where pooled
+    region: Ints
+    trust: Ints
+    tier: Ints
+    long: Bools
+
+    def __len__(self) -> int:
+        return len(self.gpu_class)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What classes and sites are called, in the book's order; a book itself names nobody."""
+
+    classes: Sequence[str]
+    sites: Sequence[str]
+
+
+def cells(book: Book) -> Cells:
+    """The cells of a book."""
+    site = book.node_site.astype(np.int64)
+    alone = np.bincount(site, minlength=len(book.site_region))[site] == 1
+    columns = np.stack(
+        [
+            book.node_class.astype(np.int64),
+            np.where(alone, POOL, site),
+            book.site_region[site].astype(np.int64),
+            book.site_trust[site].astype(np.int64),
+            book.node_tier.astype(np.int64),
+            book.node_long.astype(np.int64),
+        ],
+        axis=1,
+    )
+    of_node, first = by_first_appearance(columns)
+    gpu_class, site, region, trust, tier, long = columns[first].T
+    return Cells(of_node, gpu_class, site, region, trust, tier, long.astype(bool))
+
+
+def by_first_appearance(rows: Ints) -> tuple[Ints, Ints]:
+    """A number for each distinct row, counted as they first appear, and where that is."""
+    _, first, number = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[number.reshape(-1)], np.sort(first)
+
+
+def labels(book: Book, names: Names) -> list[str]:
+    """What each node's cell is called, the same from round to round: `class/site/tier`."""
+    kinds = cells(book)
+    called = [_label(kinds, names, cell) for cell in range(len(kinds))]
+    return [called[cell] for cell in kinds.of_node]
+
+
+def slots(gpus: int) -> list[int]:
+    """The fewest slots that make so many GPUs of one node, largest first: 11 → 8, 2, 1."""
+    return [8] * (gpus // 8) + [size for size in (4, 2, 1) if gpus & size]
+
+
+def _label(kinds: Cells, names: Names, cell: int) -> str:
+    region, site = kinds.region[cell], kinds.site[cell]
+    place = names.sites[site]
+    if site == POOL:
+        where = REGIONS[region] if region < len(REGIONS) else f"region-{region}"
+        place = f"{where}-trust-{kinds.trust[cell]}"
+    long = "-long" if kinds.long[cell] else ""
+    return f"{names.classes[kinds.gpu_class[cell]]}/{place}/tier-{kinds.tier[cell]}{long}"

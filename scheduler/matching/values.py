@@ -1,0 +1,69 @@
+"""What a GPU of each cell is worth to a job: limit × η − risk, USD per GPU-hour.
+
+η is the share of its speed that a gang keeps (1 for a single GPU), by the loosest link inside it:
+
+- in one node 1 − κ · (0 with NVLink, else the PCIe penalty);
+- on one site 1 − κ · the penalty of the site's network;
+- over several sites, for each row by its own site's uplink, 1 / (1 + 16·MB / (Mbit/s · s)):
+  a synchronisation moves its megabytes out and in, 8 bits a byte, and sites go at their own pace.
+
+Risk is what failures cost: rate(tier) × GPUs in the gang × hours lost × limit.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler.matching.arrays import Bools, Floats
+from scheduler.matching.book import Book
+from scheduler.matching.cells import POOL, Cells
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """One job against every cell [K] and site [S]."""
+
+    limit: Floats  # [K]; 0 where the job doesn't want the cell
+    risk: Floats  # [K]; per GPU, times the gang's size
+    in_node: Floats  # [K]; η
+    in_site: Floats  # [K]; η, 0 in pools
+    over_sites: Floats  # [S]; η
+
+
+def eligible(book: Book, kinds: Cells, job: int) -> Bools:
+    """[K] whether the job accepts the cell: limit, region, trust, tier, window."""
+    regions = book.job_regions[job] >> kinds.region.astype(np.uint64) & np.uint64(1)
+    return (
+        (book.job_limit[job][kinds.gpu_class] > 0)
+        & (regions == 1)
+        & (kinds.trust <= book.job_trust[job])
+        & (kinds.tier <= book.job_tier[job])
+        & (kinds.long >= bool(book.job_long[job]))
+    )
+
+
+def terms(book: Book, kinds: Cells, job: int) -> Terms:
+    """What one job makes of the book."""
+    params, kappa = book.params, float(book.job_kappa[job])
+    limit = np.where(
+        eligible(book, kinds, job), book.job_limit[job][kinds.gpu_class], 0.0
+    )  # fmt: skip
+    rate = np.array(params.failures_per_gpu_hour)[kinds.tier]
+    pcie = np.where(book.class_nvlink[kinds.gpu_class] == 1, 0.0, params.penalty_node_pcie)
+    net = np.array(params.penalty_site)[book.site_net[kinds.site]]
+    return Terms(
+        limit=limit,
+        risk=rate * float(book.job_hours_lost[job]) * limit,
+        in_node=1 - pcie * kappa,
+        in_site=np.where(kinds.site == POOL, 0.0, 1 - net * kappa),
+        over_sites=_over_sites(book, job),
+    )
+
+
+def _over_sites(book: Book, job: int) -> Floats:
+    """[S] η between sites; 0 for a job that never computes in between, or without an uplink."""
+    computing = book.site_up_mbps.astype(np.float64) * float(book.job_sync_s[job])
+    sending = 16.0 * float(book.job_sync_mb[job])
+    return np.divide(
+        computing, computing + sending, out=np.zeros(len(computing)), where=computing > 0
+    )
