@@ -30,7 +30,7 @@ from agent.sandbox.supervise import Supervisor
 READY = "ready"
 _READY_WITHIN_S = 30.0
 _KILL_WITHIN_S = 10.0
-_LOCK_WITHIN_S = 2.0
+_LOCK_WITHIN_S = 1.0
 
 
 class KeeperError(RuntimeError):
@@ -48,9 +48,10 @@ def start(folder: Path) -> None:
         raise OrderError(f"{folder / files.ORDER} is missing")
     if files.read_paid_through(folder) is None:
         raise OrderError(f"{folder / files.PAID_THROUGH} must hold milliseconds as a number")
-    if _is_kept(folder):
+    kept, last = _is_kept(folder), files.read(folder / files.STATUS, Status)
+    if kept and (last is None or last.state != "gone"):
         return
-    if (folder / files.STATUS).exists():
+    if last is not None:
         raise OrderError(f"{folder} has been run already; a new try needs a new folder")
     workspace.prepare(folder, order)
     said = _spawn(folder)

@@ -178,14 +178,14 @@ def _start(
         tmp_bytes=8 * _MIB,
         shm_bytes=64 * _MIB,
     )
-    python = bubblewrap.base_python(KeeperOrder(argv=["x"], rung=rung, limits=limits, **_TIMES))
     order = KeeperOrder(
-        argv=[python, "-m", "attack", *words],
+        argv=["python3", "-m", "attack", *words],
         env={"PYTHONPATH": "/job/inputs"},
         rung=rung,
         limits=limits,
         inputs={"attack": str(_ATTACK)},
-        **_TIMES,
+        save_ms=0,
+        grace_ms=0,
     )
     (folder / "job").mkdir(parents=True)
     if targets is not None:
@@ -200,9 +200,6 @@ def _start(
     files.write_paid_through(folder, int(_WITHIN_S * 1000))
     keeper.start(folder)
     return folder
-
-
-_TIMES = {"save_ms": 0, "grace_ms": 0}
 
 
 def _read_walls(folder: Path) -> list[Check]:

@@ -153,7 +153,7 @@ class Supervisor:
         traces.forget(self._folder)
         ended = running.ended
         code, number = (ended.code, ended.signal) if ended else (None, int(signal.SIGKILL))
-        if not running.has_started and self._status.why != "killed":
+        if not running.has_started and not self._status.why:
             return self._end("start_failed", running.failure or self._last_complaint())
         if oom and code != 0:
             self._blame("memory", self._out_of_memory())

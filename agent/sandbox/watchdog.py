@@ -119,24 +119,21 @@ def _entries(folder: Path, most: int) -> Iterator[os.stat_result]:
     while pending:
         path = pending.pop()
         try:
-            entries = os.scandir(path)
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):
+                        info = entry.stat(follow_symlinks=False)
+                        yield info
+                        if stat.S_ISDIR(info.st_mode):
+                            pending.append(entry.path)
+                    count += 1
+                    if count > most:
+                        return
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             inside = path.removeprefix(os.fspath(folder))[:80]
             raise _Hidden(f"folder {inside!r}… can't be measured: {error.strerror}") from None
-        with entries:
-            for entry in entries:
-                try:
-                    info = entry.stat(follow_symlinks=False)
-                except OSError:
-                    continue
-                yield info
-                count += 1
-                if count > most:
-                    return
-                if stat.S_ISDIR(info.st_mode):
-                    pending.append(entry.path)
 
 
 def _deleted(tree: list[int], device: int) -> Iterator[os.stat_result]:

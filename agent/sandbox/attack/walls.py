@@ -351,7 +351,8 @@ def temporary_files(targets: Targets) -> str | None:
 
 def fork_bomb(targets: Targets) -> str | None:
     """Children that wait, until one more is refused."""
-    children, most = [], targets["pids"] + 20
+    children: list[int] = []
+    most = targets["pids"] + 20
     waiting, release = os.pipe()
     try:
         while len(children) < most:

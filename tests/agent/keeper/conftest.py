@@ -1,0 +1,3 @@
+from tests.agent.sandbox.jobs import assignment, place
+
+__all__ = ["assignment", "place"]
