@@ -32,7 +32,8 @@ from marketplace.ledger import services as ledger
 from marketplace.ledger.services import FEES, Move
 from scheduler import escrow
 from scheduler.models import Assignment, Lease, UsageSlice
-from suppliers.models import Node, Pulse
+from suppliers import pulse
+from suppliers.models import Node
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,8 @@ def _accrued(share: Assignment, status: protocol.Status, now: datetime) -> int:
     since = share.beat_at or share.lease.created_at
     gap = now - since
     if gap > timedelta(seconds=settings.POLICY.lease_ttl_s):
-        ours = Pulse.objects.filter(gapless_since__gt=since).exists()
+        heard = pulse.listening_since(now=now, gap_s=settings.POLICY.pulse_gap_s)
+        ours = heard is not None and heard > since
         if not (ours and status.step > share.step):
             return 0
     return min(gap // timedelta(milliseconds=1), max(0, status.running_ms - share.reported_ms))

@@ -20,7 +20,8 @@ from marketplace import telemetry
 from marketplace.core import windows
 from scheduler import assignments, leases, metering
 from scheduler.models import Assignment, Lease
-from suppliers.models import Node, Offer, Pulse
+from suppliers import pulse
+from suppliers.models import Node, Offer
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +97,8 @@ def record_metrics(node: Node, samples: protocol.Samples, *, now: datetime) -> N
 def _listening(now: datetime) -> bool:
     """Whether some process has been hearing nodes, without a gap, for long enough to judge."""
     policy = settings.POLICY
-    return Pulse.objects.filter(
-        at__gte=now - timedelta(seconds=policy.pulse_gap_s),
-        gapless_since__lte=now - timedelta(seconds=policy.listening_s),
-    ).exists()
+    since = pulse.listening_since(now=now, gap_s=policy.pulse_gap_s)
+    return since is not None and now - since >= timedelta(seconds=policy.listening_s)
 
 
 def _lose_silent_nodes(now: datetime) -> None:
