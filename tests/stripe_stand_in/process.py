@@ -30,6 +30,16 @@ class StandIn:
         """The real SDK's `v1`, talking to the stand-in."""
         return client_of(self.url, SECRET_KEY)
 
+    def wait_until_heard(self, kind: str) -> bool:
+        """Whether, within 30 s, some event of that type has been taken by its receiver."""
+        pause = threading.Event()
+        for _ in range(600):
+            events = self.client.events.list({"type": kind}).data
+            if events and all(event.pending_webhooks == 0 for event in events):
+                return True
+            pause.wait(0.05)
+        return False
+
     def pay(self, url: str, number: str = "4242424242424242") -> "Visit":
         """Does on the hosted page at `url` what a person would."""
         return self.submit(url, number=number, name="Ada Test", email="ada@example.org")
