@@ -11,6 +11,7 @@ from django.db import IntegrityError, transaction
 from marketplace.core import energy, windows
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.money import MAX_PRICE, parse_amount
+from marketplace.core.windows import Window
 from marketplace.models import advance
 from suppliers.models import Node, Offer
 
@@ -26,7 +27,7 @@ class Terms:
     notice_s: int = 60
     audience: str = Offer.Audience.ANYONE
     scripts: bool = True
-    windows: Sequence[windows.Window] = field(default_factory=tuple)
+    windows: Sequence[Window] = field(default_factory=tuple)
 
 
 def create_offer(node: Node, terms: Terms, *, by: User, now: datetime) -> Offer:

@@ -51,29 +51,14 @@ def confirm_fingerprint(node: Node, fingerprint: str, *, by: User, now: datetime
     return node
 
 
-@transaction.atomic
 def ask_proof(node: Node, *, now: datetime) -> ProofTask:
     """The proof that the node owes now; the same one until it is answered or runs out.
 
     Raises Missing if none is due, Conflict if it has failed too often today.
     """
-    held = _hold(node.pk)
-    if held.state == "quarantined" and held.confirmed_at is None:
-        raise Missing("no proof is due before the owner has confirmed this node's fingerprint")
-    if held.state not in ("pending", "quarantined") or _has_passed(held):
-        raise Missing("no proof is due")
-    current = held.benchmarks.filter(finished_at=None).order_by("-asked_at").first()
-    if current and current.asked_at > now - PROOF_LIFE:
-        return msgspec.convert(current.task, ProofTask)
-    if current:
-        _run_out(held, current, now=now)
-    failures = held.benchmarks.filter(passed=False, finished_at__gt=now - _DAY).count()
-    if failures >= _FAILURES_A_DAY:
-        raise Conflict(f"this node has failed {failures} proofs within a day; try tomorrow")
-    only_cpu = all(is_cpu(gpu.gpu_class) for gpu in held.gpus.filter(present=True))
-    task = proof.make_task(uuid7(), proof.FOR_CPU if only_cpu else proof.FOR_GPU)
-    Benchmark.objects.create(id=task.id, node=held, asked_at=now, task=msgspec.to_builtins(task))
-    return task
+    # In a transaction of its own: what it finds stays, whatever is answered then.
+    _end_overdue(node, now=now)
+    return _ask(node, now=now)
 
 
 @transaction.atomic
@@ -128,23 +113,47 @@ def open_proof(node: Node, proof_id: UUID, opening: ProofOpening, *, now: dateti
     return ""
 
 
+@transaction.atomic
+def _end_overdue(node: Node, *, now: datetime) -> None:
+    """One that saw which rows to open and fell silent may have seen that it would be found out."""
+    held = _hold(node.pk)
+    asked = held.benchmarks.filter(finished_at=None, asked_at__lte=now - PROOF_LIFE).first()
+    if asked is None:
+        return
+    if asked.committed_at is None:
+        _finish(asked, passed=None, verdict="not answered in time", now=now)
+        return
+    _finish(asked, passed=False, verdict="not opened in time", now=now)
+    quarantine(held, reason="it committed to a proof of hardware and didn't open it", now=now)
+
+
+@transaction.atomic
+def _ask(node: Node, *, now: datetime) -> ProofTask:
+    held = _hold(node.pk)
+    if held.state == "quarantined" and held.confirmed_at is None:
+        raise Missing("no proof is due before the owner has confirmed this node's fingerprint")
+    if held.state not in ("pending", "quarantined") or _has_passed(held):
+        raise Missing("no proof is due")
+    current = held.benchmarks.filter(finished_at=None).first()
+    if current:
+        return msgspec.convert(current.task, ProofTask)
+    failures = held.benchmarks.filter(passed=False, finished_at__gt=now - _DAY).count()
+    if failures >= _FAILURES_A_DAY:
+        raise Conflict(f"this node has failed {failures} proofs within a day; try tomorrow")
+    only_cpu = all(is_cpu(gpu.gpu_class) for gpu in held.gpus.filter(present=True))
+    task = proof.make_task(uuid7(), proof.FOR_CPU if only_cpu else proof.FOR_GPU)
+    Benchmark.objects.create(id=task.id, node=held, asked_at=now, task=msgspec.to_builtins(task))
+    return task
+
+
 def _verify_if_due(held: Node, *, now: datetime, by: str) -> None:
     if held.state in ("pending", "quarantined") and held.confirmed_at and _has_passed(held):
         held.advance("verify", now=now, by=by, reason="its owner confirmed it, its proof passed")
 
 
 def _has_passed(held: Node) -> bool:
-    """Whether a proof has passed since the node came into its present state."""
-    return held.benchmarks.filter(passed=True, finished_at__gte=held.state_since).exists()
-
-
-def _run_out(held: Node, asked: Benchmark, *, now: datetime) -> None:
-    """One that saw which rows to open and fell silent may have seen that it would be found out."""
-    if asked.committed_at is None:
-        _finish(asked, passed=None, verdict="not answered in time", now=now)
-        return
-    _finish(asked, passed=False, verdict="not opened in time", now=now)
-    quarantine(held, reason="it committed to a proof of hardware and didn't open it", now=now)
+    """Whether a proof that was asked in the node's present state has passed."""
+    return held.benchmarks.filter(passed=True, asked_at__gt=held.state_since).exists()
 
 
 def _finish(asked: Benchmark, *, passed: bool | None, verdict: str, now: datetime) -> bool:
