@@ -33,9 +33,7 @@ def test_however_a_lease_is_metered_it_costs_the_same(price, gpus, cuts):
 
 @given(prices, gangs, cuts, st.integers(0, 5000))
 def test_however_it_is_metered_the_platform_takes_the_same(price, gpus, cuts, bps):
-    pieces = sum(
-        fee(price, gpus, a, b, take_bps=bps) for a, b in zip(cuts, cuts[1:], strict=False)
-    )
+    pieces = sum(fee(price, gpus, a, b, take_bps=bps) for a, b in zip(cuts, cuts[1:], strict=False))
     assert pieces == fee(price, gpus, cuts[0], cuts[-1], take_bps=bps)
 
 

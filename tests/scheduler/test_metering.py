@@ -197,9 +197,7 @@ def test_an_empty_wallet_stops_the_money_and_not_the_meter(now):
     save=strategies.integers(0, 600),
 )
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_an_escrow_pays_for_is_never_more_than_it_holds(
-    rate, parts, held, left, wallet, save
-):
+def test_what_an_escrow_pays_for_is_never_more_than_it_holds(rate, parts, held, left, wallet, save):
     funding = escrow.plan(
         rate=rate, parts=parts, held=held, budget_left=left, wallet=wallet, save_s=save,
         policy=Policy(),

@@ -1,0 +1,49 @@
+"""The operator's view of the engine: to look at, never to change."""
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from scheduler.models import (
+    Assignment,
+    ClearingPrice,
+    Credit,
+    Lease,
+    LeasedGpu,
+    Round,
+    UsageSlice,
+)
+
+
+class _ReadOnly(admin.ModelAdmin):  # type: ignore[type-arg]
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+
+@admin.register(Round)
+class RoundAdmin(_ReadOnly):
+    list_display = ("at", "jobs", "gpus", "matched_jobs", "matched_gpus", "welfare", "seconds")
+
+
+@admin.register(Lease)
+class LeaseAdmin(_ReadOnly):
+    list_display = ("epoch", "job", "state", "gpu_class", "gpus_count", "end_reason", "created_at")
+    list_filter = ("state", "end_reason")
+    list_select_related = ("job",)
+
+
+@admin.register(Assignment)
+class AssignmentAdmin(_ReadOnly):
+    list_display = ("id", "node", "state", "accrued_ms", "claimed_ms", "billed_s", "exit_why")
+    list_filter = ("state",)
+    list_select_related = ("node",)
+    exclude = ("spec",)
+
+
+for model in (ClearingPrice, Credit, LeasedGpu, UsageSlice):
+    admin.site.register(model, _ReadOnly)
