@@ -8,6 +8,7 @@ hang us, a device do worse.
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import stat
@@ -126,7 +127,7 @@ def open_file(job: Path, path: str) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise _refused(path, error.strerror or str(error)) from None
+        raise _refused(path, _in_words(error)) from None
     finally:
         os.close(root)
     info = os.fstat(fd)
@@ -184,7 +185,7 @@ def _entries(
     try:
         root = _open_beneath(work, inside, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise _refused(inside, error.strerror or str(error)) from None
+        raise _refused(inside, _in_words(error)) from None
     finally:
         os.close(work)
     try:
@@ -194,7 +195,7 @@ def _entries(
             try:
                 yield from _list(root, above, pending)
             except OSError as error:
-                yield ascii(above), os.fstat(root), error.strerror or str(error)
+                yield ascii(above), os.fstat(root), _in_words(error)
             if not deep:
                 return
     finally:
@@ -251,6 +252,15 @@ def _identity(info: os.stat_result) -> tuple[int, int, int]:
 
 def _refused(name: str, reason: str) -> OutputRefused:
     return OutputRefused([Refusal(name, reason)])
+
+
+def _in_words(error: OSError) -> str:
+    """openat2's answers are about the path, not about the kernel's patience."""
+    if error.errno == errno.ELOOP:
+        return "it is a symlink or lies behind one"
+    if error.errno == errno.EXDEV:
+        return "it lies outside the work folder"
+    return error.strerror or str(error)
 
 
 def _open_beneath(root: int, path: str, flags: int) -> int:

@@ -82,7 +82,7 @@ def prepare(folder: Path, order: KeeperOrder) -> None:
             f"{free >> 20} MiB free and {RESERVE_BYTES >> 20} MiB must stay so"
         )
     job.mkdir(mode=0o700, exist_ok=True)
-    if order.rung.disk == "image" and not (folder / IMAGE).exists():
+    if order.rung.disk == "image":
         _make_image(folder, order, uid)
     job.chmod(0o700)
     if order.rung.wall == "root":
@@ -112,28 +112,38 @@ def free_bytes(folder: Path) -> int:
 
 
 def _make_image(folder: Path, order: KeeperOrder, uid: int) -> None:
+    """Goes on where an agent was killed in the middle of it."""
     reason = why_no_image()
     if reason:
         raise WorkspaceError(f"no work folder of fixed size: {reason}")
-    image, beside, job = folder / IMAGE, folder / "job.files", folder / "job"
+    image, files, job = folder / IMAGE, folder / "job.files", folder / "job"
+    if image.exists() and not files.exists():
+        attach(folder)
+        return
+    release(folder)
+    if files.exists():
+        shutil.rmtree(job, ignore_errors=True)
+    else:
+        job.rename(files)
+    job.mkdir(exist_ok=True)
+    _format(image, order, uid)
+    _mount(folder)
+    with contextlib.suppress(OSError):
+        (job / "lost+found").rmdir()
+    shutil.copytree(files, job, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(files)
+
+
+def _format(image: Path, order: KeeperOrder, uid: int) -> None:
     inodes, disk = order.limits.inodes + 100, order.limits.disk_bytes
-    size = disk + inodes * _INODE_BYTES + max(int(disk * _OVERHEAD), _LEAST_OVERHEAD)
-    job.rename(beside)
-    job.mkdir()
     with open(image, "wb") as file:
-        file.truncate(size)
+        file.truncate(disk + inodes * _INODE_BYTES + max(int(disk * _OVERHEAD), _LEAST_OVERHEAD))
     # No journal: after a crash of the machine nobody goes on from here.
     _run(
         *(_mkfs(), "-q", "-F", "-m0", "-O", "^has_journal,^resize_inode"),
         *("-I", str(_INODE_BYTES), "-N", str(inodes)),
         *("-E", f"nodiscard,lazy_itable_init=1,root_owner={uid}:{uid}", str(image)),
     )
-    _mount(folder)
-    with contextlib.suppress(OSError):
-        (job / "lost+found").rmdir()
-    for one in beside.iterdir():
-        shutil.move(one, job / one.name)
-    beside.rmdir()
 
 
 def _mount(folder: Path) -> None:
