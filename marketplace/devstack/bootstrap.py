@@ -48,10 +48,11 @@ _LOCK_HEADER = """\
 # these 3,000 modules of 16,000, in half the time of compiling all. Without it each job would start
 # 8 s later: it sees the environment read-only, so it can't write its own.
 _IMPORTS = (
-    "import torch, torch._dynamo, torch.optim, accelerate, gguf, peft, safetensors.torch, "
-    "transformers.models.llama.modeling_llama, transformers.integrations.ggml, tokenizers",
-    "import django; django.setup(); import marketplace.asgi, scheduler.tasks, celery.bin.celery, "
-    "channels_redis.pubsub, uvicorn.main, websockets.asyncio.client, rich.live, typer",
+    """import torch, torch._dynamo, torch.optim, accelerate, gguf, peft, safetensors.torch
+import transformers.models.llama.modeling_llama, transformers.integrations.ggml, tokenizers""",
+    """import django; django.setup()
+import celery.bin.celery, channels_redis.pubsub, uvicorn.main, websockets.asyncio.client
+import rich.live, typer, marketplace.asgi, scheduler.tasks""",
 )
 
 
@@ -211,7 +212,8 @@ def registry(environment: Mapping[str, str] = os.environ) -> Registry:
     def setting(name: str) -> str:
         default = config.get("global", name, fallback="")
         variable = f"PIP_{name.upper().replace('-', '_')}"
-        return environment.get(variable) or config.get("install", name, fallback=default)
+        value = environment.get(variable) or config.get("install", name, fallback=default)
+        return value or ""
 
     return Registry(
         index=(setting("index-url") or Registry.index).rstrip("/"),
@@ -309,7 +311,7 @@ def _find_wheel(name: str, version: str, source: Registry) -> tuple[str, str]:
     for url, sha256 in found:
         file = urllib.parse.unquote(url.rsplit("/", 1)[-1])
         if file.startswith(f"{name}-{version}-") and system in file and f"{machine}.whl" in file:
-            return urllib.parse.urljoin(page, url), sha256
+            return str(urllib.parse.urljoin(page, url)), sha256
     raise SetupError(f"{page} has no wheel of {name} {version} for {system} on {machine}.")
 
 

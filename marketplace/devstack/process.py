@@ -61,6 +61,8 @@ class Service:
     """Start it as an ordinary user, even if we are root (PostgreSQL insists)."""
     owned: tuple[Path, ...] = ()
     """What that user must be able to write, if it has to be a real one."""
+    restarts: bool = False
+    """Whether it is started again when it ends by itself: it holds no state."""
     cpus: frozenset[int] = frozenset()
     """The cores it may use; all, if empty."""
     cwd: Path = field(default_factory=Path.cwd)

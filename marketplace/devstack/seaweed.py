@@ -2,6 +2,7 @@
 
 import json
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,12 @@ class Seaweed:
     """Where the objects lie, its ports by name (`ports.S3_WISHES`), and the secret key."""
 
     folder: Path
-    ports: dict[str, int]
+    port: Mapping[str, int]
     secret_key: str
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[ports.S3.name]}"
+        return f"http://127.0.0.1:{self.port[ports.S3.name]}"
 
     def service(self, logs: Path) -> Service:
         """Writes the market's identity, and says how to start it."""
@@ -40,7 +41,7 @@ class Seaweed:
             argv=(
                 *(str(program), f"-logdir={logs}", "mini", f"-dir={data}"),
                 *("-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-                *(f"-{flag}.port={self.ports[wish.name]}" for flag, wish in _FLAGS.items()),
+                *(f"-{flag}.port={self.port[wish.name]}" for flag, wish in _FLAGS.items()),
                 f"-s3.config={self._identity()}",
                 *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
                 # It reports home unless told not to.
