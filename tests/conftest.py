@@ -77,7 +77,7 @@ def valkey(supervisor: Supervisor, services_dir: Path) -> Valkey:
 def s3(supervisor: Supervisor, services_dir: Path) -> Seaweed:
     """A real object store with an empty bucket behind marketplace.storage."""
     it = Seaweed(services_dir / "s3", ports.anywhere(ports.S3_WISHES), secrets.token_hex(16))
-    supervisor.start(it.service(services_dir / "logs"))
+    supervisor.start(it.service())
     _use_s3(it)
     return it
 

@@ -24,7 +24,7 @@ class Seaweed:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port[ports.S3.name]}"
 
-    def service(self, logs: Path) -> Service:
+    def service(self) -> Service:
         """Writes the market's identity, and says how to start it."""
         program = Path(sysconfig.get_path("scripts"), "weed")
         if not program.exists():
@@ -34,15 +34,17 @@ class Seaweed:
             )
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        logs.mkdir(parents=True, exist_ok=True)
         return Service(
             name="s3",
             stage=Stage.S3,
             argv=(
-                *(str(program), f"-logdir={logs}", "mini", f"-dir={data}"),
+                *(str(program), "-logtostderr=true", "mini", f"-dir={data}"),
                 *("-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                 *(f"-{flag}.port={self.port[wish.name]}" for flag, wish in _FLAGS.items()),
                 f"-s3.config={self._identity()}",
+                # Else they lie in /tmp, and stay there. Relative to `cwd`: a socket's path must
+                # be short.
+                *("-s3.localSocket=s3.sock", "-filer.localSocket=filer.sock"),
                 *("-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"),
                 # It reports home unless told not to.
                 *("-master.telemetry=false", "-master.volumeSizeLimitMB=1024"),
@@ -55,6 +57,7 @@ class Seaweed:
                 "HOME": str(self.folder),
             },
             is_ready=lambda _: answers_http(f"{self.url}/healthz"),
+            cwd=self.folder,
             # It may hang on TERM for half a minute; nothing was lost when killed then.
             grace_s=4,
         )

@@ -106,7 +106,7 @@ class Stack:
         made: list[tuple[bool, Callable[[], Service]]] = [
             ("DATABASE_URL" in self.given, lambda: self.postgres.service(self.logs)),
             ("REDIS_URL" in self.given, self._valkey.service),
-            ("S3_ENDPOINT_URL" in self.given, lambda: self._s3.service(self.logs)),
+            ("S3_ENDPOINT_URL" in self.given, self._s3.service),
             (self._has_real_stripe, self._stripe),
         ]
         return [service() for is_given, service in made if not is_given]
