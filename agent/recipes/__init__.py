@@ -1,0 +1,1 @@
+"""What runs inside the sandbox. `catalog` is pure and shared; the rest may import torch."""

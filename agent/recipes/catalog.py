@@ -140,6 +140,7 @@ class ScriptParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = field(default_factory=list)
 
 
+FineTuning = LoraParameters | FullParameters
 Parameters = LoraParameters | FullParameters | ScriptParameters
 
 _BASE: Final = Input("base", True, "a model in Hugging Face's layout, with safetensors weights")
