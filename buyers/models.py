@@ -4,7 +4,7 @@ Foreign keys point down, never sideways: a quote names offers by id, a checkpoin
 epoch.
 """
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from django.conf import settings
 from django.db import models
@@ -15,14 +15,6 @@ from marketplace.core.ids import uuid7
 from marketplace.core.money import MAX_AMOUNT
 from marketplace.core.states import JOB
 from marketplace.models import Org, Stateful
-
-if TYPE_CHECKING:
-    from django.db.models.manager import RelatedManager
-
-
-class OwnedQuerySet(models.QuerySet[models.Model]):
-    def of(self, org: Org) -> Self:
-        return self.filter(org=org)
 
 
 class Folder(models.Model):
@@ -44,8 +36,12 @@ class Folder(models.Model):
         abstract = True
 
 
-class DatasetQuerySet(OwnedQuerySet):
+class DatasetQuerySet(models.QuerySet["Dataset"]):
+    def of(self, org: Org) -> Self:
+        return self.filter(org=org)
+
     def committed(self) -> Self:
+        """Whole, and never to change again."""
         return self.exclude(committed_at=None)
 
 
@@ -173,8 +169,6 @@ class Job(Stateful):
     save_s = models.FloatField(null=True, help_text="Seconds a checkpoint takes, as measured")
 
     objects = JobQuerySet.as_manager()
-    checkpoints: "RelatedManager[Checkpoint]"
-    artifacts: "RelatedManager[Artifact]"
 
     class Meta:
         constraints = [
@@ -248,6 +242,11 @@ class MetricPoint(models.Model):
         constraints = [models.UniqueConstraint(fields=["job", "epoch", "step"], name="metric_once")]
 
 
+class QuoteQuerySet(models.QuerySet["Quote"]):
+    def of(self, org: Org) -> Self:
+        return self.filter(org=org)
+
+
 class Quote(models.Model):
     """All offers a job could run on, ranked, at prices that hold until `expires_at`.
 
@@ -264,4 +263,24 @@ class Quote(models.Model):
     taken_at = models.DateTimeField(null=True)
     job = models.ForeignKey(Job, models.PROTECT, null=True, related_name="quotes")
 
-    objects = OwnedQuerySet.as_manager()
+    objects = QuoteQuerySet.as_manager()
+
+
+class RepeatableCall(models.Model):
+    """A POST that its caller named by an Idempotency-Key, and the answer it got.
+
+    Written in the transaction of its effect, so either both are there or neither; kept for a
+    day. `body_sha256` is over method, path and body: one key stands for one request.
+    """
+
+    org = models.ForeignKey(Org, models.CASCADE, related_name="+")
+    key = models.CharField(max_length=100)
+    body_sha256 = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField()
+    answer = models.JSONField()
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "key"], name="call_once")]
+        # For forgetting those that are older than a day.
+        indexes = [models.Index(fields=["at"], name="call_at")]

@@ -6,27 +6,27 @@ from django.http import HttpRequest
 from marketplace.models import ApiKey, Member, Org, StateChange
 
 
-class MemberInline(admin.TabularInline):  # type: ignore[type-arg]
+class MemberInline(admin.TabularInline):
     model = Member
     extra = 0
 
 
 @admin.register(Org)
-class OrgAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class OrgAdmin(admin.ModelAdmin):
     list_display = ("name", "slug", "created_at")
     search_fields = ("name", "slug")
     inlines = (MemberInline,)
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ApiKeyAdmin(admin.ModelAdmin):
     list_display = ("name", "org", "start", "created_at", "last_used_at", "revoked_at")
     exclude = ("digest",)
     readonly_fields = ("org", "start", "scopes", "created_by", "created_at", "last_used_at")
 
 
 @admin.register(StateChange)
-class StateChangeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class StateChangeAdmin(admin.ModelAdmin):
     list_display = ("at", "machine", "subject", "event", "source", "target", "by", "reason")
     list_filter = ("machine", "event")
     search_fields = ("subject",)

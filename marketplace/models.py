@@ -170,10 +170,12 @@ def _swap(model: type[Stateful], before: dict[UUID, str], values: dict[str, obje
     """
     meta = model._meta
     quote = connection.ops.quote_name
+    columns = {field.name: field for field in meta.concrete_fields}
     assigned = {
-        quote(field.column): field.get_db_prep_save(value, connection)
-        for field, value in ((meta.get_field(name), value) for name, value in values.items())
+        quote(columns[name].column or name): columns[name].get_db_prep_save(value, connection)
+        for name, value in values.items()
     }
+    # Only names from our own models are put into the text; all values are parameters.
     sql = f"""
         WITH expected AS (SELECT * FROM unnest(%s::uuid[], %s::text[]) AS e(id, state)),
         held AS (
@@ -185,7 +187,7 @@ def _swap(model: type[Stateful], before: dict[UUID, str], values: dict[str, obje
         FROM held JOIN expected e USING (id)
         WHERE t.id = held.id AND t.state = e.state
         RETURNING t.id
-    """
+    """  # noqa: S608
     with connection.cursor() as cursor:
         cursor.execute(sql, [list(before), list(before.values()), *assigned.values()])
         return {row[0] for row in cursor.fetchall()}

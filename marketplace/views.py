@@ -4,6 +4,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
 from django.core.paginator import Paginator
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -58,6 +59,7 @@ def rounds(request: HttpRequest) -> HttpResponse:
 def api_keys(request: HttpRequest) -> HttpResponse:
     """The org's keys; a new one's secret is shown once, on the answer to its making."""
     org = org_of(request)
+    assert isinstance(request.user, User), "login_required has seen to that"
     form = ApiKeyForm(request.POST or None, choices=list(Scope.choices))
     secret = ""
     if request.method == "POST" and form.is_valid():

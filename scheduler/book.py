@@ -84,10 +84,11 @@ def tiers_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Tier]:
         node__in=nodes, gone_at__gte=now - timedelta(days=180)
     ).values_list("node_id", "at_fault", "gone_at", "reported_ms", "lease__end_reason")
     for node_id, at_fault, gone_at, reported_ms, reason in ended:
+        age = now - (gone_at or now)
         outcomes[node_id].append(
             Outcome(
                 broken=at_fault and reason in SUPPLIER_SIDE_ENDS,
-                age_days=(now - gone_at).total_seconds() / 86_400,
+                age_days=age.total_seconds() / 86_400,
                 hours=reported_ms / 3_600_000,
             )
         )

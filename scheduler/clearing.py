@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -93,7 +94,8 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     avoided = frozenset[str]().union(*(want.avoid for want in wanted))
     minds_environment = any(want.environment for want in wanted)
     minds_code = any(want.runs_code for want in wanted)
-    of_row, sample = {}, {}
+    of_row: dict[str, str] = {}
+    sample: dict[str, Stands] = {}
     for row in rows:
         stands = row.stands
         features = [
@@ -251,7 +253,7 @@ def _still_good(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Pla
 def _seats(
     snapshot: Snapshot,
     rows: Sequence[tuple[int, int, float]],
-    fresh: Mapping[object, Standing],
+    fresh: Mapping[UUID, Standing],
 ) -> tuple[Seat, ...] | None:
     """A gang's seats from its rows, or None if an offer has gone, changed or is let by now."""
     by_node: dict[int, list[tuple[int, float]]] = {}

@@ -72,8 +72,8 @@ def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
             # It started and finished between two heartbeats.
             job.advance("start", now=now)
     job.save(update_fields=["fruitless", "avoid_nodes"])
-    also = {"queued_at": now} if event == "requeue" else {}
-    job.advance(event, now=now, reason=reason, **also)
+    queued_at = now if event == "requeue" else job.queued_at
+    job.advance(event, now=now, reason=reason, queued_at=queued_at)
     if job.state in JOB.final or job.state == "stopped":
         metering.rest(job, now=now)
 

@@ -1,6 +1,6 @@
 """What the engine writes: rounds and their prices, leases, assignments, usage."""
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from django.db import models
 from django.db.models import Q
@@ -10,9 +10,6 @@ from marketplace.core.ids import uuid7
 from marketplace.core.states import ASSIGNMENT, LEASE
 from marketplace.models import Org, Stateful
 from suppliers.models import Gpu, Node, Offer
-
-if TYPE_CHECKING:
-    from django.db.models.manager import RelatedManager
 
 
 class Round(models.Model):
@@ -106,8 +103,6 @@ class Lease(Stateful):
     end_detail = models.CharField(max_length=300, blank=True)
 
     objects = LeaseQuerySet.as_manager()
-    gpus: "RelatedManager[LeasedGpu]"
-    assignments: "RelatedManager[Assignment]"
 
     class Meta:
         constraints = [
@@ -203,7 +198,6 @@ class Assignment(Stateful):
     at_fault = models.BooleanField(default=False, help_text="Its node broke or took back the lease")
 
     objects = AssignmentQuerySet.as_manager()
-    slices: "RelatedManager[UsageSlice]"
 
     class Meta:
         constraints = [

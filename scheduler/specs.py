@@ -75,11 +75,8 @@ def start_timeout(job: Job, node: Node, resume: Checkpoint | None, policy: Polic
 
 def furthest(job: Job) -> Checkpoint | None:
     """The checkpoint to go on from."""
-    return (
-        job.checkpoints.filter(committed_at__isnull=False, deleted_at=None)
-        .order_by("-step", "-epoch")
-        .first()
-    )
+    committed = Checkpoint.objects.filter(job=job, committed_at__isnull=False, deleted_at=None)
+    return committed.order_by("-step", "-epoch").first()
 
 
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:

@@ -166,8 +166,8 @@ def _checkpoint(
     )
     if not new:
         return
-    share.saved_ms, share.progressed_at = share.reported_ms, folder["committed_at"]
-    share.save(update_fields=["saved_ms", "progressed_at"])
+    share.saved_ms = share.reported_ms
+    share.save(update_fields=["saved_ms"])
     if request.seconds > 0:
         job.save_s = request.seconds if job.save_s is None else max(job.save_s, request.seconds)
         job.save(update_fields=["save_s"])

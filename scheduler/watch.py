@@ -83,7 +83,7 @@ def record_metrics(node: Node, samples: protocol.Samples, *, now: datetime) -> N
             points.setdefault(key, {}).update(metric.values)
     _keep_points(points, now)
     for share in shares.values():
-        chunks = [
+        chunks: list[tuple[str, int, str]] = [
             (chunk.stream, chunk.offset, chunk.text)
             for chunk in samples.logs
             if chunk.assignment == share.pk

@@ -1,6 +1,6 @@
 """What suppliers bring: sites, nodes, their GPUs and benchmarks, and the offers on them."""
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from django.db import models
 from django.db.models import F, Q
@@ -9,9 +9,6 @@ from marketplace.core.hardware import REGIONS, Network, Trust
 from marketplace.core.ids import uuid7
 from marketplace.core.states import NODE, OFFER
 from marketplace.models import Org, Stateful
-
-if TYPE_CHECKING:
-    from django.db.models.fields.related_descriptors import RelatedManager
 
 
 class SiteQuerySet(models.QuerySet["Site"]):
@@ -41,7 +38,6 @@ class Site(models.Model):
     created_at = models.DateTimeField()
 
     objects = SiteQuerySet.as_manager()
-    nodes: "RelatedManager[Node]"
 
     class Meta:
         constraints = [
@@ -114,9 +110,6 @@ class Node(Stateful):
     bandwidth_mbps = models.FloatField(default=100.0, help_text="To our storage, as measured")
 
     objects = NodeQuerySet.as_manager()
-    gpus: "RelatedManager[Gpu]"
-    offers: "RelatedManager[Offer]"
-    benchmarks: "RelatedManager[Benchmark]"
 
     class Meta:
         constraints = [

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from marketplace.core.errors import Invalid
 from scheduler.matching import arrays
-from scheduler.matching.arrays import TEXT, Array, Column, Schema
+from scheduler.matching.arrays import TEXT, Array, Column, Ints, Schema
 
 MOST_GPUS: Final = 4096
 """The largest gang."""
@@ -270,6 +270,13 @@ def build(
         **_columns(NODES, "node_", nodes),
         **_columns(PLACES, "site_", sites),
     )
+
+
+def reordered(book: Book, jobs: Ints, nodes: Ints) -> Book:
+    """The same book with its jobs and nodes in another order, or some of them only."""
+    picked = {name: getattr(book, name)[jobs] for name in JOBS}
+    picked |= {name: getattr(book, name)[nodes] for name in NODES}
+    return replace(book, **picked)
 
 
 def save(book: Book, path: Path) -> None:

@@ -25,6 +25,7 @@ class Cells:
     """Attributes of each cell [K], numbered as they first appear among the nodes."""
 
     of_node: Ints  # [N]
+    place: Ints  # [N] each node's class and site, as one number
     gpu_class: Ints
     site: Ints  # POOL where pooled
     region: Ints
@@ -59,17 +60,10 @@ def cells(book: Book) -> Cells:
         ],
         axis=1,
     )
-    of_node, first = by_first_appearance(columns)
+    of_node, first = _by_first_appearance(columns)
+    place, _ = _by_first_appearance(np.stack([columns[:, 0], site], axis=1))
     gpu_class, site, region, trust, tier, long = columns[first].T
-    return Cells(of_node, gpu_class, site, region, trust, tier, long.astype(bool))
-
-
-def by_first_appearance(rows: Ints) -> tuple[Ints, Ints]:
-    """A number for each distinct row, counted as they first appear, and where that is."""
-    _, first, number = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[number.reshape(-1)], np.sort(first)
+    return Cells(of_node, place, gpu_class, site, region, trust, tier, long.astype(bool))
 
 
 def labels(book: Book, names: Names) -> list[str]:
@@ -82,6 +76,14 @@ def labels(book: Book, names: Names) -> list[str]:
 def slots(gpus: int) -> list[int]:
     """The fewest slots that make so many GPUs of one node, largest first: 11 → 8, 2, 1."""
     return [8] * (gpus // 8) + [size for size in (4, 2, 1) if gpus & size]
+
+
+def _by_first_appearance(rows: Ints) -> tuple[Ints, Ints]:
+    """A number for each distinct row, counted as they first appear, and where that is."""
+    _, first, number = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[number.reshape(-1)], np.sort(first)
 
 
 def _label(kinds: Cells, names: Names, cell: int) -> str:

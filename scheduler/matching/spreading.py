@@ -7,11 +7,11 @@ any size (`Stand.high` of the smallest slot, `Stand.low` of the largest it may c
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from scheduler.matching.arrays import Array, Floats, Ints
-from scheduler.matching.cells import by_first_appearance
 from scheduler.matching.placing import ANY, SITE, WITHIN, Gang, Search
 
 
@@ -35,10 +35,17 @@ class _Shares:
             self.worth[rows], self.risk[rows], self.gain[rows],
         )  # fmt: skip
 
-    @property
+    @cached_property
     def first(self) -> Ints:
         """Where each group begins."""
         return np.flatnonzero(np.diff(self.group, prepend=-1))
+
+    @cached_property
+    def run(self) -> Ints:
+        """Which group, of those here, each node is in: 0, 1, 2, …"""
+        return np.repeat(
+            np.arange(len(self.first)), np.diff(self.first, append=len(self.group))
+        )
 
     def per_group(self, amounts: Array) -> Array:
         return np.add.reduceat(amounts, self.first)
@@ -46,9 +53,7 @@ class _Shares:
     def taking(self, wanted: Ints) -> Ints:
         """GPUs from each node, when each group is to give so many."""
         before = np.cumsum(self.gpus) - self.gpus
-        start = np.repeat(before[self.first], np.diff(self.first, append=len(self.group)))
-        each = np.repeat(wanted, np.diff(self.first, append=len(self.group)))
-        return np.clip(each - (before - start), 0, self.gpus)
+        return np.clip(wanted[self.run] - (before - before[self.first][self.run]), 0, self.gpus)
 
 
 def on_one_site(search: Search, target: int, *, everything: bool) -> list[Gang]:
@@ -59,15 +64,14 @@ def on_one_site(search: Search, target: int, *, everything: bool) -> list[Gang]:
         return []
     gpus = shares.taking(np.full(len(shares.first), target))
     size = shares.per_group(gpus)
-    runs = np.cumsum(np.diff(shares.group, prepend=-1) > 0) - 1
-    value = shares.worth - shares.risk * size[runs]
+    value = shares.worth - shares.risk * size[shares.run]
     surplus = shares.per_group(gpus * (value - search.stand.cost[shares.nodes, gpus]))
     several = shares.per_group((gpus > 0).astype(np.int64)) > 1
     fits = np.flatnonzero(several & (size >= search.least))
     fits = fits[np.argsort(-surplus[fits], kind="stable")]
     gangs = []
     for at in fits[: None if everything else 1]:
-        used = np.flatnonzero((runs == at) & (gpus > 0))
+        used = np.flatnonzero((shares.run == at) & (gpus > 0))
         gangs.append(Gang(shares.nodes[used], gpus[used], value[used], SITE, float(surplus[at])))
     return gangs
 
@@ -92,15 +96,14 @@ def over_sites(search: Search, target: int) -> Iterator[Gang]:
 
 def _shares(search: Search, keeps: Floats, target: int) -> _Shares:
     """What each node of the search could give to a gang that keeps so much speed on it."""
-    stand, book, nodes = search.stand, search.book, search.nodes
+    stand, nodes = search.stand, search.nodes
     cell = search.kinds.of_node[nodes]
     worth, risk = search.terms.limit[cell] * keeps, search.terms.risk[cell]
     value = worth - risk * target
     allowed = WITHIN[(value[:, None] >= stand.low[cell]).sum(axis=1)]
     gpus = np.minimum(stand.free[nodes], allowed)
     cost = stand.cost[nodes, gpus]
-    place = np.stack([book.node_class[nodes], book.node_site[nodes]], axis=1).astype(np.int64)
-    group, _ = by_first_appearance(place)
+    group = search.kinds.place[nodes]
     useful = np.flatnonzero(
         (keeps > 0) & (gpus > 0) & (cost <= np.minimum(value, stand.high[cell, 0]))
     )

@@ -1,0 +1,70 @@
+"""What a clearing decides: who runs where at which price, and the proof of its quality."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.matching import arrays
+from scheduler.matching.arrays import Array, Column, Schema
+
+SCHEMA: Final[Schema] = {
+    "job": Column("<i4", ("M",), 0),
+    "node": Column("<i4", ("M",), 0),
+    "gpus": Column("|i1", ("M",), 1, 8),
+    "price": Column("<f8", ("M",), 0),
+    "level": Column("|i1", ("J",), -1, 2),
+    "class": Column("<i2", ("J",), -1),
+    "cell_price": Column("<f8", ("N", "4"), 0),
+    "welfare": Column("<f8"),
+    "bound": Column("<f8"),
+    "make_whole": Column("<f8", (), 0),
+    "seconds": Column("<f8", (), 0),
+}
+_SCALARS: Final = ("welfare", "bound", "make_whole", "seconds")
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Rows of (job, node, slot), indexes into the book; a gang is all rows of its job.
+
+    `welfare` is Σ over rows of GPUs · (limit · η − ask − risk), `bound` what no matches of this
+    book could exceed, `make_whole` what prices leave sellers short of their asks; USD per hour.
+    """
+
+    job: NDArray[np.int32]
+    node: NDArray[np.int32]
+    gpus: NDArray[np.int8]  # 1, 2, 4 or 8
+    price: NDArray[np.float64]  # the buyer's, USD per GPU-hour
+    level: NDArray[np.int8]  # [J] reached: 0 one node, 1 one site, 2 several; -1 not placed
+    gpu_class: NDArray[np.int16]  # [J]; -1 not placed. Named `class` in the file.
+    cell_price: NDArray[np.float64]  # [N, 4] the ladder of each node's cell: slots of 1, 2, 4, 8
+    welfare: float
+    bound: float
+    make_whole: float
+    seconds: float
+    """Time that the clearing took; the engine has no clock, whoever ran it fills this in."""
+
+    def __post_init__(self) -> None:
+        """Raises Invalid naming the array at fault."""
+        arrays.conform(self.as_arrays(), SCHEMA)
+
+    def as_arrays(self) -> dict[str, Array]:
+        """Every array by its name in the file format."""
+        named = {item.name: getattr(self, item.name) for item in fields(self)}
+        named["class"] = named.pop("gpu_class")
+        return {n: np.array(a, "<f8") if n in _SCALARS else a for n, a in named.items()}
+
+
+def save(matches: Matches, path: Path) -> None:
+    """Writes the matches as `.npz`."""
+    arrays.write(path, matches.as_arrays())
+
+
+def load(path: Path) -> Matches:
+    """Reads matches; raises Invalid naming the array that is unknown, missing or wrong."""
+    named = arrays.read(path, SCHEMA)
+    scalars = {name: float(named.pop(name)) for name in _SCALARS}
+    return Matches(gpu_class=named.pop("class"), **named, **scalars)

@@ -1,0 +1,118 @@
+"""The ladder of each cell: one price for each slot size, the lowest that supports the trades.
+
+Any price between the highest ask let and the lowest value (less risk) among a size's trades would
+do. The lowest is best for buyers and leaves a bid nothing to say about its own price. It is
+
+1. the highest ask let in slots of that size or smaller; raised to
+2. what whoever found no room there would have paid: the value of an order that waits, and of one
+   placed elsewhere its value less the surplus it has there. Else neither could be told that it
+   was outbid. (Gangs over several nodes raise nothing: more often they lacked room.)
+3. For a size that was not let: the lowest ask left, what the next order would pay.
+
+Values count in whole micros, rounded down; so prices are whole micros where asks are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from marketplace.core.money import MICRO
+from scheduler.matching.arrays import Floats, Ints
+from scheduler.matching.book import NODE_GPUS, Book
+from scheduler.matching.cells import SLOTS, Cells, slots
+from scheduler.matching.placing import LARGEST, Gang, Stand
+from scheduler.matching.values import terms
+
+_ROUNDS: Final = 20
+"""Raising one price makes another cell's loser look back; this often at most."""
+
+
+def ladders(book: Book, kinds: Cells, stand: Stand, gangs: Mapping[int, Gang]) -> Floats:
+    """[K, 4] prices that never fall with the size, within the room that the trades left."""
+    left = _cheapest(book, kinds, stand.free)
+    let = _Let(book, kinds, gangs)
+    wishes = _Wishes(book, kinds, gangs)
+    roof = np.maximum(stand.low, _whole_micros(stand.high))
+    price = stand.low
+    for _ in range(_ROUNDS):
+        wanted = wishes.prices(let.surplus(price), left)
+        raised = np.maximum(stand.low, np.minimum(roof, wanted))
+        if np.array_equal(raised, price):
+            break
+        price = raised
+    # A size that was not let has the next ask, but fits in below the larger ones that were.
+    larger = np.where(let.sizes, price, np.inf)
+    larger = np.minimum.accumulate(larger[:, ::-1], axis=1)[:, ::-1]
+    following = left[:, SLOTS]
+    following[:, 0] = np.where(np.isinf(following[:, 0]), left[:, 0], following[:, 0])
+    following = np.where(np.isinf(following), -np.inf, following)
+    spare = np.minimum(np.maximum(price, np.minimum(roof, following)), larger)
+    return np.maximum.accumulate(np.where(let.sizes, price, spare), axis=1)
+
+
+class _Let:
+    """What was let: each slot with its job, cell and size."""
+
+    def __init__(self, book: Book, kinds: Cells, gangs: Mapping[int, Gang]) -> None:
+        rows = [
+            (job, int(kinds.of_node[node]), SLOTS.index(size))
+            for job, gang in gangs.items()
+            for node, gpus in zip(gang.nodes, gang.gpus, strict=True)
+            for size in slots(int(gpus))
+        ]
+        self.job, self.cell, self.slot = np.array(rows, np.int64).reshape(-1, 3).T
+        self.sizes = np.zeros((len(kinds), len(SLOTS)), bool)
+        self.sizes[self.cell, self.slot] = True
+        self.gpus = np.array(SLOTS)[self.slot]
+        self.worth = np.zeros(book.jobs)
+        for job, gang in gangs.items():
+            self.worth[job] = (gang.gpus * gang.value).sum()
+
+    def surplus(self, price: Floats) -> Floats:
+        """[J] per GPU, at these prices; 0 for a job that waits."""
+        size = np.bincount(self.job, self.gpus, len(self.worth))
+        pays = np.bincount(self.job, self.gpus * price[self.cell, self.slot], len(self.worth))
+        return (self.worth - pays) / np.maximum(size, 1)
+
+
+class _Wishes:
+    """Each cell that a job could have had to itself in one node: its GPUs, and their value."""
+
+    def __init__(self, book: Book, kinds: Cells, gangs: Mapping[int, Gang]) -> None:
+        at_first = _cheapest(book, kinds, book.node_gpus.astype(np.int64))
+        jobs, cells, values = [], [], []
+        self.gpus: Ints = book.job_gpus_min.astype(np.int64)
+        self.gpus[list(gangs)] = [gang.gpus.sum() for gang in gangs.values()]
+        for job in np.flatnonzero(self.gpus <= NODE_GPUS):
+            term, gpus = terms(book, kinds, job), self.gpus[job]
+            value = term.limit * (term.in_node if gpus > 1 else 1.0) - term.risk * gpus
+            here = np.flatnonzero((at_first[:, gpus] <= value) & (term.limit > 0))
+            jobs.append(np.full(len(here), job))
+            cells.append(here)
+            values.append(value[here])
+        self.job = np.concatenate([*jobs, np.zeros(0, np.int64)])
+        self.cell = np.concatenate([*cells, np.zeros(0, np.int64)])
+        self.value = np.concatenate([*values, np.zeros(0)])
+
+    def prices(self, surplus: Floats, left: Floats) -> Floats:
+        """[K, 4] the most that somebody would have paid who finds no room at that price."""
+        would_pay = self.value - surplus[self.job]
+        gpus = self.gpus[self.job]
+        kept_out = would_pay < left[self.cell, gpus]
+        where = self.cell[kept_out], LARGEST[gpus[kept_out]]
+        highest = np.full((len(left), len(SLOTS)), -np.inf)
+        np.maximum.at(highest, where, would_pay[kept_out])
+        return np.maximum.accumulate(_whole_micros(highest), axis=1)
+
+
+def _cheapest(book: Book, kinds: Cells, free: Ints) -> Floats:
+    """[K, 17] the lowest ask of a node with so many GPUs free; infinite where there is none."""
+    asks = np.full((len(kinds), NODE_GPUS + 1), np.inf)
+    np.minimum.at(asks, (kinds.of_node, free), book.node_ask)
+    return np.minimum.accumulate(asks[:, ::-1], axis=1)[:, ::-1]
+
+
+def _whole_micros(amounts: Floats) -> Floats:
+    return np.floor(amounts * MICRO) / MICRO
