@@ -152,10 +152,15 @@ def put(key: str, body: bytes | IO[bytes]) -> None:
 
 
 def read(key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes]:
-    """Streams an object, or `size` bytes of it from `start` on, in chunks."""
-    span = f"bytes={start}-{'' if size is None else start + size - 1}"
-    answer = _client().get_object(Bucket=settings.S3_BUCKET, Key=key, Range=span)
-    yield from answer["Body"].iter_chunks(1 << 20)
+    """Streams an object, or `size` bytes of it from `start` on, in chunks. Raises Unavailable."""
+    end = "" if size is None else start + size - 1
+    # An empty object has no range that could be asked for.
+    span = {"Range": f"bytes={start}-{end}"} if start or size is not None else {}
+    try:
+        answer = _client().get_object(Bucket=settings.S3_BUCKET, Key=key, **span)
+        yield from answer["Body"].iter_chunks(1 << 20)
+    except (ClientError, BotoCoreError) as error:
+        raise Unavailable(f"our storage can't read {key}: {error}") from None
 
 
 def delete(keys: Iterable[str]) -> None:

@@ -425,4 +425,32 @@ class Migration(migrations.Migration):
                 fields=("job", "epoch", "rank"), name="run_log_once"
             ),
         ),
+        migrations.CreateModel(
+            name="RepeatableCall",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("key", models.CharField(max_length=100)),
+                ("body_sha256", models.CharField(max_length=64)),
+                ("status", models.PositiveSmallIntegerField()),
+                ("answer", models.JSONField()),
+                ("at", models.DateTimeField()),
+                (
+                    "org",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to="marketplace.org",
+                    ),
+                ),
+            ],
+            options={
+                "indexes": [models.Index(fields=["at"], name="call_at")],
+                "constraints": [models.UniqueConstraint(fields=("org", "key"), name="call_once")],
+            },
+        ),
     ]

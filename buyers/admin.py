@@ -1,0 +1,48 @@
+"""The operator's view of what buyers have. Read only: rows move by the services."""
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from buyers.models import Artifact, Checkpoint, Dataset, Job, Quote
+
+
+class _ReadOnly(admin.ModelAdmin):
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+
+@admin.register(Job)
+class JobAdmin(_ReadOnly):
+    list_display = ("name", "org", "recipe", "state", "state_since", "budget_micros",
+                    "spent_micros")  # fmt: skip
+    list_filter = ("state", "recipe", "order")
+    search_fields = ("id", "name")
+
+
+@admin.register(Dataset)
+class DatasetAdmin(_ReadOnly):
+    list_display = ("name", "version", "org", "bytes", "rows", "committed_at")
+    search_fields = ("id", "name")
+
+
+@admin.register(Artifact)
+class ArtifactAdmin(_ReadOnly):
+    list_display = ("name", "org", "public", "licence", "bytes", "committed_at")
+    list_filter = ("public",)
+    search_fields = ("id", "name")
+
+
+@admin.register(Checkpoint)
+class CheckpointAdmin(_ReadOnly):
+    list_display = ("job", "epoch", "step", "bytes", "committed_at", "deleted_at")
+
+
+@admin.register(Quote)
+class QuoteAdmin(_ReadOnly):
+    list_display = ("id", "org", "created_at", "expires_at", "taken_at", "job")

@@ -1,0 +1,197 @@
+"""Datasets and code: the folders that buyers bring, as versions that never change.
+
+A version is declared (paths, sizes, hashes), its files are sent straight to our storage by
+presigned URLs, then it is committed after every file was found as declared. A version that was
+begun and not committed is gone on with by declaring the same files again.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+
+from agent import protocol
+from buyers import rows
+from buyers.models import Dataset
+from marketplace import locks, storage
+from marketplace.core.errors import Conflict, Invalid, TooLarge
+from marketplace.core.files import check_path
+from marketplace.core.ids import uuid7
+from marketplace.models import Org
+from marketplace.storage import SignedPut
+
+MAX_FILES: Final = 10_000
+MAX_FILE_BYTES: Final = 5 * 2**30
+"""The largest that S3 takes in one PUT; more data goes into more files."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+# Looking at one object is one round trip; so many are under way at once.
+_LOOKS: Final = 16
+
+
+def manifest(raw: object) -> list[protocol.File]:
+    """The declared files from what came over the wire; raises Invalid naming what is wrong."""
+    try:
+        return msgspec.convert(raw, list[protocol.File])
+    except msgspec.ValidationError as error:
+        raise Invalid(
+            f"files must be a list of {{path, bytes, sha256}}: {error}", field="files"
+        ) from None
+
+
+def start(
+    org: Org, *, name: str, files: Sequence[protocol.File], by: User, now: datetime
+) -> tuple[Dataset, dict[str, SignedPut]]:
+    """A new version of the dataset `name`, and where to put each of its files.
+
+    Declaring what the latest version already holds gives that version: with no PUTs if it is
+    committed, with fresh ones if it was begun. Raises Invalid and TooLarge for files that can't
+    be.
+    """
+    name = _checked_name(name)
+    declared = _checked(files)
+    digest = protocol.manifest_sha256(declared)
+    with transaction.atomic():
+        # Two uploads at once must not both become version 2.
+        locks.hold(f"dataset {org.pk} {name}")
+        latest = Dataset.objects.of(org).filter(name=name).order_by("-version").first()
+        if latest is not None and latest.sha256 == digest:
+            dataset = latest
+        else:
+            pk = uuid7()
+            dataset = Dataset.objects.create(
+                id=pk,
+                org=org,
+                name=name,
+                version=latest.version + 1 if latest else 1,
+                manifest=msgspec.to_builtins(declared),
+                sha256=digest,
+                bytes=sum(file.bytes for file in declared),
+                prefix=storage.dataset_prefix(pk),
+                created_at=now,
+                created_by=by.get_username(),
+            )
+    return dataset, ({} if dataset.committed_at else _puts(dataset, declared))
+
+
+def commit(dataset: Dataset, *, now: datetime) -> Dataset:
+    """Makes a version usable, after every file was found in our storage as declared.
+
+    Rows of `train.jsonl` and `heldout.jsonl` are checked and counted. Raises Conflict naming
+    the files that are missing or differ, Invalid naming file and line of a bad row; then
+    nothing is committed, and it may be tried again. Repeating a commit changes nothing. Reads
+    from the network: not for use in a transaction.
+    """
+    if dataset.committed_at:
+        return dataset
+    declared = manifest(dataset.manifest)
+    _require_all(dataset, declared)
+    counted = sum(
+        rows.count(storage.read(dataset.prefix + file.path), file.path)
+        for file in declared
+        if file.path in rows.FILES
+    )
+    begun = Dataset.objects.filter(pk=dataset.pk, committed_at=None)
+    if begun.update(committed_at=now, rows=counted):
+        dataset.committed_at, dataset.rows = now, counted
+    else:
+        dataset.refresh_from_db()
+    return dataset
+
+
+def _checked_name(name: str) -> str:
+    name = " ".join(name.split())
+    if not _NAME.fullmatch(name):
+        raise Invalid(
+            "a dataset's name is up to 100 letters, digits, spaces, dots, dashes and "
+            f"underscores, and begins with a letter or digit; not {name[:120]!r}",
+            field="name",
+        )
+    return name
+
+
+def _checked(files: Sequence[protocol.File]) -> list[protocol.File]:
+    """The same files sorted by path, within all limits."""
+    if not files:
+        raise Invalid("there are no files in it; add at least one", field="files")
+    if len(files) > MAX_FILES:
+        raise TooLarge(
+            f"a version has at most {MAX_FILES:,} files, this one has {len(files):,}; "
+            "pack small files together",
+            field="files",
+        )
+    for file in files:
+        check_path(file.path, field="files")
+        if file.bytes > MAX_FILE_BYTES:
+            raise TooLarge(
+                f"a file has at most {MAX_FILE_BYTES >> 30} GiB; split {file.path!r} into several",
+                field="files",
+            )
+    _check_together(files)
+    return sorted(files, key=lambda file: file.path)
+
+
+def _check_together(files: Sequence[protocol.File]) -> None:
+    paths = {file.path for file in files}
+    if len(paths) < len(files):
+        raise Invalid("a path is in it twice; name each file once", field="files")
+    folders = {path[:end] for path in paths for end, letter in enumerate(path) if letter == "/"}
+    if clash := min(paths & folders, default=None):
+        raise Invalid(f"{clash!r} is both a file and a folder", field="files")
+    total, most = sum(file.bytes for file in files), settings.POLICY.dataset_bytes
+    if total > most:
+        raise TooLarge(
+            f"a version has at most {most / 2**30:.4g} GiB, this one has {total / 2**30:.4g}",
+            field="files",
+        )
+
+
+def _puts(dataset: Dataset, files: Iterable[protocol.File]) -> dict[str, SignedPut]:
+    return {
+        file.path: storage.signed_put(
+            dataset.prefix + file.path,
+            size=file.bytes,
+            sha256=file.sha256,
+            seconds=settings.POLICY.upload_url_s,
+        )
+        for file in files
+    }
+
+
+def _require_all(dataset: Dataset, files: Sequence[protocol.File]) -> None:
+    """Raises Conflict naming files that are not in our storage as declared."""
+    with ThreadPoolExecutor(_LOOKS) as pool:
+        looks = pool.map(lambda file: _wrong(dataset.prefix, file), files)
+        wrong: Mapping[str, str] = {
+            file.path: why for file, why in zip(files, looks, strict=True) if why
+        }
+    if wrong:
+        first = "; ".join(f"{path} {why}" for path, why in list(wrong.items())[:3])
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise Conflict(f"nothing was committed: {first}{more}. Send what is missing again")
+
+
+def _wrong(prefix: str, file: protocol.File) -> str:
+    """What is wrong with one object; empty if it is as declared."""
+    found = storage.stat(prefix + file.path)
+    if found is None:
+        return "has not arrived"
+    if found.bytes != file.bytes:
+        return f"has {found.bytes:,} bytes instead of {file.bytes:,}"
+    if (found.sha256 or _hash(prefix + file.path)) != file.sha256:
+        return "has another hash than declared"
+    return ""
+
+
+def _hash(key: str) -> str:
+    """For storage that keeps no checksum: read it all."""
+    digest = sha256()
+    for chunk in storage.read(key):
+        digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,57 @@
+"""What a job names in words (a base, a dataset, a script), found among what its org may use."""
+
+from uuid import UUID
+
+from buyers.models import Artifact, Dataset
+from marketplace.core.errors import Invalid
+from marketplace.models import Org
+
+
+def dataset(org: Org, reference: str, *, field: str) -> Dataset:
+    """A committed version by its id, its `name` (the latest) or `name@version`.
+
+    `field` is what the job calls it. Raises Invalid; somebody else's looks like nobody's.
+    """
+    committed = Dataset.objects.of(org).committed().order_by("-version")
+    name, at, version = reference.rpartition("@")
+    if pk := _uuid(reference):
+        found = committed.filter(pk=pk).first()
+    elif not at:
+        found = committed.filter(name=reference).first()
+    elif version.isascii() and version.isdigit() and len(version) < 10:
+        found = committed.filter(name=name, version=int(version)).first()
+    else:
+        raise Invalid(f"a version is a number, as in {name}@2, not {version!r}", field=field)
+    if found is None:
+        raise Invalid(
+            f"you have no {field} {reference!r} that is uploaded and committed; "
+            "look at your datasets, or upload it",
+            field=field,
+        )
+    return found
+
+
+def base(org: Org, reference: str) -> Artifact:
+    """A model to start from, by its id, the name of a public base, or of an own artifact.
+
+    Of several artifacts of one name the newest counts. Raises Invalid.
+    """
+    usable = Artifact.objects.usable_by(org).order_by("-public", "-created_at")
+    pk = _uuid(reference)
+    found = usable.filter(pk=pk).first() if pk else usable.filter(name=reference).first()
+    if found is None:
+        bases = Artifact.objects.usable_by(org).filter(public=True).order_by("name")
+        names = ", ".join(bases.values_list("name", flat=True)[:10])
+        raise Invalid(
+            f"there is no base {reference!r} that you may use"
+            + (f"; public ones are {names}" if names else ""),
+            field="base",
+        )
+    return found
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

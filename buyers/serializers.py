@@ -1,0 +1,299 @@
+"""The shapes of the REST API of buying. Shape only: what a value means, the services say.
+
+Amounts go in as decimal text ("2.50"), and come out as integers of micros.
+"""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from buyers.jobview import JobView
+from buyers.models import Artifact, Checkpoint, Dataset, Folder, Job, Quote
+from marketplace.core.hardware import Level, Tier, Trust
+from marketplace.models import StateChange
+from scheduler import receipts
+from scheduler.models import Assignment, Lease
+
+
+class FileOut(serializers.Serializer[Any]):
+    """A file of a folder; `url` reads it until it expires, ranges included."""
+
+    path = serializers.CharField()
+    bytes = serializers.IntegerField()
+    sha256 = serializers.CharField()
+    url = serializers.CharField()
+
+
+class PutOut(serializers.Serializer[Any]):
+    """Where to PUT a file; the headers are signed and must be sent as they are."""
+
+    url = serializers.CharField()
+    headers = serializers.DictField(child=serializers.CharField())
+
+
+class FileIn(serializers.Serializer[Any]):
+    """A file about to be sent: its relative path, size and SHA-256 in hex."""
+
+    path = serializers.CharField(max_length=400)
+    bytes = serializers.IntegerField(min_value=0)
+    sha256 = serializers.CharField(min_length=64, max_length=64)
+
+
+class DatasetIn(serializers.Serializer[Dataset]):
+    """A new version: its name, and every file of it."""
+
+    name = serializers.CharField(max_length=100)
+    files = FileIn(many=True)
+
+
+class DatasetOut(serializers.Serializer[Dataset]):
+    """One version of a dataset (or of a project's code)."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    version = serializers.IntegerField()
+    bytes = serializers.IntegerField()
+    rows = serializers.IntegerField()
+    sha256 = serializers.CharField()
+    files = serializers.SerializerMethodField()
+    created_at = serializers.DateTimeField()
+    committed_at = serializers.DateTimeField(allow_null=True)
+
+    def get_files(self, dataset: Dataset) -> int:
+        return len(dataset.manifest)
+
+
+class DatasetStarted(DatasetOut):
+    """A version and where its files go; `puts` is empty if it is all there already."""
+
+    puts = serializers.DictField(child=PutOut())
+
+
+class ArtifactOut(serializers.Serializer[Artifact]):
+    """A model: a job's result, or a public base."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    public = serializers.BooleanField()
+    licence = serializers.CharField()
+    bytes = serializers.IntegerField()
+    sha256 = serializers.CharField()
+    job = serializers.UUIDField(source="job_id", allow_null=True)
+    lineage = serializers.JSONField()
+    created_at = serializers.DateTimeField()
+
+
+class FolderFiles(serializers.Serializer[Folder]):
+    """A folder's manifest, its files readable by their URLs."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    bytes = serializers.IntegerField()
+    sha256 = serializers.CharField()
+    files = FileOut(many=True)
+
+
+class CheckpointOut(serializers.Serializer[Checkpoint]):
+    """A state to go on from. `deleted_at`: its files are gone, newer ones are kept."""
+
+    id = serializers.UUIDField()
+    epoch = serializers.IntegerField()
+    step = serializers.IntegerField()
+    bytes = serializers.IntegerField()
+    sha256 = serializers.CharField()
+    seconds = serializers.FloatField()
+    committed_at = serializers.DateTimeField()
+    deleted_at = serializers.DateTimeField(allow_null=True)
+
+
+class StoryOut(serializers.Serializer[StateChange]):
+    """One line of a story."""
+
+    at = serializers.DateTimeField()
+    event = serializers.CharField()
+    source = serializers.CharField()
+    target = serializers.CharField()
+    reason = serializers.CharField()
+    by = serializers.CharField()
+
+
+class PointsOut(serializers.Serializer[Any]):
+    """Points of a job's curves. Ask again with `after` = `next` for what came since."""
+
+    points = serializers.ListField(child=serializers.JSONField())
+    next = serializers.CharField()
+
+
+class LogOut(serializers.Serializer[Any]):
+    """The end of a job's output."""
+
+    text = serializers.CharField()
+
+
+class JobIn(serializers.Serializer[Job]):
+    """A job as wanted (`marketplace.core.specs`); what is left out, the market fills in."""
+
+    recipe = serializers.CharField(help_text="lora, full or script")
+    budget = serializers.CharField(help_text='Never a cent over, in all: "2.50"')
+    name = serializers.CharField(required=False)
+    parameters = serializers.DictField(required=False)
+    base = serializers.CharField(required=False, help_text="Id, or a public name")
+    dataset = serializers.CharField(required=False, help_text="Id, name or name@version")
+    script = serializers.CharField(required=False, help_text="The same, for your own code")
+    gpus = serializers.IntegerField(required=False)
+    gpus_max = serializers.IntegerField(required=False)
+    memory_gib = serializers.FloatField(required=False)
+    disk_gib = serializers.FloatField(required=False)
+    hours = serializers.FloatField(required=False, help_text="Needed by scripts")
+    level = serializers.ChoiceField([level.name.lower() for level in Level], required=False)
+    regions = serializers.ListField(child=serializers.CharField(), required=False)
+    trust = serializers.ChoiceField([kind.name.lower() for kind in Trust], required=False)
+    tier = serializers.ChoiceField([tier.name.lower() for tier in Tier], required=False)
+    kappa = serializers.FloatField(required=False)
+    limit = serializers.CharField(required=False, help_text="Most per GPU-hour, any class")
+    limits = serializers.DictField(child=serializers.CharField(), required=False)
+    deadline = serializers.DateTimeField(required=False)
+    environment = serializers.CharField(required=False)
+    seed = serializers.IntegerField(required=False)
+
+
+class TakeIn(serializers.Serializer[Quote]):
+    """Which option of a quote, by its `index`."""
+
+    option = serializers.IntegerField(min_value=0)
+
+
+class ResumeIn(serializers.Serializer[Job]):
+    """Perhaps with a new budget, in all."""
+
+    budget = serializers.CharField(required=False, allow_blank=True, max_length=30, default="")
+
+
+class QuoteOut(serializers.Serializer[Quote]):
+    """All ways to run a job, best first; what doesn't fit is last, with the reason in `why`."""
+
+    id = serializers.UUIDField()
+    request = serializers.JSONField()
+    options = serializers.ListField(child=serializers.JSONField())
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
+    taken_at = serializers.DateTimeField(allow_null=True)
+    job = serializers.UUIDField(source="job_id", allow_null=True)
+
+
+class ShareOut(serializers.Serializer[Assignment]):
+    """One node's part in an attempt."""
+
+    node = serializers.CharField(source="node.name")
+    site = serializers.CharField(source="node.site.name")
+    region = serializers.CharField(source="node.site.region")
+    supplier = serializers.CharField(source="node.site.org.name")
+    sandbox = serializers.CharField(source="node.sandbox")
+    gpus = serializers.IntegerField(source="gpus_count")
+    state = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class LeaseOut(serializers.Serializer[Lease]):
+    """One attempt at a job, at one price, micros per GPU-hour."""
+
+    epoch = serializers.IntegerField()
+    state = serializers.CharField()
+    gpu_class = serializers.CharField()
+    gpus = serializers.IntegerField(source="gpus_count")
+    price_micros = serializers.IntegerField()
+    created_at = serializers.DateTimeField()
+    running_at = serializers.DateTimeField(allow_null=True)
+    ended_at = serializers.DateTimeField(allow_null=True)
+    end_reason = serializers.CharField()
+    end_detail = serializers.CharField()
+
+
+class JobRow(serializers.Serializer[Job]):
+    """A job as lists show it."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    state = serializers.CharField()
+    state_since = serializers.DateTimeField()
+    recipe = serializers.CharField()
+    order = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    budget_micros = serializers.IntegerField()
+    spent_micros = serializers.IntegerField()
+    step = serializers.IntegerField()
+    total_steps = serializers.IntegerField()
+
+
+class JobOut(serializers.Serializer[JobView]):
+    """A job with its live figures; `words` is its state in a sentence."""
+
+    words = serializers.CharField()
+    may = serializers.ListField(child=serializers.CharField())
+    lease = LeaseOut(allow_null=True)
+    nodes = ShareOut(source="shares", many=True)
+    artifact = serializers.UUIDField(source="artifact.pk", allow_null=True, default=None)
+    parameters = serializers.JSONField(source="job.parameters")
+    base = serializers.UUIDField(source="job.base_id", allow_null=True)
+    dataset = serializers.UUIDField(source="job.dataset_id", allow_null=True)
+    script = serializers.UUIDField(source="job.script_id", allow_null=True)
+    gpus_min = serializers.IntegerField(source="job.gpus_min")
+    gpus_max = serializers.IntegerField(source="job.gpus_max")
+    memory_bytes = serializers.IntegerField(source="job.memory_bytes")
+    disk_bytes = serializers.IntegerField(source="job.disk_bytes")
+    limits = serializers.JSONField(source="job.limits")
+    deadline_at = serializers.DateTimeField(source="job.deadline_at", allow_null=True)
+    estimated_seconds = serializers.FloatField(source="job.estimated_seconds")
+    seed = serializers.IntegerField(source="job.seed")
+
+    def to_representation(self, instance: JobView) -> dict[str, Any]:
+        shown: dict[str, Any] = JobRow(instance.job).data
+        return {**shown, **super().to_representation(instance)}
+
+
+class CreditOut(serializers.Serializer[receipts.CreditLine]):
+    """Money given back, and why."""
+
+    micros = serializers.IntegerField()
+    reason = serializers.CharField()
+    at = serializers.DateTimeField()
+
+
+class ReceiptLineOut(serializers.Serializer[receipts.ReceiptLine]):
+    """One node's share of one attempt, in micros and seconds of running that were billed."""
+
+    lease = serializers.UUIDField()
+    epoch = serializers.IntegerField()
+    node = serializers.CharField()
+    supplier = serializers.CharField()
+    gpu_class = serializers.CharField()
+    gpus = serializers.IntegerField()
+    seconds = serializers.IntegerField()
+    gpu_seconds = serializers.IntegerField()
+    price_micros = serializers.IntegerField()
+    charge_micros = serializers.IntegerField(source="charge")
+    fee_micros = serializers.IntegerField(source="fee")
+    earnings_micros = serializers.IntegerField(source="earnings")
+    take_bps = serializers.IntegerField()
+    credits = CreditOut(many=True)
+    end_reason = serializers.CharField()
+    kwh = serializers.FloatField()
+    g_co2 = serializers.FloatField()
+    estimated = serializers.BooleanField()
+
+
+class ReceiptOut(serializers.Serializer[receipts.Receipt]):
+    """What a job cost; `total_micros` is what was paid in the end. `estimated`: of the energy."""
+
+    job = serializers.UUIDField()
+    lines = ReceiptLineOut(many=True)
+    budget_micros = serializers.IntegerField(source="budget")
+    gpu_seconds = serializers.IntegerField()
+    charged_micros = serializers.IntegerField(source="charged")
+    credited_micros = serializers.IntegerField(source="credited")
+    total_micros = serializers.IntegerField(source="total")
+    fees_micros = serializers.IntegerField(source="fees")
+    earnings_micros = serializers.IntegerField(source="earnings")
+    kwh = serializers.FloatField()
+    g_co2 = serializers.FloatField()
+    estimated = serializers.BooleanField()

@@ -1,0 +1,69 @@
+// The live job page: the curve, drawn by uPlot from #points and from what the socket sends.
+// The socket's other messages are HTML, which htmx swaps in by id.
+(function () {
+  const byStep = new Map();
+  let plot;
+
+  // A later attempt that repeats a step replaces it.
+  function keep(points) {
+    for (const point of points) {
+      const known = byStep.get(point.step);
+      if (!known || point.epoch >= known.epoch) byStep.set(point.step, point);
+    }
+  }
+
+  function columns() {
+    const points = [...byStep.values()].sort((a, b) => a.step - b.step);
+    const of = (name) => points.map((point) => point.values[name] ?? null);
+    return [points.map((point) => point.step), of("loss"), of("heldout_loss")];
+  }
+
+  function draw() {
+    const element = document.getElementById("curve");
+    if (!element || !byStep.size) return;
+    if (plot) {
+      plot.setData(columns());
+      return;
+    }
+    const ink = getComputedStyle(document.body).color;
+    const axis = { stroke: ink, grid: { stroke: "#8884", width: 1 }, ticks: { stroke: "#8884" } };
+    plot = new uPlot(
+      {
+        width: element.clientWidth,
+        height: 240,
+        scales: { x: { time: false } },
+        axes: [axis, { ...axis, size: 56 }],
+        series: [
+          { label: "step" },
+          { label: "loss", stroke: "#0f8a75", width: 2, spanGaps: true },
+          { label: "held-out loss", stroke: "#c2571a", width: 2, spanGaps: true, points: { show: true, size: 8 } },
+        ],
+      },
+      columns(),
+      element,
+    );
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    const source = document.getElementById("points");
+    if (source) keep(JSON.parse(source.textContent));
+    draw();
+  });
+  document.addEventListener("htmx:wsBeforeMessage", (event) => {
+    if (!event.detail.message.startsWith("{")) return;
+    event.preventDefault();
+    keep(JSON.parse(event.detail.message).points);
+    draw();
+  });
+  // A log is read from its end.
+  function toTheEnd() {
+    const log = document.querySelector("#job-log pre");
+    if (log) log.scrollTop = log.scrollHeight;
+  }
+  document.addEventListener("DOMContentLoaded", toTheEnd);
+  document.addEventListener("htmx:wsAfterMessage", toTheEnd);
+  addEventListener("resize", () => {
+    const element = document.getElementById("curve");
+    if (plot) plot.setSize({ width: element.clientWidth, height: 240 });
+  });
+})();
