@@ -191,13 +191,14 @@ def audit() -> dict[Ref, int]:
 
 def statement(ref: Ref) -> QuerySet[Transfer]:
     """The account's transfers, oldest first, each with `change`: the micros it gained or lost."""
-    account = Q(kind=ref.kind, owner=ref.owner)
-    pks = Account.objects.filter(account).values("pk")
+    # Looked up by itself, so that PostgreSQL sees two index scans and not a join.
+    held = _find({ref}).get(ref)
+    pk = held.pk if held else None
     return (
-        Transfer.objects.filter(Q(debit__in=pks) | Q(credit__in=pks))
+        Transfer.objects.filter(Q(debit=pk) | Q(credit=pk))
         .annotate(
             change=Case(
-                When(credit__in=pks, then=F("amount")),
+                When(credit=pk, then=F("amount")),
                 default=-F("amount"),
                 output_field=BigIntegerField(),
             )

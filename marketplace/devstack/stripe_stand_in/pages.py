@@ -101,7 +101,7 @@ body { margin: 0; background: var(--ground); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
 .banner { background: var(--warnbg); color: var(--warn); text-align: center; padding: .6rem 1rem;
   font-weight: 600; }
-main { max-width: 26rem; margin: 2rem auto; padding: 2rem; background: var(--paper);
+main { width: min(26rem, 100% - 1rem); margin: 2rem auto; padding: 2rem; background: var(--paper);
   border: 1px solid var(--line); border-radius: 12px; }
 h1 { font-size: 1.1rem; font-weight: 600; margin: 0; color: var(--soft); }
 .total { font-size: 2.4rem; font-weight: 700; margin: .2rem 0 1rem; }
@@ -109,7 +109,7 @@ ul { list-style: none; padding: 0; margin: 0 0 1.5rem; border-top: 1px solid var
 li { display: flex; justify-content: space-between; gap: 1rem; padding: .7rem 0;
   border-bottom: 1px solid var(--line); }
 label { display: block; font-size: .9rem; font-weight: 600; margin-top: 1rem; }
-input { width: 100%; font: inherit; padding: .6rem .7rem; margin-top: .25rem; color: inherit;
+input { width: 100%; font: inherit; font-weight: 400; padding: .6rem .7rem; margin-top: .25rem; color: inherit;
   background: transparent; border: 1px solid var(--line); border-radius: 8px; }
 .row { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; }
 button { width: 100%; font: inherit; font-weight: 700; margin-top: 1.6rem; padding: .8rem;
