@@ -1,9 +1,11 @@
 """Which port each service gets, kept between starts, and another one where it is taken."""
 
+import os
 import random
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from marketplace.devstack.process import StackError
 
@@ -81,7 +83,11 @@ def anywhere(wishes: Sequence[Wish]) -> dict[str, int]:
 
 
 def _is_free(port: int, offsets: Sequence[int], used: set[int]) -> bool:
-    return all(port + offset not in used and _may_be_bound(port + offset) for offset in offsets)
+    numbers = [port + offset for offset in offsets]
+    return all(
+        number not in used and _may_be_bound(number) and not _has_foreign_socket(number)
+        for number in numbers
+    )
 
 
 def _may_be_bound(port: int) -> bool:
@@ -93,3 +99,11 @@ def _may_be_bound(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _has_foreign_socket(port: int) -> bool:
+    """SeaweedFS's gRPC also listens at a fixed path. What another user's left there when it was
+    killed can't be replaced, and then it never gets ready."""
+    me = os.geteuid()
+    left = Path("/tmp").glob(f"seaweedfs-*-{port}.sock")
+    return me != 0 and any(path.lstat().st_uid != me for path in left)
