@@ -81,7 +81,8 @@ def test_a_gang_may_span_a_site_if_it_says_so(buyer, supplier, now):
     world.job(buyer, now=now, gpus_min=8, gpus_max=8, level=1)
     assert clearing.clear_market(now=now + timedelta(seconds=5)) == 1
     lease = Lease.objects.get()
-    assert lease.level == 1 and lease.assignments.count() == 2
+    assert lease.level == 1
+    assert lease.assignments.count() == 2
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,8 @@ def test_an_offer_that_changed_since_the_book_was_read_drops_the_whole_gang(
     monkeypatch.setattr(clearing, "read", read_then_close)
     assert clearing.clear_market(now=now) == 0
     job.refresh_from_db()
-    assert job.state == "queued" and not Lease.objects.exists()
+    assert job.state == "queued"
+    assert not Lease.objects.exists()
 
 
 def test_a_round_publishes_its_prices_and_the_books_hash(buyer, supplier, now):
@@ -163,9 +165,11 @@ def test_a_round_publishes_its_prices_and_the_books_hash(buyer, supplier, now):
     world.job(buyer, now=now)
     clearing.clear_market(now=now)
     round = Round.objects.get()
-    assert len(round.book_sha256) == 64 and round.bound >= round.welfare > 0
+    assert len(round.book_sha256) == 64
+    assert round.bound >= round.welfare > 0
     price = ClearingPrice.objects.get()
-    assert price.gpu_class == H100 and price.cell.startswith(f"{H100}/eu-west/")
+    assert price.gpu_class == H100
+    assert price.cell.startswith(f"{H100}/eu-west/")
     assert price.price_micros == Lease.objects.get().price_micros
 
 

@@ -61,7 +61,8 @@ def test_a_job_that_ends_well_is_billed_for_each_second_it_ran(buyer, node, now)
     assert ledger.balance(ledger.escrow(job.pk)) == 0
     assert ledger.balance(ledger.payable(node.node.site.org_id)) == 920_000
     assert ledger.balance(ledger.FEES) == 80_000
-    assert ledger.imbalance() == 0 and not ledger.audit()
+    assert ledger.imbalance() == 0
+    assert not ledger.audit()
 
 
 def test_its_gpus_are_free_again_once_the_process_is_gone(buyer, node, now):
@@ -108,7 +109,8 @@ def test_a_cancelled_job_ends_when_its_node_says_so(buyer, node, now):
     jobs.cancel(job, by=buyer.members.first(), now=now)
 
     wanted = assignments.desired(node.node).assignments[0]
-    assert wanted.drain is not None and wanted.drain.why == "cancelled"
+    assert wanted.drain is not None
+    assert wanted.drain.why == "cancelled"
     job.refresh_from_db()
     assert job.state == "running"
     node.says(
@@ -167,7 +169,8 @@ class TestANodeThatVanishes:
         assert ledger.balance(ledger.payable(node.node.site.org_id)) == 0
         assert ledger.balance(ledger.FEES) == 0
         assert job.spent_micros == 0
-        assert ledger.imbalance() == 0 and not ledger.audit()
+        assert ledger.imbalance() == 0
+        assert not ledger.audit()
 
     def test_it_is_left_out_of_the_jobs_next_placements(self, lost, node):
         job, _, _ = lost
@@ -221,7 +224,8 @@ def test_what_was_saved_is_not_lost_with_the_node(buyer, node, now):
     watch.watch(now=later)
     assert share.credits.get().micros == 200_000  # the 20 s after the save
     job.refresh_from_db()
-    assert job.spent_micros == 400_000 and job.fruitless == 0
+    assert job.spent_micros == 400_000
+    assert job.fruitless == 0
 
 
 def test_a_third_fruitless_end_fails_the_job(buyer, now):
@@ -262,13 +266,15 @@ def test_an_owner_has_the_node_back_within_the_notice(buyer, node, now):
     watch.reclaim(node.node, why="the owner needs it", now=now)
 
     drain = assignments.desired(node.node).assignments[0].drain
-    assert drain is not None and drain.grace_s == 60
+    assert drain is not None
+    assert drain.grace_s == 60
     node.says(
         world.status(share, "gone", running_ms=9_000, exit=world.exited(75), settled=True),
         now=now + seconds(9),
     )
     job.refresh_from_db()
-    assert job.state == "queued" and job.avoid_nodes == []
+    assert job.state == "queued"
+    assert job.avoid_nodes == []
     assert Lease.objects.get().end_reason == "reclaimed"
 
 

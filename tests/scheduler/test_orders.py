@@ -1,0 +1,233 @@
+"""Quotes, takes and bids: honest before, exact at the moment, kind when it is too late."""
+
+from datetime import timedelta
+
+import pytest
+
+from buyers.models import Dataset, Job
+from marketplace.core.errors import (
+    Conflict,
+    Expired,
+    Invalid,
+    InvalidTransition,
+    NotEnoughMoney,
+)
+from marketplace.core.money import MICRO, gross_ask
+from marketplace.core.specs import parse
+from scheduler import book, jobs, quoting
+from scheduler.models import ClearingPrice, Lease, Round
+from suppliers.models import Offer
+from tests import world
+
+pytestmark = pytest.mark.django_db
+ASK = gross_ask(MICRO, take_bps=800)
+
+
+@pytest.fixture
+def buyer(now):
+    return world.org("Buyer", now=now, wallet=1000 * MICRO)
+
+
+@pytest.fixture
+def who(buyer):
+    return buyer.members.get()
+
+
+@pytest.fixture
+def script(buyer, now):
+    return Dataset.objects.create(
+        org=buyer, name="project", version=1, created_by="me", created_at=now, committed_at=now,
+        manifest=[{"path": "main.py", "bytes": 3, "sha256": "a" * 64}], sha256="b" * 64, bytes=3,
+        prefix="datasets/x/",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def wanted(script):
+    def request(**changes):
+        return parse(
+            {
+                "recipe": "script", "script": str(script.pk), "parameters": {"entry": "main.py"},
+                "budget": "50", "memory_gib": 10, "hours": 2, **changes,
+            }
+        )  # fmt: skip
+
+    return request
+
+
+@pytest.fixture
+def supplier(now):
+    return world.org("Supplier", now=now)
+
+
+class TestAQuote:
+    def test_ranks_what_fits_by_cost_and_says_why_the_rest_does_not(
+        self, buyer, supplier, wanted, now
+    ):
+        dear = world.agent(supplier, now=now, ask=2 * MICRO)
+        cheap = world.agent(supplier, now=now, ask=MICRO)
+        small = world.agent(supplier, now=now, gpu_memory=8 * world.GIB)
+        quote = quoting.quote(buyer, wanted(), now=now)
+        assert [option["node"] for option in quote.options] == [
+            cheap.node.name, dear.node.name, small.node.name,
+        ]  # fmt: skip
+        assert [option["fits"] for option in quote.options] == [True, True, False]
+        assert "10.0 GiB" in quote.options[2]["why"]
+
+    def test_adds_up(self, buyer, supplier, wanted, now):
+        world.agent(supplier, now=now)
+        option = quoting.quote(buyer, wanted(), now=now).options[0]
+        assert option["price_micros"] == ASK
+        assert option["total"] == sum(line["micros"] for line in option["lines"])
+        assert option["total"] == 2 * ASK
+        assert option["total_low"] < option["total"] < option["total_high"]
+        assert {line["label"] for line in option["lines"]} == {"GPU time", "Storage", "Transfer"}
+        assert option["kwh"] == pytest.approx(1.4)
+
+    def test_shows_the_last_clearing_price_where_that_is_more(self, buyer, supplier, wanted, now):
+        node = world.agent(supplier, now=now)
+        row = book.standing(now)[0]
+        round = Round.objects.create(
+            at=now, jobs=1, gpus=1, matched_jobs=1, matched_gpus=1, welfare=1, bound=1,
+            make_whole=0, seconds=0, seed=0, book_sha256="",
+        )  # fmt: skip
+        ClearingPrice.objects.create(
+            round=round, gpu_class=row.stands.gpu_class, slot=1, price_micros=3 * MICRO, gpus=1,
+            cell=quoting.prices.cell_of(row.stands), at=now,
+        )  # fmt: skip
+        assert node.node.name
+        assert quoting.quote(buyer, wanted(), now=now).options[0]["price_micros"] == 3 * MICRO
+
+    def test_says_which_offers_would_cost_more_than_the_budget(self, buyer, supplier, wanted, now):
+        world.agent(supplier, now=now, ask=40 * MICRO)
+        option = quoting.quote(buyer, wanted(limit="100"), now=now).options[0]
+        assert not option["fits"]
+        assert "budget" in option["why"]
+
+    def test_takes_no_more_queries_for_more_offers(
+        self, buyer, supplier, wanted, now, django_assert_max_num_queries
+    ):
+        for _ in range(8):
+            world.agent(supplier, now=now)
+        # Script and environments 2, classes 1, offers with nodes, sites and GPUs 2, records 1,
+        # speeds 1, last prices 1, the quote itself 1.
+        with django_assert_max_num_queries(9):
+            quoting.quote(buyer, wanted(), now=now)
+
+
+class TestATake:
+    def test_starts_at_the_price_shown(self, buyer, who, supplier, wanted, now):
+        node = world.agent(supplier, now=now)
+        quote = quoting.quote(buyer, wanted(), now=now)
+        job = jobs.take(quote, option=0, by=who, now=now + timedelta(seconds=30))
+        assert job.state == "placed"
+        lease = Lease.objects.get()
+        assert lease.price_micros == ASK
+        assert lease.assignments.get().node == node.node
+
+    def test_is_refused_when_the_quote_is_older_than_the_hold(
+        self, buyer, who, supplier, wanted, now
+    ):
+        world.agent(supplier, now=now)
+        quote = quoting.quote(buyer, wanted(), now=now)
+        with pytest.raises(Expired, match="ask for a new one"):
+            jobs.take(quote, option=0, by=who, now=now + timedelta(seconds=61))
+        assert not Job.objects.exists()
+
+    def test_is_refused_when_somebody_was_first(self, buyer, who, supplier, wanted, now):
+        world.agent(supplier, now=now)
+        first, second = (quoting.quote(buyer, wanted(), now=now) for _ in range(2))
+        jobs.take(first, option=0, by=who, now=now)
+        with pytest.raises(Conflict, match="first"):
+            jobs.take(second, option=0, by=who, now=now)
+
+    def test_is_refused_when_the_offer_has_closed(self, buyer, who, supplier, wanted, now):
+        world.agent(supplier, now=now)
+        quote = quoting.quote(buyer, wanted(), now=now)
+        Offer.objects.update(state="closed")
+        with pytest.raises(Conflict, match="no longer open"):
+            jobs.take(quote, option=0, by=who, now=now)
+
+    def test_happens_once_a_quote(self, buyer, who, supplier, wanted, now):
+        world.agent(supplier, now=now, gpus=2)
+        quote = quoting.quote(buyer, wanted(), now=now)
+        jobs.take(quote, option=0, by=who, now=now)
+        with pytest.raises(Conflict, match="already"):
+            jobs.take(quote, option=0, by=who, now=now)
+
+    def test_needs_an_option_that_fits(self, buyer, who, supplier, wanted, now):
+        world.agent(supplier, now=now, gpu_memory=8 * world.GIB)
+        quote = quoting.quote(buyer, wanted(), now=now)
+        with pytest.raises(Invalid, match="doesn't fit"):
+            jobs.take(quote, option=0, by=who, now=now)
+        with pytest.raises(Invalid, match="no option 7"):
+            jobs.take(quote, option=7, by=who, now=now)
+
+    def test_needs_money_for_a_start(self, supplier, now):
+        poor = world.org("Poor", now=now)
+        script = Dataset.objects.create(
+            org=poor, name="p", version=1, created_by="me", created_at=now, committed_at=now,
+            manifest=[{"path": "main.py", "bytes": 3, "sha256": "a" * 64}], sha256="b" * 64,
+            bytes=3, prefix="datasets/y/",
+        )  # fmt: skip
+        world.agent(supplier, now=now)
+        request = parse(
+            {"recipe": "script", "script": str(script.pk), "parameters": {"entry": "main.py"},
+             "budget": "50", "memory_gib": 10, "hours": 2}
+        )  # fmt: skip
+        quote = quoting.quote(poor, request, now=now)
+        with pytest.raises(NotEnoughMoney, match="top it up"):
+            jobs.take(quote, option=0, by=poor.members.get(), now=now)
+        assert not Job.objects.exists()
+
+    def test_takes_a_gang_over_one_site_whole(self, buyer, who, supplier, wanted, now):
+        first = world.agent(supplier, now=now, gpus=4)
+        world.agent(supplier, now=now, gpus=4, site=first.node.site)
+        quote = quoting.quote(buyer, wanted(gpus=8, level="site"), now=now)
+        job = jobs.take(quote, option=0, by=who, now=now)
+        lease = job.leases.get()
+        assert lease.gpus_count == 8
+        assert lease.assignments.count() == 2
+
+
+class TestABid:
+    def test_waits_and_says_why(self, buyer, who, supplier, wanted, now):
+        world.agent(supplier, now=now, gpu_memory=8 * world.GIB)
+        job = jobs.submit(buyer, wanted(), by=who, now=now)
+        assert job.state == "queued"
+        assert job.limits["h100-sxm"] > 0
+
+    def test_without_a_limit_bids_what_the_budget_allows(self, buyer, who, supplier, wanted, now):
+        world.agent(supplier, now=now)
+        job = jobs.submit(buyer, wanted(), by=who, now=now)
+        assert job.limits["h100-sxm"] == 20 * MICRO  # 50 over 2.5 h, the slack included
+
+    def test_is_refused_when_nothing_it_accepts_is_in_the_market(
+        self, buyer, who, supplier, wanted, now
+    ):
+        with pytest.raises(Invalid, match="in the market"):
+            jobs.submit(buyer, wanted(), by=who, now=now)
+
+    def test_is_refused_when_the_budget_does_not_cover_a_save(
+        self, buyer, who, supplier, wanted, now
+    ):
+        world.agent(supplier, now=now)
+        with pytest.raises(Invalid, match="checkpoint"):
+            jobs.submit(buyer, wanted(budget="0.01", limit="5"), by=who, now=now)
+
+
+def test_a_stopped_job_goes_on_with_a_higher_budget(buyer, who, now):
+    job = world.job(buyer, now=now, state="stopped", budget_micros=MICRO, spent_micros=MICRO)
+    with pytest.raises(Invalid, match="budget"):
+        jobs.resume(job, by=who, now=now)
+    with pytest.raises(Invalid, match="already spent"):
+        jobs.resume(job, by=who, now=now, budget="0.50")
+    job = jobs.resume(job, by=who, now=now, budget="5")
+    assert job.state == "queued"
+    assert job.budget_micros == 5 * MICRO
+
+
+def test_a_failed_job_can_not_be_resumed(buyer, who, now):
+    job = world.job(buyer, now=now, state="failed")
+    with pytest.raises(InvalidTransition):
+        jobs.resume(job, by=who, now=now)
