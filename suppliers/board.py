@@ -125,7 +125,9 @@ def _earned(nodes: list[UUID], *, since: datetime | None) -> dict[UUID, int]:
     if since is not None:
         slices, credits = slices.filter(at__gte=since), credits.filter(at__gte=since)
     earned: dict[UUID, int] = dict(
-        slices.values_list("assignment__node").annotate(Sum(F("charge_micros") - F("fee_micros")))
+        slices.values_list("assignment__node").annotate(
+            earned=Sum(F("charge_micros") - F("fee_micros"))
+        )
     )
     for node, given_back in credits.values_list("assignment__node").annotate(
         Sum("from_supplier_micros")
