@@ -67,6 +67,22 @@ def test_every_route_and_parameter_understood_is_one_that_the_sdk_knows() -> Non
 
 def _one_of_everything(stand: StandIn, webhooks: Receiver) -> Iterator[dict[str, Any]]:
     client = stand.client
+    yield from _checkout(stand, webhooks)
+    yield from _declined_intent(client)
+    yield from _dispute(client, webhooks)
+    webhooks.wait(lambda events: sum(e["type"] == "charge.updated" for e in events) >= 3)
+    yield from _connect(stand, webhooks)
+    yield client.charges.list().to_dict()
+    yield from client.charges.list().to_dict()["data"]
+    yield client.balance.retrieve().to_dict()
+    yield from client.balance_transactions.list().to_dict()["data"]
+    for event in webhooks.events:
+        yield event
+        yield event["data"]["object"]
+
+
+def _checkout(stand: StandIn, webhooks: Receiver) -> Iterator[dict[str, Any]]:
+    client = stand.client
     customer = client.customers.create({"email": "ada@example.org", "metadata": {"a": "b"}})
     yield customer.to_dict()
     line = {
@@ -87,33 +103,18 @@ def _one_of_everything(stand: StandIn, webhooks: Receiver) -> Iterator[dict[str,
     paid = client.checkout.sessions.retrieve(session.id)
     yield paid.to_dict()
     yield client.payment_intents.retrieve(paid.payment_intent).to_dict()
-    yield from _declined_intent(client)
     webhooks.wait_for("charge.updated")
-    yield client.charges.list().to_dict()
-    yield from client.charges.list().to_dict()["data"]
     yield client.refunds.create({"payment_intent": paid.payment_intent, "amount": 5}).to_dict()
-    client.payment_intents.create(
-        {
-            "amount": 700, "currency": "usd", "confirm": True,
-            "payment_method": "pm_card_createDispute",
-        }
-    )  # fmt: skip
-    client.payment_intents.create(
-        {
-            "amount": 90_000, "currency": "usd", "confirm": True,
-            "payment_method": "pm_card_bypassPending",
-        }
-    )  # fmt: skip
+
+
+def _dispute(client: Any, webhooks: Receiver) -> Iterator[dict[str, Any]]:
+    for amount, card in ((700, "pm_card_createDispute"), (90_000, "pm_card_bypassPending")):
+        client.payment_intents.create(
+            {"amount": amount, "currency": "usd", "confirm": True, "payment_method": card}
+        )
     dispute = webhooks.wait_for("charge.dispute.created")["data"]["object"]
     yield dispute
     yield client.disputes.close(dispute["id"]).to_dict()
-    webhooks.wait(lambda events: sum(e["type"] == "charge.updated" for e in events) >= 3)
-    yield from _connect(stand, webhooks)
-    yield client.balance.retrieve().to_dict()
-    yield from client.balance_transactions.list().to_dict()["data"]
-    yield from webhooks.events
-    for event in webhooks.events:
-        yield event["data"]["object"]
 
 
 def _declined_intent(client: Any) -> Iterator[dict[str, Any]]:

@@ -114,11 +114,6 @@ def _new_session(call: Call, total: int, currency: str) -> Doc:
         "client_reference_id": params.optional("client_reference_id"),
         "created": call.now,
         "currency": currency,
-        "custom_fields": [],
-        "custom_text": {
-            "after_submit": None, "shipping_address": None, "submit": None,
-            "terms_of_service_acceptance": None,
-        },
         "customer": params.optional("customer"),
         "customer_creation": "if_required",
         "customer_email": params.optional("customer_email"),
@@ -127,12 +122,8 @@ def _new_session(call: Call, total: int, currency: str) -> Doc:
         "livemode": False,
         "metadata": params.metadata(),
         "mode": "payment",
-        "payment_method_collection": "if_required",
-        "payment_method_options": {},
-        "payment_method_types": ["card"],
+        **_PLAIN,
         "payment_status": "unpaid",
-        "phone_number_collection": {"enabled": False},
-        "shipping_options": [],
         "status": "open",
         "submit_type": params.optional("submit_type"),
         "success_url": params.required("success_url"),
@@ -157,6 +148,21 @@ _UNUSED: Final = (
     "permissions", "recovered_from", "saved_payment_method_options", "setup_intent",
     "shipping_address_collection", "shipping_cost", "subscription", "wallet_options",
 )  # fmt: skip
+
+
+# And what it leaves as it is.
+_PLAIN: Final[Doc] = {
+    "custom_fields": [],
+    "custom_text": {
+        "after_submit": None, "shipping_address": None, "submit": None,
+        "terms_of_service_acceptance": None,
+    },
+    "payment_method_collection": "if_required",
+    "payment_method_options": {},
+    "payment_method_types": ["card"],
+    "phone_number_collection": {"enabled": False},
+    "shipping_options": [],
+}  # fmt: skip
 
 
 def _line(line: Params) -> Doc:
