@@ -25,14 +25,13 @@ CHECKOUT = Path(keeper.__file__).parent.parent
 @each_rung
 def test_a_keeper_survives_the_kill_of_its_agent(assignment: Assignment, rung):
     assignment.order(rung, ["sh", "-c", "echo ready; while [ ! -e go ]; do sleep 0.02; done"])
+    script = (
+        "import pathlib, sys, time; from agent import keeper\n"
+        "keeper.start(pathlib.Path(sys.argv[1])); print('started', flush=True)\n"
+        "time.sleep(1000)"
+    )
     agent_process = subprocess.Popen(
-        [
-            *(sys.executable, "-c"),
-            "import pathlib, sys, time; from agent import keeper\n"
-            "keeper.start(pathlib.Path(sys.argv[1])); print('started', flush=True)\n"
-            "time.sleep(1000)",
-            str(assignment.folder),
-        ],
+        [sys.executable, "-c", script, str(assignment.folder)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         stdout=subprocess.PIPE,
         start_new_session=True,

@@ -94,7 +94,7 @@ def test_all_of_it_holds_for_an_ordinary_user(copy):
             "HOME": str(copy / "home"),
             "PYTHONDONTWRITEBYTECODE": "1",
             AGAIN: "1",
-        },  # fmt: skip
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,0 +1,3 @@
+from tests.agent.sandbox.jobs import place
+
+__all__ = ["place"]
