@@ -31,6 +31,8 @@ _REQUIREMENTS: Final = frozenset(
     "requirements.txt environment.yml environment.yaml Pipfile poetry.lock uv.lock Dockerfile "
     "Containerfile".split()
 )
+# Of English and of code, with the tokenizers of the last years.
+_BYTES_A_TOKEN: Final = 4.0
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,17 @@ class Plan:
     """To be fetched by a node that has none of it cached."""
     hours: float
     """The buyer's own guess; 0 where the recipe's arithmetic tells."""
+    row_tokens: float | None
+    """About how long a training row is."""
 
     def seconds_on(self, gpu_class: str) -> float:
         """Estimated seconds of running on one GPU of this class, by its data sheet."""
         if self.hours:
             return self.hours * 3600
         tflops = estimates.class_tflops(gpu_class)
-        return estimates.estimate(self.recipe, self.parameters, self.shape, tflops=tflops).seconds
+        return estimates.estimate(
+            self.recipe, self.parameters, self.shape, tflops=tflops, row_tokens=self.row_tokens
+        ).seconds
 
 
 def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
@@ -90,6 +96,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         disk_bytes=request.disk_bytes,
         bytes_in=sum(folder.bytes for folder in folders),
         hours=request.hours,
+        row_tokens=_row_tokens(dataset),
     )
 
 
@@ -235,6 +242,12 @@ def _check_tuning(
             "it was made from",
             field="base",
         )
+    if not (_shape(base) or (request.memory_bytes and request.hours)):
+        raise Invalid(
+            "the size of this base is not known; say how much memory it needs on each GPU "
+            "(memory_gib) and how long it will about run (hours)",
+            field="hours" if request.memory_bytes else "memory_gib",
+        )
     held_out = bool(parameters.evaluate_samples or parameters.answers)
     paths = {entry["path"] for entry in dataset.manifest} if dataset else set()
     for name in (rows.TRAIN, rows.HELD_OUT) if held_out else (rows.TRAIN,):
@@ -256,13 +269,16 @@ def _shape(base: Artifact | None) -> BaseShape | None:
 
 
 def _memory(recipe: str, parameters: Mapping[str, Any], shape: BaseShape | None) -> int:
-    if shape is None:
-        raise Invalid(
-            "the size of this base is not known; say how much memory it needs on each GPU "
-            "(memory_gib)",
-            field="memory_gib",
-        )
     return estimates.estimate(recipe, parameters, shape, tflops=1.0).memory_bytes
+
+
+def _row_tokens(dataset: Dataset | None) -> float | None:
+    """The mean length of a dataset's rows, from their bytes: the JSON around the words stands
+    for the marks of the chat around them."""
+    if dataset is None or not dataset.rows:
+        return None
+    size = sum(entry["bytes"] for entry in dataset.manifest if entry["path"] in rows.FILES)
+    return size / dataset.rows / _BYTES_A_TOKEN
 
 
 def _require_a_save(request: JobRequest, price: int) -> None:

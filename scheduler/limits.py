@@ -2,6 +2,8 @@
 
 from typing import Final, Protocol
 
+from django.conf import settings
+
 from marketplace.core.hardware import is_cpu
 from marketplace.core.money import MAX_PRICE
 from marketplace.core.specs import JobRequest
@@ -39,5 +41,8 @@ def of(request: JobRequest, plan: Timed) -> dict[str, int]:
 
 
 def _affordable(request: JobRequest, plan: Timed, gpu_class: str) -> int:
-    hours = max(plan.seconds_on(gpu_class) * _SLACK / 3600, 1 / 60)
+    policy = settings.POLICY
+    # A start must cover the last save and one settlement, however short the run is.
+    least = 2 * policy.save_default_s + policy.settle_s + 1
+    hours = max(plan.seconds_on(gpu_class) * _SLACK, least) / 3600
     return int(request.budget_micros / (request.gpus_min * hours))

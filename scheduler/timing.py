@@ -34,4 +34,6 @@ def estimated(plan: Plan, *, tflops: float | None, gpus: int) -> Estimate:
             flops=0.0,
         )
     speed = (tflops or _UNMEASURED_TFLOPS) * gpus
-    return estimate(plan.recipe, plan.parameters, plan.shape, tflops=speed)
+    return estimate(
+        plan.recipe, plan.parameters, plan.shape, tflops=speed, row_tokens=plan.row_tokens
+    )

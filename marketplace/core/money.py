@@ -16,6 +16,7 @@ SECONDS_PER_HOUR: Final = 3600
 # past these is a slip of the hand, and with them every sum fits a BIGINT with room to spare.
 MAX_PRICE: Final = 1_000 * MICRO
 MAX_AMOUNT: Final = 1_000_000 * MICRO
+_WRITTEN: Final = frozenset("+-.0123456789")
 
 
 def parse_amount(text: object, *, field: str = "amount", most: int = MAX_AMOUNT) -> int:
@@ -32,7 +33,7 @@ def parse_amount(text: object, *, field: str = "amount", most: int = MAX_AMOUNT)
         amount = Decimal(written)
     except InvalidOperation:
         amount = Decimal("nan")
-    if not amount.is_finite() or "e" in written.lower():
+    if not amount.is_finite() or set(written) - _WRITTEN:
         raise Invalid(
             f"{field} must be a plain decimal number like 1.25, not {written!r}", field=field
         )
