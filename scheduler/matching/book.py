@@ -92,7 +92,11 @@ class Params:
         names = {item.name for item in fields(cls)}
         if not isinstance(given, dict) or set(given) != names:
             raise Invalid(f"params must hold exactly {', '.join(sorted(names))}", field="params")
-        params = cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+        }
+        params = cls(**values)
         params.validate()
         return params
 

@@ -46,7 +46,8 @@ class _Room:
 
     def together(self, group: Ints, accepted: Bools) -> Floats:
         """GPUs in all accepted cells of each cell's group."""
-        return np.bincount(group, self.in_cell * accepted, int(group.max(initial=-1)) + 1)[group]
+        groups = int(group.max(initial=-1)) + 1
+        return np.bincount(group, self.in_cell * accepted, groups)[group].astype(np.float64)
 
 
 def _job_best(book: Book, room: _Room, term: Terms, ladder: Floats, job: int) -> float:
@@ -74,9 +75,10 @@ def _job_best(book: Book, room: _Room, term: Terms, ladder: Floats, job: int) ->
 def _gang_best(gain: Floats, term: Terms, there: Floats, gpus: tuple[int, int]) -> float:
     """The most of n · (gain − n · risk) over cells and real n, of which there are enough."""
     least, most = gpus
+    highest = np.minimum(there, most)
     peak = np.divide(gain, 2 * term.risk, out=np.full(len(gain), np.inf), where=term.risk > 0)
-    size = np.clip(np.where(gain > 0, peak, 0), least, np.clip(there, least, most))
-    return _most(size * (gain - size * term.risk), (term.limit > 0) & (there >= least))
+    size = np.clip(np.where(gain > 0, peak, 0), least, np.maximum(highest, least))
+    return _most(size * (gain - size * term.risk), (term.limit > 0) & (highest >= least))
 
 
 def _most(amounts: Floats, where: Bools) -> float:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from marketplace.core.hardware import REGIONS
-from scheduler.matching.arrays import Bools, Ints
+from scheduler.matching.arrays import Bools, Floats, Ints
 from scheduler.matching.book import Book
 
 SLOTS: Final = (1, 2, 4, 8)
@@ -32,6 +32,9 @@ class Cells:
     trust: Ints
     tier: Ints
     long: Bools
+    failures: Floats  # per GPU-hour
+    node_penalty: Floats  # share of its communication time that a gang loses in one node
+    site_penalty: Floats  # and over the site's network
 
     def __len__(self) -> int:
         return len(self.gpu_class)
@@ -62,15 +65,26 @@ def cells(book: Book) -> Cells:
     )
     of_node, first = _by_first_appearance(columns)
     place, _ = _by_first_appearance(np.stack([columns[:, 0], site], axis=1))
-    gpu_class, site, region, trust, tier, long = columns[first].T
-    return Cells(of_node, place, gpu_class, site, region, trust, tier, long.astype(bool))
+    gpu_class, where, region, trust, tier, long = columns[first].T
+    params, net = book.params, book.site_net[site[first]]
+    return Cells(
+        of_node=of_node,
+        place=place,
+        gpu_class=gpu_class,
+        site=where,
+        region=region,
+        trust=trust,
+        tier=tier,
+        long=long.astype(bool),
+        failures=np.array(params.failures_per_gpu_hour)[tier],
+        node_penalty=np.where(book.class_nvlink[gpu_class] == 1, 0.0, params.penalty_node_pcie),
+        site_penalty=np.array(params.penalty_site)[net],
+    )
 
 
-def labels(book: Book, names: Names) -> list[str]:
-    """What each node's cell is called, the same from round to round: `class/site/tier`."""
-    kinds = cells(book)
-    called = [_label(kinds, names, cell) for cell in range(len(kinds))]
-    return [called[cell] for cell in kinds.of_node]
+def labels(kinds: Cells, names: Names) -> list[str]:
+    """[K] what each cell is called, the same from round to round: `class/site/tier`."""
+    return [_label(kinds, names, cell) for cell in range(len(kinds))]
 
 
 def slots(gpus: int) -> list[int]:

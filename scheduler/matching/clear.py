@@ -23,10 +23,14 @@ from scheduler.matching.bound import bound
 from scheduler.matching.cells import SLOTS, Cells, cells, slots
 from scheduler.matching.matches import Matches
 from scheduler.matching.placing import (
-    ANY, LARGEST, SITE, SMALLEST, Gang, Search, Stand, in_one_node,
+    LARGEST,
+    SMALLEST,
+    Gang,
+    Search,
+    Stand,
 )  # fmt: skip
 from scheduler.matching.pricing import ladders
-from scheduler.matching.spreading import on_one_site, over_sites
+from scheduler.matching.spreading import places
 from scheduler.matching.values import terms
 
 
@@ -38,14 +42,14 @@ def clear(book: Book) -> Matches:
     ordered = reordered(book, jobs, nodes)
     # 2. Who runs where; the stand keeps the room left for prices.
     kinds = cells(ordered)
-    stand = _opening(ordered, kinds)
+    stand = Stand.opening(ordered, kinds, np.tile(ordered.node_ask[:, None], NODE_GPUS + 1))
     gangs = _match(ordered, kinds, stand)
     # 3. Prices within that room, and what they prove.
     ladder = ladders(ordered, kinds, stand, gangs)
     level, gpu_class = np.full((2, book.jobs), -1)
-    for job, gang in gangs.items():
-        level[jobs[job]] = gang.level
-        gpu_class[jobs[job]] = ordered.node_class[gang.nodes[0]]
+    for placed, gang in gangs.items():
+        level[jobs[placed]] = gang.level
+        gpu_class[jobs[placed]] = ordered.node_class[gang.nodes[0]]
     cell_price = np.empty((book.nodes, len(SLOTS)))
     cell_price[nodes] = ladder[kinds.of_node]
     job, node, gpus = _rows(gangs, jobs, nodes)
@@ -70,16 +74,6 @@ def _mixed(ids: Array, seed: int) -> Array:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
-
-
-def _opening(book: Book, kinds: Cells) -> Stand:
-    """Everything free, at its ask, and no price fixed yet."""
-    return Stand(
-        free=book.node_gpus.astype(np.int64),
-        cost=np.broadcast_to(book.node_ask[:, None], (book.nodes, NODE_GPUS + 1)),
-        low=np.full((len(kinds), len(SLOTS)), -np.inf),
-        high=np.full((len(kinds), len(SLOTS)), np.inf),
-    )
 
 
 def _match(book: Book, kinds: Cells, stand: Stand) -> dict[int, Gang]:
@@ -111,13 +105,7 @@ def _match(book: Book, kinds: Cells, stand: Stand) -> dict[int, Gang]:
 
 def _best(search: Search) -> Gang | None:
     """The placement with the largest surplus; of equals the first, so the closest together."""
-    gangs: list[Gang] = []
-    for target in search.targets:
-        gangs += in_one_node(search, target, everything=False)
-        if target > 1 and search.loosest >= SITE:
-            gangs += on_one_site(search, target, everything=False)
-        if target > 1 and search.loosest >= ANY and search.book.job_sites_max[search.job] > 1:
-            gangs += over_sites(search, target)
+    gangs = [gang for target in search.targets for gang in places(search, target, everything=False)]
     return max(gangs, key=lambda gang: gang.surplus, default=None)
 
 

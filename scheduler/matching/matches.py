@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,5 +66,5 @@ def save(matches: Matches, path: Path) -> None:
 def load(path: Path) -> Matches:
     """Reads matches; raises Invalid naming the array that is unknown, missing or wrong."""
     named = arrays.read(path, SCHEMA)
-    scalars = {name: float(named.pop(name)) for name in _SCALARS}
-    return Matches(gpu_class=named.pop("class"), **named, **scalars)
+    values: dict[str, Any] = {n: float(a) if n in _SCALARS else a for n, a in named.items()}
+    return Matches(gpu_class=values.pop("class"), **values)

@@ -36,6 +36,12 @@ class Stand:
     low: Floats
     high: Floats
 
+    @classmethod
+    def opening(cls, book: Book, kinds: Cells, cost: Floats) -> "Stand":
+        """Everything free, and no price fixed yet."""
+        room = np.full((len(kinds), len(SLOTS)), np.inf)
+        return cls(book.node_gpus.astype(np.int64), cost, -room, room)
+
 
 @dataclass(frozen=True, eq=False)
 class Gang:
@@ -97,6 +103,8 @@ def in_one_node(search: Search, target: int, *, everything: bool) -> list[Gang]:
         & (value >= stand.low[cell, LARGEST[gpus]])
     )
     surplus = gpus * (value - cost)
+    if not everything:
+        fits = fits[surplus[fits] == surplus[fits].max(initial=-np.inf)]
     fits = fits[np.lexsort((stand.free[nodes[fits]], -surplus[fits]))]
     return [
         Gang(nodes[at, None], gpus[at, None], value[at, None], NODE, float(surplus[at]))

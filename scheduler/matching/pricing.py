@@ -13,13 +13,12 @@ Values count in whole micros, rounded down; so prices are whole micros where ask
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from marketplace.core.money import MICRO
-from scheduler.matching.arrays import Floats, Ints
+from scheduler.matching.arrays import Bools, Floats, Ints
 from scheduler.matching.book import NODE_GPUS, Book
 from scheduler.matching.cells import SLOTS, Cells, slots
 from scheduler.matching.placing import LARGEST, Gang, Stand
@@ -33,7 +32,7 @@ def ladders(book: Book, kinds: Cells, stand: Stand, gangs: Mapping[int, Gang]) -
     """[K, 4] prices that never fall with the size, within the room that the trades left."""
     left = _cheapest(book, kinds, stand.free)
     let = _Let(book, kinds, gangs)
-    wishes = _Wishes(book, kinds, gangs)
+    wishes = _Wishes(book, kinds, gangs, let.traded)
     roof = np.maximum(stand.low, _whole_micros(stand.high))
     price = stand.low
     for _ in range(_ROUNDS):
@@ -65,6 +64,7 @@ class _Let:
         self.job, self.cell, self.slot = np.array(rows, np.int64).reshape(-1, 3).T
         self.sizes = np.zeros((len(kinds), len(SLOTS)), bool)
         self.sizes[self.cell, self.slot] = True
+        self.traded: Bools = np.isin(np.arange(len(kinds)), self.cell)
         self.gpus = np.array(SLOTS)[self.slot]
         self.worth = np.zeros(book.jobs)
         for job, gang in gangs.items():
@@ -78,17 +78,17 @@ class _Let:
 
 
 class _Wishes:
-    """Each cell that a job could have had to itself in one node: its GPUs, and their value."""
+    """Each traded cell in which a job would have had its place alone: its GPUs and their value."""
 
-    def __init__(self, book: Book, kinds: Cells, gangs: Mapping[int, Gang]) -> None:
+    def __init__(self, book: Book, kinds: Cells, gangs: Mapping[int, Gang], traded: Bools) -> None:
         at_first = _cheapest(book, kinds, book.node_gpus.astype(np.int64))
         jobs, cells, values = [], [], []
         self.gpus: Ints = book.job_gpus_min.astype(np.int64)
         self.gpus[list(gangs)] = [gang.gpus.sum() for gang in gangs.values()]
-        for job in np.flatnonzero(self.gpus <= NODE_GPUS):
+        for job in np.flatnonzero(self.gpus <= NODE_GPUS).tolist():
             term, gpus = terms(book, kinds, job), self.gpus[job]
             value = term.limit * (term.in_node if gpus > 1 else 1.0) - term.risk * gpus
-            here = np.flatnonzero((at_first[:, gpus] <= value) & (term.limit > 0))
+            here = np.flatnonzero(traded & (at_first[:, gpus] <= value) & (term.limit > 0))
             jobs.append(np.full(len(here), job))
             cells.append(here)
             values.append(value[here])

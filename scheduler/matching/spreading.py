@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from scheduler.matching.arrays import Array, Floats, Ints
-from scheduler.matching.placing import ANY, SITE, WITHIN, Gang, Search
+from scheduler.matching.placing import ANY, SITE, WITHIN, Gang, Search, in_one_node
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +43,7 @@ class _Shares:
     @cached_property
     def run(self) -> Ints:
         """Which group, of those here, each node is in: 0, 1, 2, …"""
-        return np.repeat(
-            np.arange(len(self.first)), np.diff(self.first, append=len(self.group))
-        )
+        return np.repeat(np.arange(len(self.first)), np.diff(self.first, append=len(self.group)))
 
     def per_group(self, amounts: Array) -> Array:
         return np.add.reduceat(amounts, self.first)
@@ -54,6 +52,16 @@ class _Shares:
         """GPUs from each node, when each group is to give so many."""
         before = np.cumsum(self.gpus) - self.gpus
         return np.clip(wanted[self.run] - (before - before[self.first][self.run]), 0, self.gpus)
+
+
+def places(search: Search, target: int, *, everything: bool) -> list[Gang]:
+    """Up to `target` GPUs at every level that the job accepts: the best of each, or all."""
+    gangs = in_one_node(search, target, everything=everything)
+    if target > 1 and search.loosest >= SITE:
+        gangs += on_one_site(search, target, everything=everything)
+    if target > 1 and search.loosest >= ANY and search.book.job_sites_max[search.job] > 1:
+        gangs += over_sites(search, target)
+    return gangs
 
 
 def on_one_site(search: Search, target: int, *, everything: bool) -> list[Gang]:

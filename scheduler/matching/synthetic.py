@@ -25,6 +25,8 @@ _CLASSES: Final = (
     ("rtx-a6000", 0.42, 0.18, 0, 0.15),
 )
 CLASSES: Final = tuple(row[0] for row in _CLASSES)
+# GPUs of a job → share of the jobs.
+_SIZES: Final = ((1, 0.5), (2, 0.12), (4, 0.13), (8, 0.15), (16, 0.06), (32, 0.03), (64, 0.01))
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def _sites(random: np.random.Generator, plan: Plan) -> dict[str, Any]:
     home = np.arange(count) >= shared
     return {
         "site_region": random.integers(0, len(REGIONS), count).astype("|i1"),
-        "site_trust": np.where(home, 3, random.choice(4, count, p=[0.3, 0.3, 0.2, 0.2])).astype("|i1"),
+        "site_trust": np.where(home, 3, random.choice(3, count)).astype("|i1"),
         "site_net": np.where(home, 2, random.choice(3, count, p=[0.3, 0.2, 0.5])).astype("|i1"),
         "site_up_mbps": np.where(
             home, random.choice([20, 50, 100, 500], count), random.choice([1e3, 1e4], count)
@@ -88,8 +90,10 @@ def _nodes(random: np.random.Generator, plan: Plan, sites: dict[str, Any]) -> di
 
 def _jobs(random: np.random.Generator, plan: Plan) -> dict[str, Any]:
     count = plan.jobs
-    gpus = random.choice([1, 2, 4, 8, 16, 32, 64], count, p=[0.5, 0.12, 0.13, 0.15, 0.06, 0.03, 0.01])
-    level = np.where(gpus > 8, random.choice([1, 2], count), random.choice(3, count, p=[0.7, 0.2, 0.1]))
+    sizes, shares = zip(*_SIZES, strict=True)
+    gpus = random.choice(sizes, count, p=shares)
+    small = random.choice(3, count, p=[0.7, 0.2, 0.1])
+    level = np.where(gpus > 8, random.choice([1, 2], count), small)
     elastic = random.random(count) < 0.1
     return {
         "job_id": np.arange(count, dtype="<u8"),
@@ -114,7 +118,8 @@ def _jobs(random: np.random.Generator, plan: Plan) -> dict[str, Any]:
 def _limits(random: np.random.Generator, count: int) -> Floats:
     """A bid for some classes: what an hour of the first is worth, times each one's speed."""
     worth = 2.2 * random.lognormal(0, 0.35, (count, 1))
-    speed = np.array([row[2] for row in _CLASSES]) * random.lognormal(0, 0.15, (count, len(CLASSES)))
+    usual = np.array([row[2] for row in _CLASSES])
+    speed = usual * random.lognormal(0, 0.15, (count, len(CLASSES)))
     wanted = random.random((count, len(CLASSES))) < 0.5
     wanted[np.arange(count), random.integers(0, len(CLASSES), count)] = True
     return np.where(wanted, _micros(worth * speed), 0.0)

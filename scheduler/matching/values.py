@@ -33,29 +33,25 @@ class Terms:
 def eligible(book: Book, kinds: Cells, job: int) -> Bools:
     """[K] whether the job accepts the cell: limit, region, trust, tier, window."""
     regions = book.job_regions[job] >> kinds.region.astype(np.uint64) & np.uint64(1)
-    return (
+    accepted: Bools = (
         (book.job_limit[job][kinds.gpu_class] > 0)
         & (regions == 1)
         & (kinds.trust <= book.job_trust[job])
         & (kinds.tier <= book.job_tier[job])
         & (kinds.long >= bool(book.job_long[job]))
     )
+    return accepted
 
 
 def terms(book: Book, kinds: Cells, job: int) -> Terms:
     """What one job makes of the book."""
-    params, kappa = book.params, float(book.job_kappa[job])
-    limit = np.where(
-        eligible(book, kinds, job), book.job_limit[job][kinds.gpu_class], 0.0
-    )  # fmt: skip
-    rate = np.array(params.failures_per_gpu_hour)[kinds.tier]
-    pcie = np.where(book.class_nvlink[kinds.gpu_class] == 1, 0.0, params.penalty_node_pcie)
-    net = np.array(params.penalty_site)[book.site_net[kinds.site]]
+    kappa = float(book.job_kappa[job])
+    limit = book.job_limit[job][kinds.gpu_class] * eligible(book, kinds, job)
     return Terms(
         limit=limit,
-        risk=rate * float(book.job_hours_lost[job]) * limit,
-        in_node=1 - pcie * kappa,
-        in_site=np.where(kinds.site == POOL, 0.0, 1 - net * kappa),
+        risk=kinds.failures * float(book.job_hours_lost[job]) * limit,
+        in_node=1 - kappa * kinds.node_penalty,
+        in_site=np.where(kinds.site == POOL, 0.0, 1 - kappa * kinds.site_penalty),
         over_sites=_over_sites(book, job),
     )
 

@@ -1,0 +1,91 @@
+"""python -m scheduler.matching: clears, checks and makes order books kept in files."""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from marketplace.core.errors import Invalid
+from scheduler.matching import book as books
+from scheduler.matching import matches as results
+from scheduler.matching.check import check
+from scheduler.matching.clear import clear
+from scheduler.matching.synthetic import Plan, make
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 the check found something, 2 the input is wrong."""
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except (Invalid, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scheduler.matching", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    clearing = commands.add_parser("clear", help="match a book")
+    clearing.add_argument("book", type=Path, metavar="BOOK.npz")
+    clearing.add_argument("--out", type=Path, metavar="MATCHES.npz", required=True)
+    clearing.set_defaults(run=_clear)
+    checking = commands.add_parser("check", help="verify matches against their book")
+    checking.add_argument("book", type=Path, metavar="BOOK.npz")
+    checking.add_argument("matches", type=Path, metavar="MATCHES.npz")
+    checking.set_defaults(run=_check)
+    making = commands.add_parser("make", help="make up a book")
+    making.add_argument("--jobs", type=_count, required=True)
+    making.add_argument("--nodes", type=_count, required=True)
+    making.add_argument("--seed", type=_count, required=True)
+    making.add_argument("--alone", type=_share, default=0.3, help="share of one-node sites")
+    making.add_argument("--out", type=Path, metavar="BOOK.npz", required=True)
+    making.set_defaults(run=_make)
+    return parser
+
+
+def _clear(given: argparse.Namespace) -> int:
+    book = books.load(given.book)
+    started = time.perf_counter()
+    matches = clear(book)
+    matches = replace(matches, seconds=time.perf_counter() - started)
+    results.save(matches, given.out)
+    print(
+        f"{int((matches.level >= 0).sum())} of {book.jobs} jobs on {int(matches.gpus.sum())} of"
+        f" {int(book.node_gpus.sum())} GPUs in {matches.seconds:.3f} s; welfare"
+        f" {matches.welfare:.2f} USD/h, at most {matches.bound:.2f} is possible"
+    )
+    return 0
+
+
+def _check(given: argparse.Namespace) -> int:
+    book = books.load(given.book)
+    faults = check(book, results.load(given.matches))
+    for fault in faults:
+        print(fault)
+    print(f"{len(faults)} faults" if faults else f"right; book {books.digest(book)}")
+    return 1 if faults else 0
+
+
+def _make(given: argparse.Namespace) -> int:
+    plan = Plan(jobs=given.jobs, nodes=given.nodes, seed=given.seed, alone=given.alone)
+    books.save(make(plan), given.out)
+    return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text!r}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return share
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""Checks matches against their book, from the rules alone.
+
+Written apart from the engine and shares no code with it but the two file formats: what this finds
+right, anybody can find right. Welfare, make-whole and bound are computed anew; amounts agree when
+they differ by less than a part in a million.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler.matching.arrays import Bools, Floats, Ints
+from scheduler.matching.book import Book
+from scheduler.matching.matches import Matches
+
+_SLACK = 1e-6
+
+
+def check(book: Book, matches: Matches) -> list[str]:
+    """What is wrong, a sentence for each finding; empty if nothing is."""
+    faults = _misfits(book, matches)
+    if faults:
+        return faults
+    gangs = _Gangs.of(book, matches)
+    return [
+        *_double_lets(book, matches),
+        *_wrong_cuts(matches),
+        *_wrong_sizes(book, matches, gangs),
+        *_wrong_reach(book, matches, gangs),
+        *_unacceptable(book, matches),
+        *_wrong_ladders(book, matches),
+        *_wrong_prices(book, matches, gangs),
+        *_wrong_sums(book, matches, gangs),
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Gangs:
+    """What the rows say of each job [J] and each row [M]."""
+
+    gpus: Ints  # [J]
+    nodes: Ints  # [J] how many
+    sites: Ints  # [J] how many
+    worth: Floats  # [M] limit · η, USD per GPU-hour
+    risk: Floats  # [M] USD per GPU-hour
+
+    @classmethod
+    def of(cls, book: Book, matches: Matches) -> "_Gangs":
+        job, node = matches.job, matches.node
+        site = book.node_site[node]
+        gpus = np.bincount(job, matches.gpus, book.jobs).astype(np.int64)
+        nodes, sites = (_count_distinct(job, other, book.jobs) for other in (node, site))
+        limit = book.job_limit[job, book.node_class[node]]
+        rate = np.array(book.params.failures_per_gpu_hour)[book.node_tier[node]]
+        risk = rate * gpus[job] * book.job_hours_lost[job].astype(float) * limit
+        keeps = np.select(
+            [gpus[job] == 1, nodes[job] == 1, sites[job] == 1],
+            [np.ones(len(job)), _in_node(book, job, node), _in_site(book, job, node)],
+            _over_sites(book, job, node),
+        )
+        return cls(gpus, nodes, sites, limit * keeps, risk)
+
+
+def _misfits(book: Book, matches: Matches) -> list[str]:
+    """Arrays of another book's size, rows that point nowhere, slots that don't exist."""
+    faults = []
+    if len(matches.level) != book.jobs:
+        faults.append(f"level has {len(matches.level)} entries for {book.jobs} jobs")
+    if len(matches.cell_price) != book.nodes:
+        faults.append(f"cell_price has {len(matches.cell_price)} entries for {book.nodes} nodes")
+    faults += [f"row {m} is of job {matches.job[m]}, which the book lacks"
+               for m in np.flatnonzero(matches.job >= book.jobs)]  # fmt: skip
+    faults += [f"row {m} is on node {matches.node[m]}, which the book lacks"
+               for m in np.flatnonzero(matches.node >= book.nodes)]  # fmt: skip
+    faults += [f"row {m} has {matches.gpus[m]} GPUs; slots have 1, 2, 4 or 8"
+               for m in np.flatnonzero(~np.isin(matches.gpus, (1, 2, 4, 8)))]  # fmt: skip
+    return faults
+
+
+def _double_lets(book: Book, matches: Matches) -> list[str]:
+    let = np.bincount(matches.node, matches.gpus, book.nodes)
+    return [f"node {node} lets {let[node]:.0f} GPUs and has {book.node_gpus[node]} free"
+            for node in np.flatnonzero(let > book.node_gpus)]  # fmt: skip
+
+
+def _wrong_cuts(matches: Matches) -> list[str]:
+    """A gang's GPUs on one node are cut into the fewest slots: of 1, 2 and 4 at most one each."""
+    small = matches.gpus < 8
+    rows = np.stack([matches.job, matches.node, matches.gpus], axis=1)[small]
+    each, times = np.unique(rows, axis=0, return_counts=True)
+    return [f"job {job} has {n} slots of {size} on node {node}, which make a larger one"
+            for (job, node, size), n in zip(each, times, strict=True) if n > 1]  # fmt: skip
+
+
+def _wrong_sizes(book: Book, matches: Matches, gangs: _Gangs) -> list[str]:
+    """A gang is whole, of one class, and the summary says the same."""
+    placed = gangs.gpus > 0
+    wrong = placed & ((gangs.gpus < book.job_gpus_min) | (gangs.gpus > book.job_gpus_max))
+    faults = [f"job {job} has {gangs.gpus[job]} GPUs and wants {book.job_gpus_min[job]}"
+              f" to {book.job_gpus_max[job]}" for job in np.flatnonzero(wrong)]  # fmt: skip
+    classes = book.node_class[matches.node]
+    mixed = _count_distinct(matches.job, classes, book.jobs) > 1
+    faults += [f"job {job} has GPUs of several classes" for job in np.flatnonzero(mixed)]
+    said = np.full(book.jobs, -1)
+    said[matches.job] = classes
+    faults += [f"job {job} runs on class {said[job]}, class says {matches.gpu_class[job]}"
+               for job in np.flatnonzero((said != matches.gpu_class) & ~mixed)]  # fmt: skip
+    return faults
+
+
+def _wrong_reach(book: Book, matches: Matches, gangs: _Gangs) -> list[str]:
+    """The level is the one said and allowed; a gang over sites keeps to their least and most."""
+    level = np.select([gangs.gpus == 0, gangs.nodes == 1, gangs.sites == 1], [-1, 0, 1], 2)
+    faults = [f"job {job} reaches level {level[job]}, level says {matches.level[job]}"
+              for job in np.flatnonzero(level != matches.level)]  # fmt: skip
+    faults += [f"job {job} accepts level {book.job_level[job]} and got {level[job]}"
+               for job in np.flatnonzero(level > book.job_level)]  # fmt: skip
+    spans = gangs.sites > 1
+    faults += [f"job {job} accepts {book.job_sites_max[job]} sites and got {gangs.sites[job]}"
+               for job in np.flatnonzero(spans & (gangs.sites > book.job_sites_max))]  # fmt: skip
+    pairs = np.stack([matches.job, book.node_site[matches.node]], axis=1)
+    each, of_row = np.unique(pairs, axis=0, return_inverse=True)
+    gpus = np.bincount(of_row.reshape(-1), matches.gpus, len(each))
+    few = spans[each[:, 0]] & (gpus < book.job_site_gpus_min[each[:, 0]])
+    faults += [f"job {job} has {n:.0f} GPUs on site {site}, fewer than it accepts"
+               for (job, site), n in zip(each[few], gpus[few], strict=True)]  # fmt: skip
+    return faults
+
+
+def _unacceptable(book: Book, matches: Matches) -> list[str]:
+    """Rows on nodes that the job's own terms exclude."""
+    job, node = matches.job, matches.node
+    site = book.node_site[node]
+    regions = book.job_regions[job] >> book.site_region[site].astype(np.uint64) & np.uint64(1)
+    tests = {
+        "class or memory": book.job_limit[job, book.node_class[node]] > 0,
+        "region": regions == 1,
+        "trust": book.site_trust[site] <= book.job_trust[job],
+        "reliability": book.node_tier[node] <= book.job_tier[job],
+        "window": book.node_long[node] >= book.job_long[job],
+    }
+    return [f"job {job[m]} does not accept the {name} of node {node[m]}"
+            for name, right in tests.items() for m in np.flatnonzero(~right)]  # fmt: skip
+
+
+def _wrong_ladders(book: Book, matches: Matches) -> list[str]:
+    """Prices never fall with the slot's size, and nodes of one cell have the same."""
+    ladder = matches.cell_price
+    faults = [f"the prices of node {node} fall with the slot's size"
+              for node in np.flatnonzero((np.diff(ladder, axis=1) < 0).any(axis=1))]  # fmt: skip
+    on_site = np.bincount(book.node_site)
+    first: dict[tuple[int, ...], int] = {}
+    for node in range(book.nodes):
+        site = int(book.node_site[node])
+        where = (site,) if on_site[site] > 1 else (
+            -1, int(book.site_region[site]), int(book.site_trust[site])
+        )  # fmt: skip
+        kind = int(book.node_class[node]), int(book.node_tier[node]), int(book.node_long[node])
+        like = first.setdefault(kind + where, node)
+        if (ladder[like] != ladder[node]).any():
+            faults.append(f"nodes {like} and {node} are of one cell and differ in price")
+    return faults
+
+
+def _wrong_prices(book: Book, matches: Matches, gangs: _Gangs) -> list[str]:
+    """Each row pays its cell's price, or less where that is all the buyer's value; never more."""
+    slot = np.select([matches.gpus == 1, matches.gpus == 2, matches.gpus == 4], [0, 1, 2], 3)
+    price = matches.cell_price[matches.node, slot]
+    pays = np.bincount(matches.job, matches.gpus * matches.price, book.jobs)
+    worth = np.bincount(matches.job, matches.gpus * gangs.worth, book.jobs)
+    faults = [f"job {job} pays {pays[job]:.6f} an hour for what is worth {worth[job]:.6f} to it"
+              for job in np.flatnonzero(pays > worth * (1 + 1e-9) + 1e-9)]  # fmt: skip
+    capped = pays >= worth * (1 - 1e-9) - 1e-9
+    wrong = (matches.price > price) | ((matches.price < price) & ~capped[matches.job])
+    faults += [f"job {matches.job[m]} pays {matches.price[m]:.6f} on node {matches.node[m]}, where"
+               f" the price is {price[m]:.6f}" for m in np.flatnonzero(wrong)]  # fmt: skip
+    return faults
+
+
+def _wrong_sums(book: Book, matches: Matches, gangs: _Gangs) -> list[str]:
+    ask = book.node_ask[matches.node]
+    found = {
+        "welfare": math.fsum(matches.gpus * (gangs.worth - ask - gangs.risk)),
+        "make_whole": math.fsum(matches.gpus * np.maximum(ask - matches.price, 0)),
+        "bound": _proven_bound(book, matches.cell_price),
+    }
+    faults = [f"{name} is {value:.6f}, the matches say {getattr(matches, name):.6f}"
+              for name, value in found.items()
+              if not _agree(value, getattr(matches, name))]  # fmt: skip
+    if found["welfare"] > found["bound"] + _SLACK * max(1, found["bound"]):
+        faults.append("the welfare exceeds the bound: the prices prove nothing")
+    return faults
+
+
+def _proven_bound(book: Book, ladder: Floats) -> float:
+    """What no matches of this book can exceed: at these prices, the best for each one alone."""
+    gpus = book.node_gpus.astype(np.int64)
+    gain = np.maximum(ladder - book.node_ask[:, None], 0)
+    counts = np.stack([gpus % 2, gpus // 2 % 2, gpus // 4 % 2, gpus // 8], axis=1)
+    nodes = math.fsum((counts * gain * [1, 2, 4, 8]).sum(axis=1))
+    return nodes + math.fsum(_best_alone(book, ladder, job) for job in range(book.jobs))
+
+
+def _best_alone(book: Book, ladder: Floats, job: int) -> float:
+    """A job's most surplus, over one node, one site or several, at the prices of the ladder."""
+    node = np.flatnonzero(_acceptable(book, job))
+    if not len(node):
+        return 0.0
+    same = np.full(len(node), job)
+    limit = book.job_limit[job, book.node_class[node]]
+    rate = np.array(book.params.failures_per_gpu_hour)[book.node_tier[node]]
+    risk = rate * float(book.job_hours_lost[job]) * limit
+    free = book.node_gpus[node].astype(np.int64)
+    least, most = int(book.job_gpus_min[job]), int(book.job_gpus_max[job])
+    bests = [0.0]
+    for n in range(least, min(most, 16) + 1):
+        cut = np.array([n % 2, n // 2 % 2 * 2, n // 4 % 2 * 4, n // 8 * 8])
+        keeps = _in_node(book, same, node) if n > 1 else 1.0
+        bests.append(_highest(n * (limit * keeps - n * risk) - ladder[node] @ cut, free >= n))
+    if most > 1 and book.job_level[job] >= 1:
+        several = (np.bincount(book.node_site) > 1)[book.node_site[node]]
+        gain = limit * _in_site(book, same, node) - ladder[node, 0]
+        group = book.node_site[node].astype(np.int64) * len(book.class_nvlink)
+        there = _together(group + book.node_class[node], free)
+        bests.append(_best_gang(gain, risk, np.where(several, there, 0), (max(least, 2), most)))
+    if most > 1 and book.job_level[job] >= 2 and book.job_sites_max[job] > 1:
+        gain = limit * _over_sites(book, same, node) - ladder[node, 0]
+        there = _together(book.node_class[node].astype(np.int64), free)
+        fewest = max(least, 2, 2 * int(book.job_site_gpus_min[job]))
+        bests.append(_best_gang(gain, risk, there, (fewest, most)))
+    return max(bests)
+
+
+def _best_gang(gain: Floats, risk: Floats, there: Ints, wants: tuple[int, int]) -> float:
+    """The most of n · gain − n² · risk, for a real n that is wanted and there."""
+    lowest, highest = np.full(len(there), wants[0]), np.minimum(there, wants[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        turn = np.where(gain <= 0, 0.0, np.where(risk > 0, gain / (2 * risk), np.inf))
+    n = np.maximum(lowest, np.minimum(turn, highest))
+    return _highest(n * gain - n * n * risk, highest >= lowest)
+
+
+def _acceptable(book: Book, job: int) -> Bools:
+    """[N] whether the job's terms admit each node."""
+    site = book.node_site
+    bit = np.uint64(1) << book.site_region[site].astype(np.uint64)
+    right: Bools = (
+        (book.job_limit[job, book.node_class] > 0)
+        & (book.job_regions[job] & bit > 0)
+        & (book.site_trust[site] <= book.job_trust[job])
+        & (book.node_tier <= book.job_tier[job])
+        & (book.node_long >= book.job_long[job])
+    )
+    return right
+
+
+def _in_node(book: Book, job: Ints, node: Ints) -> Floats:
+    slow = np.where(book.class_nvlink[book.node_class[node]] > 0, 0, book.params.penalty_node_pcie)
+    return np.asarray(1 - slow * book.job_kappa[job].astype(float))
+
+
+def _in_site(book: Book, job: Ints, node: Ints) -> Floats:
+    slow = np.array(book.params.penalty_site)[book.site_net[book.node_site[node]]]
+    return np.asarray(1 - slow * book.job_kappa[job].astype(float))
+
+
+def _over_sites(book: Book, job: Ints, node: Ints) -> Floats:
+    """1 / (1 + 16 · MB / (Mbit/s · s)); nothing where there is no time or no link."""
+    uplink = book.site_up_mbps[book.node_site[node]].astype(float)
+    pace = uplink * book.job_sync_s[job].astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = 1 / (1 + 16 * book.job_sync_mb[job].astype(float) / pace)
+    return np.where(pace > 0, share, 0.0)
+
+
+def _together(group: Ints, amounts: Ints) -> Ints:
+    """Each entry's sum over its group."""
+    _, number = np.unique(group, return_inverse=True)
+    return np.bincount(number, amounts)[number].astype(np.int64)
+
+
+def _count_distinct(job: Ints, other: Ints, jobs: int) -> Ints:
+    """[J] how many different others each job has rows with."""
+    pairs = np.unique(np.stack([job, other], axis=1), axis=0)
+    return np.bincount(pairs[:, 0], minlength=jobs)
+
+
+def _highest(amounts: Floats, where: Bools) -> float:
+    return float(np.where(where, amounts, 0.0).max())
+
+
+def _agree(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_SLACK, abs_tol=_SLACK)
