@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from agent import protocol
 from agent.protocol import Ack, Challenge, Desired, Down, Refused, Up, Welcome
+from suppliers.models import Node
 from tests.suppliers.machine import Machine, heartbeat
 
 SOON = 20
@@ -88,6 +89,16 @@ async def dial(host: str, machine: Machine) -> AsyncIterator[Peer]:
     """Opens a socket and says nothing yet."""
     async with connect(f"ws://{host}/agent/v1/socket", max_size=2**20) as wire:
         yield Peer(wire, machine, host)
+
+
+async def fresh(node: Node) -> Node:
+    """The node as PostgreSQL has it now."""
+    return await Node.objects.aget(pk=node.pk)
+
+
+async def session_is(node: Node, session: object) -> bool:
+    """For `until`."""
+    return (await fresh(node)).session == session
 
 
 async def until(truth: object, *, what: str) -> None:

@@ -1,16 +1,20 @@
 """Two orgs: one with a site, and a stranger who must see none of it."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.db import connections
 
 from marketplace import accounts
 from marketplace.models import Org
 from suppliers import enrolment, proof, services, verification
 from suppliers.models import Node, Site
 from suppliers.services import SiteFacts
+from tests.suppliers.agents import serving
 from tests.suppliers.machine import Machine, Prover
 
 
@@ -64,6 +68,22 @@ def enrol(site: Site, owner: User, now: datetime) -> Enrol:
 @pytest.fixture
 def node(enrol: Enrol) -> Node:
     return enrol()[0]
+
+
+@pytest.fixture
+def ready(enrol: Enrol, owner: User, now: datetime) -> tuple[Node, Machine]:
+    """A node that may be let, and its machine."""
+    node, machine = enrol()
+    return make_ready(node, machine, by=owner, now=now), machine
+
+
+@pytest.fixture
+def host(transactional_db: None, valkey: object) -> Iterator[str]:
+    """The agents' process, at host:port."""
+    with serving() as address:
+        yield address
+    # The thread in which a test's own asynchronous queries ran.
+    asyncio.run(sync_to_async(connections.close_all)())
 
 
 @pytest.fixture(autouse=True)
