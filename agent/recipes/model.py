@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -82,7 +83,6 @@ def load(base: Path, parameters: FineTuning, *, seed: int, base_name: str) -> Le
 
     Raises RecipeError. Never runs code from the base, never unpickles.
     """
-    transformers_logging.disable_progress_bar()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bf16 = parameters.precision != "fp32" and (
@@ -92,21 +92,23 @@ def load(base: Path, parameters: FineTuning, *, seed: int, base_name: str) -> Le
     kept = torch.bfloat16 if bf16 and adapts else torch.float32
     config = read_json(base / "config.json", "base")
     stored = _dtype(config.get("dtype") or config.get("torch_dtype"))
-    model = _load_weights(base, kept).to(device)
+    model = load_weights(base, kept).to(device)
     adapter = None
     torch.manual_seed(seed)
     if isinstance(parameters, LoraParameters):
         adapter = _adapted(model, parameters, base_name)
-    return Learner(model, adapter, _load_tokenizer(base), device, bf16, stored)
+    return Learner(model, adapter, load_tokenizer(base), device, bf16, stored)
 
 
-def _load_weights(base: Path, dtype: torch.dtype) -> Any:
+def load_weights(base: Path, dtype: torch.dtype) -> Any:
+    """The weights of a model's folder, in `dtype`; raises RecipeError."""
     if not any(base.glob("*.safetensors")):
         raise RecipeError(
             Exit.INPUT, "the base has no *.safetensors weights; convert it (pickles are refused)"
         )
     from transformers import AutoModelForCausalLM
 
+    transformers_logging.disable_progress_bar()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             base,
@@ -115,7 +117,7 @@ def _load_weights(base: Path, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise RecipeError(Exit.INPUT, f"the base can't be loaded: {_brief(error)}") from error
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if missing:
@@ -125,7 +127,8 @@ def _load_weights(base: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _load_tokenizer(base: Path) -> Any:
+def load_tokenizer(base: Path) -> Any:
+    """The tokenizer of a model's folder; raises RecipeError."""
     from transformers import AutoTokenizer
 
     try:
