@@ -16,7 +16,7 @@ from typing import Final
 
 import httpx
 
-from buyers.sdk.client import Client, Job, MarketRefused, Option, Quote, Unreachable
+from buyers.sdk import Client, GridloomError, Job
 from marketplace.devstack import base_model, corpus
 from marketplace.devstack.demo_screen import Screen
 from marketplace.devstack.live import LiveSite, live_site
@@ -65,7 +65,7 @@ def main() -> int:
         with screen.running(), live_site(DATA, screen.note) as site:
             _run(site, screen)
         screen.done(time.monotonic() - began)
-    except (StackError, MarketRefused, Unreachable, base_model.BaseModelError) as error:
+    except (StackError, GridloomError, base_model.BaseModelError) as error:
         screen.failed(str(error))
         return 1
     return 0
@@ -78,7 +78,8 @@ def _run(site: LiveSite, screen: Screen) -> None:
             site.start_nodes(screen.note)
         with screen.step(f"{buyer['org']} tops up ${TOP_UP} by card"):
             client = Client(site.stack.site_url, buyer["key"])
-            _pay(client, screen)
+            balance = pay(client, TOP_UP)
+            screen.note(f"The wallet holds ${balance / 1e6:,.2f}.")
         with screen.step("The base model is published, once, for everybody"):
             base = _publish(site, making)
     with screen.step("A dataset of the standard library's docstrings is made and uploaded"):
@@ -89,7 +90,7 @@ def _run(site: LiveSite, screen: Screen) -> None:
             budget=BUDGET, parameters=TRAINING,
         )  # fmt: skip
         screen.options(quote)
-        job = client.take(quote, _best(quote).index)
+        job = client.take(quote)
         screen.note(f"The job's page: {site.stack.site_url}/buy/jobs/{job.id}/")
     with screen.step("A second, small job bids and waits for a round"):
         errand = _bid(site, client)
@@ -145,27 +146,31 @@ def _publish(site: LiveSite, making: "subprocess.Popen[str]") -> Path:
     return folder
 
 
-def _pay(client: Client, screen: Screen) -> None:
-    """Opens the card page and pays on it, as a browser would; then the webhook brings the money."""
+def pay(client: Client, amount: str) -> int:
+    """Opens the card page and pays on it, as a browser would; waits for the webhook's money.
+
+    Returns the wallet's balance in micros; raises StackError if the card or the money is lost.
+    """
     before = client.wallet().balance_micros
-    page = client.top_up(TOP_UP)
+    page = client.top_up(amount)
+    card = {
+        "email": "buyer@gridloom.example",
+        "number": CARD,
+        "expiry": "12 / 34",
+        "cvc": "123",
+        "name": "A. Buyer",
+    }
     with httpx.Client(timeout=20, follow_redirects=False) as browser:
         browser.get(page).raise_for_status()
-        paid = browser.post(
-            page,
-            data={
-                "email": "buyer@gridloom.example", "number": CARD, "expiry": "12 / 34",
-                "cvc": "123", "name": "A. Buyer",
-            },
-        )  # fmt: skip
+        paid = browser.post(page, data=card)
     if paid.status_code not in (302, 303):
         raise StackError(f"The card page did not take the card: {paid.text[:500]}")
     deadline = time.monotonic() + _PAID_WITHIN_S
-    while (wallet := client.wallet()).balance_micros <= before:
+    while (balance := client.wallet().balance_micros) <= before:
         if time.monotonic() > deadline:
             raise StackError("The card was charged, but the wallet never heard of it.")
         time.sleep(0.2)
-    screen.note(f"The wallet holds ${wallet.balance_micros / 1e6:,.2f}.")
+    return balance
 
 
 def _upload(site: LiveSite, client: Client, screen: Screen) -> str:
@@ -188,14 +193,6 @@ def _bid(site: LiveSite, client: Client) -> Job:
         name="Throw darts at pi", recipe="script", script=str(script.id), budget="0.10",
         parameters={"entry": "main.py"}, memory_gib=1, disk_gib=1, hours=0.02, limit="1.50",
     )  # fmt: skip
-
-
-def _best(quote: Quote) -> Option:
-    fitting = [option for option in quote.options if option.fits]
-    if not fitting:
-        reasons = "; ".join(f"{option.node}: {option.why}" for option in quote.options)
-        raise StackError(f"No machine here can run the job: {reasons}")
-    return fitting[0]
 
 
 def _watch(client: Client, job: Job, screen: Screen) -> Job:

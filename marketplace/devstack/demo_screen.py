@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from buyers.sdk.client import Quote, Receipt, Update
+from buyers.sdk import Quote, Receipt, Update
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 
