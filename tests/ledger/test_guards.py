@@ -1,7 +1,7 @@
 """What PostgreSQL itself refuses, whoever asks."""
 
 from datetime import datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.db import DatabaseError, IntegrityError, connection, transaction
@@ -14,6 +14,8 @@ from marketplace.ledger.services import CASH, Move, post, wallet
 pytestmark = pytest.mark.django_db
 
 ORG = uuid4()
+# In the tests' names, so the same in every worker.
+STRANGER = UUID(int=7)
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +34,12 @@ def history(now: datetime) -> None:
         "DELETE FROM ledger_account",
         "UPDATE ledger_account SET balance = balance + 1",
         "UPDATE ledger_account SET kind = 'payable' WHERE kind = 'wallet'",
-        f"UPDATE ledger_account SET owner = '{uuid4()}' WHERE kind = 'wallet'",
-        f"INSERT INTO ledger_account (kind, owner, balance) VALUES ('wallet', '{uuid4()}', 5)",
+        f"UPDATE ledger_account SET owner = '{STRANGER}' WHERE kind = 'wallet'",
+        f"INSERT INTO ledger_account (kind, owner, balance) VALUES ('wallet', '{STRANGER}', 5)",
         "INSERT INTO ledger_account (kind, owner, balance) VALUES ('cash', NULL, 0)",
         "INSERT INTO ledger_account (kind, owner, balance) VALUES ('wallet', NULL, 0)",
-        f"INSERT INTO ledger_account (kind, owner, balance) VALUES ('fees', '{uuid4()}', 0)",
-        f"INSERT INTO ledger_account (kind, owner, balance) VALUES ('loot', '{uuid4()}', 0)",
+        f"INSERT INTO ledger_account (kind, owner, balance) VALUES ('fees', '{STRANGER}', 0)",
+        f"INSERT INTO ledger_account (kind, owner, balance) VALUES ('loot', '{STRANGER}', 0)",
     ],
 )
 def test_history_and_balances_are_not_rewritten(sql: str) -> None:
