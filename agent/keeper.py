@@ -48,7 +48,7 @@ def start(folder: Path) -> None:
         raise OrderError(f"{folder / files.ORDER} is missing")
     if files.read_paid_through(folder) is None:
         raise OrderError(f"{folder / files.PAID_THROUGH} must hold milliseconds as a number")
-    kept, last = _is_kept(folder), files.read(folder / files.STATUS, Status)
+    kept, last = _is_kept(folder), _last_word(folder)
     if kept and (last is None or last.state != "gone"):
         return
     if last is not None:
@@ -67,7 +67,7 @@ def read_status(folder: Path) -> Status | None:
     """
     while True:
         kept = _is_kept(folder)  # asked first: the last word is written before the lock goes
-        status = files.read(folder / files.STATUS, Status)
+        status = _last_word(folder)
         if status is None or status.state == "gone":
             if status is None and kept:
                 time.sleep(0.005)  # between its lock and its first word
@@ -113,6 +113,15 @@ def wait(folder: Path, within_s: float) -> Status | None:
         time.sleep(0.01)
 
 
+def _last_word(folder: Path) -> Status | None:
+    """The status as written; a file that lost its content with the machine's power is one of an
+    earlier boot."""
+    try:
+        return files.read(folder / files.STATUS, Status)
+    except OrderError:
+        return Status(keeper_pid=0, boot_id="unknown", state="starting")
+
+
 def _bury(folder: Path, last: Status) -> Status:
     """Writes the last word that a dead keeper could not write."""
     if last.boot_id == files.boot_id():
@@ -125,7 +134,8 @@ def _bury(folder: Path, last: Status) -> Status:
         gone = msgspec.structs.replace(
             last, state="gone", why="rebooted", detail="the machine was started anew"
         )
-    files.write(folder / files.STATUS, gone)
+    with contextlib.suppress(OSError):  # a full disk: it will be found out again
+        files.write(folder / files.STATUS, gone, durable=True)
     return gone
 
 

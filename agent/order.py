@@ -25,7 +25,7 @@ Bytes = Annotated[int, Meta(ge=0, le=2**53)]
 
 State = Literal["starting", "running", "draining", "gone"]
 Why = Literal[
-    "",  # not gone yet
+    "",  # nothing has ended it yet
     "exited",  # by itself; its code or signal says how
     "unpaid",  # its paid time ended
     "drain",  # drain.json asked for it
@@ -162,15 +162,22 @@ def read(path: Path, kind: type[_Read]) -> _Read | None:
         raise OrderError(f"{path}: {error}") from None
 
 
-def write(path: Path, content: KeeperOrder | Drain | Status) -> None:
-    """Replaces the file atomically; a crash leaves the old one."""
-    replace(path, msgspec.json.encode(content))
+def write(path: Path, content: KeeperOrder | Drain | Status, *, durable: bool = False) -> None:
+    """Replaces the file atomically; see `replace`."""
+    replace(path, msgspec.json.encode(content), durable=durable)
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Writes beside the file, then renames over it."""
+def replace(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Writes beside the file, then renames over it: whoever is killed leaves the old one.
+
+    durable: holds even if the machine loses its power; otherwise the file may then be empty.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(data)
+    with beside.open("wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(beside, path)
 
 

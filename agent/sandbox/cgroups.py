@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from agent.order import Limits
+from agent.sandbox.watchdog import descendants
 
 Version = Literal["cgroup2", "cgroup1"]
 
@@ -161,52 +162,61 @@ def _own_v1() -> dict[str, Path]:
 
 
 def _delegated() -> Path:
-    """The v2 group below which jobs' groups are made, its controllers switched on."""
+    """The v2 group below which jobs' groups are made, its controllers switched on.
+
+    The agent's own, if no stranger lives in it; else, for root, the top of the hierarchy, as
+    container engines do. Raises NoCgroups.
+    """
     mounts = _mounts()
-    own = next(
-        (
-            line[3:]
-            for line in Path("/proc/self/cgroup").read_text().splitlines()
-            if line.startswith("0::")
-        ),
-        None,
-    )
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    own = next((line[3:] for line in lines if line.startswith("0::")), None)
     if own is None or "2" not in mounts:
         raise NoCgroups("cgroup v2 is not mounted")
     folder = _below(mounts["2"], own)
-    if folder.name == _LEAF:
-        folder = folder.parent
+    try:
+        return _divided(folder.parent if folder.name == _LEAF else folder)
+    except NoCgroups:
+        if os.getuid() != 0:
+            raise
+        return _divided(mounts["2"][0])
+
+
+def _divided(folder: Path) -> Path:
+    """This group, once it can bound children; raises NoCgroups."""
     offered = (folder / "cgroup.controllers").read_text().split()
     if not {"memory", "pids"} <= set(offered):
         raise NoCgroups("cgroup v2 does not control memory and processes here")
     if not os.access(folder, os.W_OK):
         raise NoCgroups(
-            "cgroup v2 is not delegated: start the agent by systemd with Delegate=yes, or under "
-            "`systemd-run --user --scope -p Delegate=yes`"
+            "cgroup v2 is not delegated: start the agent by systemd with Delegate=yes and "
+            f"DelegateSubgroup={_LEAF}, or under `systemd-run --user --scope -p Delegate=yes`"
         )
     wanted = [name for name in offered if name in ("memory", "pids", "cpuset")]
     enabled = (folder / "cgroup.subtree_control").read_text().split()
-    if not set(wanted) <= set(enabled):
-        _switch_on(folder, wanted)
+    try:
+        if not set(wanted) <= set(enabled):
+            _switch_on(folder, " ".join(f"+{name}" for name in wanted))
+    except OSError as error:
+        raise NoCgroups(f"cgroup v2 can't be divided: {error}") from None
     return folder
 
 
-def _switch_on(folder: Path, controllers: list[str]) -> None:
+def _switch_on(folder: Path, controllers: str) -> None:
     """A group with processes in it can't bound children: the agent moves to a leaf first."""
-    words = " ".join(f"+{name}" for name in controllers)
     try:
-        try:
-            _set(folder, "cgroup.subtree_control", words)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            leaf = folder / _LEAF
-            leaf.mkdir(exist_ok=True)
-            for pid in (folder / "cgroup.procs").read_text().split():
-                _set(leaf, "cgroup.procs", pid)
-            _set(folder, "cgroup.subtree_control", words)
+        _set(folder, "cgroup.subtree_control", controllers)
+        return
     except OSError as error:
-        raise NoCgroups(f"cgroup v2 can't be divided: {error}") from None
+        if error.errno != errno.EBUSY:
+            raise
+    members = [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+    if not set(members) <= set(descendants(os.getpid())):
+        raise NoCgroups("the agent shares its cgroup v2 with others, so that it can't be divided")
+    leaf = folder / _LEAF
+    leaf.mkdir(exist_ok=True)
+    for pid in members:
+        _set(leaf, "cgroup.procs", pid)
+    _set(folder, "cgroup.subtree_control", controllers)
 
 
 def _mounts() -> dict[str, tuple[Path, str]]:

@@ -218,10 +218,11 @@ class Supervisor:
 
     def _write(self) -> None:
         """A full disk must not end the job: the next word may come through."""
-        if self._status.state != "gone":
+        gone = self._status.state == "gone"
+        if not gone:
             self._status = msgspec.structs.replace(self._status, running_ms=self._running_ms())
         with contextlib.suppress(OSError):
-            files.write(self._folder / files.STATUS, self._status)
+            files.write(self._folder / files.STATUS, self._status, durable=gone)
 
     def _on_term(self, *_: object) -> None:
         self._told_to_stop = True

@@ -70,6 +70,14 @@ def test_a_status_of_an_earlier_boot_is_gone(assignment):
     assert (status.state, status.why, status.running_ms) == ("gone", "rebooted", 5)
 
 
+def test_a_status_that_went_with_the_machines_power_is_gone(assignment):
+    assignment.order(WALL, ["true"])
+    (assignment.folder / files.STATUS).write_bytes(b"")
+    assert keeper.read_status(assignment.folder).why == "rebooted"
+    with pytest.raises(OrderError, match="has been run already"):
+        keeper.start(assignment.folder)
+
+
 def test_a_folder_has_one_keeper(assignment):
     assignment.start(WALL, "sleep", "1000")
     first = keeper.read_status(assignment.folder).keeper_pid
