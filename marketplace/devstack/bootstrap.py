@@ -99,7 +99,7 @@ class Registry:
 def main(arguments: list[str]) -> int:
     """The command; 0 if the environment is as the lock says."""
     try:
-        _need_python(arguments)
+        need_python(arguments)
         if arguments == ["--lock"]:
             write_lock(ROOT, _tell)
         elif arguments:
@@ -134,7 +134,7 @@ def set_up(root: Path, say: Callable[[str], None]) -> None:
         python = _make_venv(root / ".venv")
         # 2. uv.
         source = registry()
-        uv = _fetch_uv(root, _pin(lock, "uv"), source, say)
+        uv = fetch_uv(root, _pin(lock, "uv"), source, say)
         # 3. The lock, and ourselves, editable.
         say("Installing the packages of requirements.lock (once; half a minute) …")
         install = (str(uv), "pip", "install", "--python", str(python))
@@ -152,7 +152,7 @@ def write_lock(root: Path, say: Callable[[str], None]) -> None:
     """Resolves pyproject.toml with all its extras into requirements.lock."""
     lock = root / "requirements.lock"
     source = registry()
-    uv = _fetch_uv(root, _pin(lock, "uv"), source, say)
+    uv = fetch_uv(root, _pin(lock, "uv"), source, say)
     resolved = _run(
         (
             *(str(uv), "pip", "compile", str(root / "pyproject.toml"), "--all-extras", "--upgrade"),
@@ -237,7 +237,7 @@ def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _need_python(arguments: list[str]) -> None:
+def need_python(arguments: list[str]) -> None:
     """Goes on in Python 3.11 if this isn't it and there is one; raises SetupError if not."""
     if sys.version_info[:2] == _PYTHON:
         return
@@ -275,7 +275,7 @@ def _make_venv(folder: Path) -> Path:
     return python
 
 
-def _fetch_uv(root: Path, version: str, source: Registry, say: Callable[[str], None]) -> Path:
+def fetch_uv(root: Path, version: str, source: Registry, say: Callable[[str], None]) -> Path:
     """uv's program, from its wheel; kept under .gridloom/cache."""
     program = root / ".gridloom" / "cache" / f"uv-{version}" / "uv"
     if program.exists():
