@@ -15,7 +15,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -82,20 +81,19 @@ def ensure(cache: Path, *, tell: Callable[[str], None] = lambda line: None) -> P
     if folder.is_dir():
         tell(f"base model {NAME}: cached")
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".base-", dir=cache))
     try:
-        _convert(gguf, scratch, tell)
-        scratch.chmod(0o755)  # mkdtemp's 0700 would lock out a job's own uid
-        try:
-            scratch.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else somebody else was first, with the same bytes
-                raise
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".base-", dir=cache) as scratch:
+            made = Path(scratch) / folder.name
+            made.mkdir()
+            _convert(gguf, made, tell)
+            try:
+                made.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else somebody else was first, with the same bytes
+                    raise
     except OSError as error:
         raise BaseModelError(f"Could not write the base model under {cache}: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from agent.recipes import __main__ as program
 from agent.recipes.catalog import Exit
+from marketplace.devstack import ask_model
 from tests import tiny_base
 from tests.recipes.conftest import lines
 
@@ -231,19 +232,15 @@ def test_an_output_that_can_not_be_written_says_so(
 
 
 @pytest.mark.parametrize("recipe", ["lora", "full"])
-def test_a_result_can_be_asked(
-    job: WriteJob, base: Path, recipe: str, capfd: pytest.CaptureFixture[str]
+def test_a_result_answers_elsewhere_as_it_did_in_its_evaluation(
+    job: WriteJob, base: Path, recipe: str
 ) -> None:
-    from agent.recipes import ask
-
-    path = job(recipe=recipe, parameters={**LEARNS[recipe], "answers": 1, "precision": "fp32"})
+    """By transformers and peft alone, as whoever owns it would use it."""
+    path = job(
+        recipe=recipe,
+        parameters={**LEARNS[recipe], "answers": 1, "answer_tokens": 48, "precision": "fp32"},
+    )
     assert run(path) == Exit.DONE
     artifact = path.parent / "output" / "artifact"
     wanted = json.loads((artifact / "evaluation.json").read_text())["answers"][0]
-    capfd.readouterr()
-    given = ["--base", str(base)] if recipe == "lora" else []
-    assert ask.main([str(artifact), "--tokens", "8", *given, wanted["prompt"]]) == Exit.DONE
-    assert capfd.readouterr().out.strip() == wanted["after"]
-    if recipe == "lora":
-        assert ask.main([str(artifact), "hello"]) == Exit.INPUT
-        assert "--base" in capfd.readouterr().err
+    assert ask_model.answer(base, artifact, wanted["prompt"]) == wanted["after"]
