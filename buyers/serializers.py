@@ -8,9 +8,8 @@ from typing import Any
 from rest_framework import serializers
 
 from buyers.jobview import JobView
-from buyers.models import Artifact, Checkpoint, Dataset, Folder, Job, Quote
+from buyers.models import Artifact, Dataset, Job, Quote
 from marketplace.core.hardware import Level, Tier, Trust
-from marketplace.models import StateChange
 from scheduler import receipts
 from scheduler.models import Assignment, Lease
 
@@ -83,7 +82,7 @@ class ArtifactOut(serializers.Serializer[Artifact]):
     created_at = serializers.DateTimeField()
 
 
-class FolderFiles(serializers.Serializer[Folder]):
+class FolderFiles(serializers.Serializer[Any]):
     """A folder's manifest, its files readable by their URLs."""
 
     id = serializers.UUIDField()
@@ -93,7 +92,7 @@ class FolderFiles(serializers.Serializer[Folder]):
     files = FileOut(many=True)
 
 
-class CheckpointOut(serializers.Serializer[Checkpoint]):
+class CheckpointOut(serializers.Serializer[Any]):
     """A state to go on from. `deleted_at`: its files are gone, newer ones are kept."""
 
     id = serializers.UUIDField()
@@ -106,12 +105,13 @@ class CheckpointOut(serializers.Serializer[Checkpoint]):
     deleted_at = serializers.DateTimeField(allow_null=True)
 
 
-class StoryOut(serializers.Serializer[StateChange]):
+class StoryOut(serializers.Serializer[Any]):
     """One line of a story."""
 
     at = serializers.DateTimeField()
     event = serializers.CharField()
-    source = serializers.CharField()
+    # DRF's own `source` is something else; it reads declared fields by the metaclass.
+    source = serializers.CharField()  # type: ignore[assignment]
     target = serializers.CharField()
     reason = serializers.CharField()
     by = serializers.CharField()

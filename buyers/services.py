@@ -277,7 +277,7 @@ def _row_tokens(dataset: Dataset | None) -> float | None:
     for the marks of the chat around them."""
     if dataset is None or not dataset.rows:
         return None
-    size = sum(entry["bytes"] for entry in dataset.manifest if entry["path"] in rows.FILES)
+    size: int = sum(entry["bytes"] for entry in dataset.manifest if entry["path"] in rows.FILES)
     return size / dataset.rows / _BYTES_A_TOKEN
 
 

@@ -62,7 +62,7 @@ class BuyerView(APIView):
     def page(self, found: Any, shape: type[serializers.Serializer[Any]]) -> Response:
         """One page of a list, newest first."""
         pages = Newest()
-        rows = pages.paginate_queryset(found, self.request, view=self)
+        rows: Any = pages.paginate_queryset(found, self.request, view=self)
         return pages.get_paginated_response(shape(rows, many=True).data)
 
     def once(self, act: Callable[[], dict[str, Any]]) -> Response:

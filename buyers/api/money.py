@@ -1,9 +1,10 @@
 """The wallet: what is in it, how it got there, and how more does."""
 
+from typing import Any
+
 from django.conf import settings
 from django.db.models import QuerySet
 from django.urls import reverse
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.pagination import CursorPagination
@@ -27,7 +28,7 @@ class WalletOut(serializers.Serializer[wallet.Wallet]):
     held_micros = serializers.IntegerField()
 
 
-class TransferOut(serializers.Serializer[Transfer]):
+class TransferOut(serializers.Serializer[Any]):
     """A line of the wallet's statement; `reference` is the job, assignment or top-up."""
 
     id = serializers.UUIDField()
@@ -100,9 +101,8 @@ class TopUpsView(BuyerView):
         url = payments.start_top_up(
             self.org,
             amount=payments.parse_top_up(self.body().get("amount")),
-            by=request.user,
             success_url=f"{page}?paid=1",
             cancel_url=page,
-            now=timezone.now(),
+            **self.by(),
         )
         return Response({"url": url}, status=201)

@@ -1,31 +1,15 @@
-"""What buyers install: a client for Python, and the command line `gridloom`.
+"""What buyers install: a client for programs, and `gridloom` for people.
 
-    from buyers.sdk import Client
-
-    market = Client("https://market.example", key="glk_…")
-    data = market.upload("my-data", name="support-answers")
-    quote = market.quote(recipe="lora", base="SmolLM2-135M-Instruct", dataset=data.id, budget="5")
-    job = market.take(quote)
-    for update in market.watch(job):
-        print(update.job.words, update.job.spent_micros)
-    market.download(job, "my-model")
-
-Imports nothing else of ours, and no Django.
+from buyers.sdk import Client
+client = Client("https://market.example", "glk_…")
+quote = client.quote(recipe="lora", base="SmolLM2-135M-Instruct", dataset="pairs", budget="2")
+job = client.take(quote, quote.best.index)
+for update in client.watch(job):
+    print(update.job.words)
+client.download(job, "model")
 """
 
 from buyers.sdk.client import Client
-from buyers.sdk.errors import GridloomError, MarketRefused, Unreachable
-from buyers.sdk.results import Job, Option, Quote, Receipt, Update, Wallet
+from buyers.sdk.errors import Damaged, GridloomError, MarketRefused, Unreachable
 
-__all__ = [
-    "Client",
-    "GridloomError",
-    "Job",
-    "MarketRefused",
-    "Option",
-    "Quote",
-    "Receipt",
-    "Unreachable",
-    "Update",
-    "Wallet",
-]
+__all__ = ["Client", "Damaged", "GridloomError", "MarketRefused", "Unreachable"]

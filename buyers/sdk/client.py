@@ -1,191 +1,237 @@
-"""The market, for a buyer's own programs."""
+"""The market from a program: quote, take or bid, watch, download."""
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
-from buyers.sdk import files
-from buyers.sdk.errors import GridloomError
-from buyers.sdk.files import Tell
-from buyers.sdk.results import (
+import httpx
+
+from buyers.sdk import transfer
+from buyers.sdk.errors import Damaged, GridloomError, MarketRefused, Unreachable
+from buyers.sdk.http import Http
+from buyers.sdk.shapes import (
     Artifact,
+    Begun,
+    Change,
+    Checkpoint,
     Dataset,
     Folder,
     Job,
     JobRow,
+    Log,
     Option,
+    Points,
     Quote,
     Receipt,
-    StoryLine,
+    TopUp,
+    Transfer,
     Update,
     Wallet,
 )
-from buyers.sdk.transport import Transport
+from buyers.sdk.transfer import Progress
 
-_POLL_S: Final = 0.5
-Which = Job | JobRow | UUID | str
+__all__ = [
+    "Artifact", "Client", "Damaged", "Dataset", "GridloomError", "Job", "MarketRefused", "Option",
+    "Quote", "Receipt", "Unreachable", "Update", "Wallet",
+]  # fmt: skip
+
+JobId = Job | JobRow | UUID | str
 """A job, or its id."""
+# Fresh URLs are asked for so often before an upload or a download gives up.
+_RENEWALS: Final = 20
 
 
 class Client:
-    """One org's view of the market. Without arguments: GRIDLOOM_URL and GRIDLOOM_KEY.
+    """One org's way into one market, by an API key with the scope `buy` (top-ups: `money`).
 
-    Every call raises MarketRefused when the market says no, and Unreachable when it does not
-    answer. Amounts are decimal text in the market's currency ("2.50").
+    Calls raise MarketRefused where the market says no, Unreachable where it says nothing. What
+    is safe to send twice is tried again for `patience_s` seconds, so that a market that is
+    restarted meanwhile is not noticed.
     """
 
-    def __init__(self, url: str = "", key: str = "") -> None:
-        url, key = (
-            url or os.environ.get("GRIDLOOM_URL", ""),
-            key or os.environ.get("GRIDLOOM_KEY", ""),
-        )
-        if not url or not key:
-            raise GridloomError(
-                "say which market, and who you are: Client(url, key), or GRIDLOOM_URL and "
-                "GRIDLOOM_KEY in the environment (make a key on the site's page “API keys”)"
-            )
-        self._http = Transport(url, key)
+    def __init__(self, url: str, key: str, *, patience_s: float = 30.0) -> None:
+        self._http = Http(url, key, patience_s=patience_s)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
         self.close()
 
-    @property
-    def url(self) -> str:
-        """The market's address."""
-        return self._http.url
-
     def close(self) -> None:
-        """Closes the connections."""
+        """Ends the connections."""
         self._http.close()
 
-    # Money
-
     def wallet(self) -> Wallet:
-        """What can be spent, and what is held for jobs."""
+        """What can be spent."""
         return self._http.get("wallet/", Wallet)
 
+    def statement(self) -> list[Transfer]:
+        """Every transfer into and out of the wallet, the latest first."""
+        return self._http.pages("wallet/statement/", Transfer)
+
     def top_up(self, amount: str) -> str:
-        """The address of a page on which a person pays `amount` by card."""
-        return str(self._http.post("top-ups/", dict, {"amount": amount})["url"])
+        """The address of the page on which a person pays `amount` ("25.00") by card."""
+        return self._http.post("top-ups/", TopUp, {"amount": amount}, again=False).url
 
-    # Data and models
+    def upload(
+        self, folder: str | Path, name: str, *, progress: Progress = lambda size: None
+    ) -> Dataset:
+        """A folder, or one file, as a new version of `name`; the same content is the same version.
 
-    def upload(self, folder: str | Path, name: str, *, tell: Tell = lambda count: None) -> Dataset:
-        """A folder (or one file) as a new version of dataset `name`; code goes the same way.
-
-        The same files again are the same version, and nothing is sent.
+        Hidden files and `__pycache__` are left out. An upload that was cut off goes on.
         """
-        root = Path(folder)
-        local = files.scan(root)
-        declared = [{"path": f.path, "bytes": f.bytes, "sha256": f.sha256} for f in local]
-        started = self._http.post("datasets/", dict, {"name": name, "files": declared})
-        for path, put in started["puts"].items():
-            source = root if root.is_file() else root / path
-            files.send(source, put["url"], put["headers"], tell)
-        return self._http.post(f"datasets/{started['id']}/commit/", Dataset)
+        files = transfer.scan(Path(folder))
+        declared = [
+            {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
+            for file in transfer.declare(files)
+        ]
+        for _ in range(_RENEWALS):
+            begun = self._http.post("datasets/", Begun, {"name": name, "files": declared})
+            try:
+                transfer.send(files, begun.puts, progress)
+            except transfer.Expired:
+                continue
+            return self._http.post(f"datasets/{begun.id}/commit/", Dataset)
+        raise Unreachable("the market's storage goes on refusing the upload; check the clocks")
 
     def datasets(self) -> list[Dataset]:
-        """All versions, newest first."""
+        """All versions, the newest first."""
         return self._http.pages("datasets/", Dataset)
 
     def artifacts(self) -> list[Artifact]:
-        """Your models, and the public bases."""
+        """The org's models, and the public bases."""
         return self._http.pages("artifacts/", Artifact)
 
-    # Orders
+    def bases(self) -> list[Artifact]:
+        """The models that everybody may start from."""
+        return self._http.pages("artifacts/", Artifact, public="1")
 
     def quote(self, **job: Any) -> Quote:
-        """Where a job could run, for how long and how much: recipe, base, dataset, budget, …"""
+        """Where a job could run and what it would cost, before paying. See `bid` for its fields."""
         return self._http.post("quotes/", Quote, job)
 
-    def take(self, quote: Quote, option: int | Option | None = None) -> Job:
-        """Starts one option at once, at the price shown; the best that fits if none is named."""
-        if option is None:
-            fitting = [each for each in quote.options if each.fits]
-            if not fitting:
-                reasons = "; ".join(f"{each.node}: {each.why}" for each in quote.options)
-                raise GridloomError(f"no option of this quote fits: {reasons or 'none is open'}")
-            option = fitting[0]
-        index = option.index if isinstance(option, Option) else option
-        return self._http.post(f"quotes/{quote.id}/take/", Job, {"option": index})
+    def take(self, quote: Quote, option: int) -> Job:
+        """Starts one option of a quote, at its price."""
+        return self._http.post(f"quotes/{quote.id}/take/", Job, {"option": option})
 
     def bid(self, **job: Any) -> Job:
-        """Leaves a job to the rounds, within its limits."""
+        """Leaves a job to the rounds: they find it the best place within its limits.
+
+        Fields: recipe ("lora", "full", "script"), budget ("2.50", a wall), base, dataset,
+        script, parameters, limit or limits (per GPU-hour), gpus, memory_gib, disk_gib, hours,
+        regions, trust, tier, deadline, environment, seed, name.
+        """
         return self._http.post("jobs/", Job, job)
 
-    # Jobs
+    def jobs(self) -> list[JobRow]:
+        """All jobs, the newest first."""
+        return self._http.pages("jobs/", JobRow)
 
-    def jobs(self, state: str = "") -> list[JobRow]:
-        """Your jobs, newest first."""
-        params = {"state": state} if state else {}
-        return self._http.pages("jobs/", JobRow, **params)
-
-    def job(self, job: Which) -> Job:
-        """A job as it now is."""
+    def job(self, job: JobId) -> Job:
+        """A job as it is now."""
         return self._http.get(f"jobs/{_id(job)}/", Job)
 
-    def watch(self, job: Which, *, every_s: float = _POLL_S) -> Iterator[Update]:
-        """The job and its curves, again and again until it is at rest."""
-        after = ""
+    def watch(self, job: JobId, *, every_s: float = 1.0) -> Iterator[Update]:
+        """A job as it goes, until it rests: its figures, and what its curves have gained."""
+        after, last = "", dict[str, float]()
         while True:
             now = self.job(job)
-            curve = self._http.get(f"jobs/{_id(job)}/metrics/", dict, after=after)
-            after = str(curve["next"])
-            yield Update(now, list(curve["points"]))
-            if now.is_at_rest:
+            page = self._http.get(f"jobs/{now.id}/metrics/", Points, after=after)
+            points = [
+                {**point.values, "step": point.step, "epoch": point.epoch} for point in page.points
+            ]
+            # The last point comes again, as it may have grown.
+            fresh = [point for point in points if point != last]
+            after, last = page.next, points[-1] if points else last
+            yield Update(now, fresh)
+            if now.rests:
                 return
             time.sleep(every_s)
 
-    def wait(self, job: Which) -> Job:
-        """Waits until the job is at rest."""
-        now = self.job(job)
-        while not now.is_at_rest:
-            time.sleep(_POLL_S)
-            now = self.job(job)
-        return now
+    def wait(self, job: JobId, *, every_s: float = 1.0) -> Job:
+        """The job once it rests."""
+        found = self.job(job)
+        while not found.rests:
+            time.sleep(every_s)
+            found = self.job(job)
+        return found
 
-    def cancel(self, job: Which) -> Job:
-        """Ends a job for good."""
-        return self._http.post(f"jobs/{_id(job)}/cancel/", Job)
+    def metrics(self, job: JobId) -> Points:
+        """The job's curves."""
+        return self._http.get(f"jobs/{_id(job)}/metrics/", Points)
 
-    def stop(self, job: Which) -> Job:
-        """Saves and stops a job; `resume` goes on with it."""
-        return self._http.post(f"jobs/{_id(job)}/stop/", Job)
+    def log(self, job: JobId) -> str:
+        """The end of the job's output."""
+        return self._http.get(f"jobs/{_id(job)}/log/", Log).text
 
-    def resume(self, job: Which, *, budget: str = "") -> Job:
-        """Queues a stopped job again, perhaps with a new budget in all."""
-        return self._http.post(f"jobs/{_id(job)}/resume/", Job, {"budget": budget})
+    def story(self, job: JobId) -> list[Change]:
+        """What happened to the job, oldest first."""
+        return self._http.get(f"jobs/{_id(job)}/story/", list[Change])
 
-    def log(self, job: Which) -> str:
-        """The end of its output."""
-        return str(self._http.get(f"jobs/{_id(job)}/log/", dict)["text"])
-
-    def story(self, job: Which) -> list[StoryLine]:
-        """What happened to it, oldest first."""
-        return self._http.get(f"jobs/{_id(job)}/story/", list[StoryLine])
-
-    def receipt(self, job: Which) -> Receipt:
-        """What it cost, and who got what of it."""
+    def receipt(self, job: JobId) -> Receipt:
+        """What the job has cost so far."""
         return self._http.get(f"jobs/{_id(job)}/receipt/", Receipt)
 
-    def download(self, job: Which, folder: str | Path, *, tell: Tell = lambda count: None) -> Path:
-        """The job's artifact, each file checked by its hash; goes on where it broke off."""
-        target = Path(folder)
-        root = target.resolve()
-        found = self._http.get(f"jobs/{_id(job)}/artifact/", Folder)
-        for file in found.files:
-            path = (target / file.path).resolve()
-            if not path.is_relative_to(root):
-                raise GridloomError(f"the market names a file outside of the folder: {file.path}")
-            files.fetch(file, path, tell)
-        return target
+    def checkpoints(self, job: JobId) -> list[Checkpoint]:
+        """States that the job can go on from, furthest first."""
+        return self._http.get(f"jobs/{_id(job)}/checkpoints/", list[Checkpoint])
+
+    def cancel(self, job: JobId) -> Job:
+        """Ends a job for good."""
+        return self._http.post(f"jobs/{_id(job)}/cancel/", Job, again=False)
+
+    def stop(self, job: JobId) -> Job:
+        """Saves and stops a job, which can be resumed."""
+        return self._http.post(f"jobs/{_id(job)}/stop/", Job, again=False)
+
+    def resume(self, job: JobId, *, budget: str = "") -> Job:
+        """Queues a stopped job again from its last checkpoint, perhaps with a new budget in all."""
+        return self._http.post(f"jobs/{_id(job)}/resume/", Job, {"budget": budget}, again=False)
+
+    def download(
+        self, job: JobId, folder: str | Path, *, progress: Progress = lambda size: None
+    ) -> Path:
+        """What the job made, into `folder`, every file checked; returns the folder.
+
+        A download that was cut off goes on where it was; what is there already stays.
+        """
+        return self._download(f"jobs/{_id(job)}/artifact/", Path(folder), progress)
+
+    def download_checkpoint(
+        self, job: JobId, checkpoint: Checkpoint, folder: str | Path, *,
+        progress: Progress = lambda size: None,
+    ) -> Path:  # fmt: skip
+        """A checkpoint's files, like `download`."""
+        path = f"jobs/{_id(job)}/checkpoints/{checkpoint.id}/"
+        return self._download(path, Path(folder), progress)
+
+    def _download(self, path: str, folder: Path, progress: Progress) -> Path:
+        left = set[str]()
+        with httpx.Client(timeout=httpx.Timeout(120, connect=10)) as http:
+            for turn in range(_RENEWALS):
+                listed = self._http.get(path, Folder).files
+                left = left if turn else {file.path for file in listed}
+                try:
+                    for file in listed:
+                        if file.path in left:
+                            transfer.fetch(http, file, folder, progress)
+                            left.remove(file.path)
+                    return folder
+                except transfer.Expired:
+                    continue
+        raise Unreachable("the market's storage goes on refusing the download; check the clocks")
 
 
-def _id(job: Which) -> str:
-    return str(job.id if isinstance(job, Job | JobRow) else job)
+def _id(job: JobId) -> str:
+    found = job.id if isinstance(job, JobRow) else job
+    try:
+        return str(found if isinstance(found, UUID) else UUID(found))
+    except ValueError:
+        raise GridloomError(f"{found!r} is no job's id; `gridloom jobs` lists them") from None

@@ -1,21 +1,24 @@
-"""What can go wrong between a buyer and the market."""
+"""Every way a call fails, as one tree. A message says what to do."""
 
 
 class GridloomError(Exception):
-    """The base of all; `str(error)` says what to do."""
+    """What all errors of the SDK share."""
 
 
 class MarketRefused(GridloomError):
-    """The market said no. `code` never changes for one reason; `field` names a bad input."""
+    """The market said no; `code` is for programs and never changes, the message is for people.
 
-    def __init__(self, message: str, *, code: str, status: int, field: str = "") -> None:
+    `field` names the input at fault, if one is; `status` is HTTP's.
+    """
+
+    def __init__(self, message: str, *, code: str, field: str = "", status: int = 400) -> None:
         super().__init__(message)
-        self.code, self.status, self.field = code, status, field
+        self.message, self.code, self.field, self.status = message, code, field, status
 
 
 class Unreachable(GridloomError):
-    """Nobody answers at the market's address, or its storage's."""
+    """No answer, or none that is the market's."""
 
 
 class Damaged(GridloomError):
-    """A file arrived that is not what the manifest says; it was not kept."""
+    """A file is not what its hash says, however often it was fetched or sent."""
