@@ -5,7 +5,7 @@ the capabilities with which our init becomes the job's own uid, and init drops t
 user's makes a user namespace, forbids further ones, and drops all capabilities itself.
 
 The job has namespaces of its own for mounts, processes, IPC, host name, cgroups and network; its
-network holds nothing but an unconfigured loopback, since the agent moves all bytes.
+network holds nothing but a loopback of its own, since the agent moves all bytes.
 """
 
 import importlib.util
@@ -23,8 +23,8 @@ NOBODY = 65534
 
 # What programs look up under /etc, beside the user list that we write ourselves.
 _ETC = ("ld.so.cache", "ssl", "pki", "alternatives", "localtime")
-# Of the host's /proc: keys, memory maps of the kernel, timers of others (engines mask them too).
-_MASKED = ("kcore", "keys", "key-users", "timer_list", "sched_debug", "kallsyms", "kpagecount")
+# What of the host's own /proc is open to every user, and no business of a job.
+_MASKED = ("keys", "key-users", "kallsyms", "timer_list")
 
 
 class NoSandbox(RuntimeError):
@@ -91,13 +91,24 @@ def package_parts() -> dict[str, Path]:
 
 
 def write_etc(folder: Path, uid: int) -> None:
-    """The only users and hosts that the job knows: root, itself, and its own loopback."""
+    """The job's /etc: the only users and hosts that it knows (root, itself, its own loopback),
+    and places to bind the host's files to."""
     etc = folder / "etc"
     etc.mkdir(mode=0o755, exist_ok=True)
     (etc / "passwd").write_text(f"root:x:0:0::/:/bin/false\njob:x:{uid}:{uid}::/job:/bin/sh\n")
     (etc / "group").write_text(f"root:x:0:\njob:x:{uid}:\n")
     (etc / "hosts").write_text("127.0.0.1 localhost job\n::1 localhost\n")
     (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
+    for path in _host_etc():
+        place = etc / path.name
+        if path.is_dir():
+            place.mkdir(exist_ok=True)
+        else:
+            place.touch()
+
+
+def _host_etc() -> list[Path]:
+    return [path for path in (Path("/etc", name) for name in _ETC) if path.exists()]
 
 
 def _root_rights() -> list[str]:
@@ -120,9 +131,8 @@ def _system(folder: Path) -> list[str]:
         elif path.is_dir():
             words += ["--ro-bind", str(path), str(path)]
     words += [
-        *_parents("/etc/any"),
-        *_each("--ro-bind-try", {f"/etc/{name}": f"/etc/{name}" for name in _ETC}),
-        *_each("--ro-bind", {f"/etc/{one.name}": str(one) for one in (folder / "etc").iterdir()}),
+        *("--ro-bind", str(folder / "etc"), "/etc"),
+        *_each("--ro-bind", {str(path): str(path) for path in _host_etc()}),
     ]
     cpus = "/sys/devices/system"  # OpenMP and psutil count cores and NUMA nodes there
     return words + [*_parents(cpus), "--ro-bind-try", cpus, cpus]

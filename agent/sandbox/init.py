@@ -9,16 +9,22 @@ As process 1 of a process namespace its exit takes every process of the job with
 (rung none) it adopts orphans and kills all descendants itself.
 
 Runs as `python -I -S init.py FD`: standard library only, and few imports, since its start is part
-of every job's. Nothing that the job chose (environment, arguments) touches this process.
+of every job's: `typing` alone takes 10 ms to import, and 5 ms the enumerations by which `signal`
+differs from `_signal`. Nothing that the job chose (environment, arguments) touches this process.
 """
 
+from __future__ import annotations
+
+import _signal as signal  # type: ignore[import-not-found]
 import ctypes
 import os
 import resource
 import select
-import signal
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
 LAST_CAPABILITY = 63
