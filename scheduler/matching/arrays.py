@@ -7,6 +7,7 @@ arrays of its schema, little-endian; arrays named `x_…` are somebody's notes a
 import hashlib
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -65,8 +66,11 @@ def read(path: Path, schema: Schema) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if not name.startswith("x_")}
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Invalid(f"{path} is not a .npz file of plain arrays: {error}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands out other content as it stands
+            raise Invalid(f"{name} in {path} is not an array", field=name)
     conform(arrays, schema)
     return arrays
 

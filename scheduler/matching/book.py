@@ -251,8 +251,10 @@ def build(
     """
     class_of = {row.name: index for index, row in enumerate(classes)}
     site_of = {row.id: index for index, row in enumerate(sites)}
-    if len(class_of) != len(classes) or len(site_of) != len(sites):
-        raise Invalid("two classes or two sites have the same name", field="classes")
+    if len(class_of) != len(classes):
+        raise Invalid("two classes have the same name", field="classes")
+    if len(site_of) != len(sites):
+        raise Invalid("two sites have the same id", field="sites")
     for node in nodes:
         if node.gpu_class not in class_of:
             raise Invalid(f"node {node.id} has unknown class {node.gpu_class!r}",
