@@ -106,6 +106,8 @@ class FileToSend(Wire, frozen=True, kw_only=True):
     bytes: Count
     sha256: Sha256
     parts: Annotated[list[Part], Meta(min_length=1, max_length=10_000)]
+    upload_id: str | None = None
+    """Of an upload in parts whose URLs have run out: sign them anew, and go on with it."""
 
 
 class UploadRequest(Wire, frozen=True, kw_only=True):

@@ -1,0 +1,121 @@
+"""From a wish to an order: the spec, whether this machine can run it, and its inputs."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from agent import cache, keeper, orders
+from agent import order as files
+from agent import record as records
+from agent.api import Refused
+from agent.cache import BadInput, NoRoom, Shelf
+from agent.orders import SpecRefused
+from agent.patience import all_of
+from agent.protocol import AssignmentSpec
+from agent.record import Record
+from agent.sandbox import workspace
+from agent.tools import Tools
+from agent.transfer import Progress
+
+START_BY_S: Final = 120.0
+"""How long a start may take until the spec says it."""
+
+
+class NotStarted(Exception):
+    """It can't run here; `why` is the word for the market, the message says more."""
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+def known_spec(folder: Path, record: Record) -> AssignmentSpec | None:
+    """The spec that was fetched before; None if it wasn't, or the disk has lost it."""
+    try:
+        return orders.parse((folder / records.SPEC).read_bytes(), record)
+    except (FileNotFoundError, SpecRefused):
+        return None
+
+
+async def fetch_spec(folder: Path, record: Record, tools: Tools) -> AssignmentSpec:
+    """Asks for the spec and keeps it; raises NotStarted."""
+    try:
+        data = await tools.api.spec(record.id)
+        spec = orders.parse(data, record)
+    except (Refused, SpecRefused) as error:
+        raise NotStarted("refused", str(error)) from None
+    files.replace(folder / records.SPEC, data)
+    return spec
+
+
+async def prepare(
+    folder: Path, spec: AssignmentSpec, tools: Tools, say: Callable[[str], None]
+) -> None:
+    """Checks, fetches the inputs and writes the order; raises NotStarted, OSError."""
+    try:
+        orders.check(spec, tools.machine, tools.taken(spec.assignment))
+        await _fetch_inputs(folder, spec, tools, say)
+        await asyncio.to_thread(orders.write, folder, spec, tools.machine)
+    except SpecRefused as refusal:
+        raise NotStarted("refused", str(refusal)) from None
+    except Refused as no:
+        raise NotStarted("input", f"the market doesn't give its inputs out: {no}") from None
+    except (BadInput, NoRoom) as error:
+        raise NotStarted("input", str(error)) from None
+
+
+async def start(folder: Path) -> None:
+    """Starts the keeper: it holds the job from here on, whatever becomes of us. Raises
+    NotStarted."""
+    try:
+        await asyncio.to_thread(keeper.start, folder)
+    except files.OrderError as error:
+        raise NotStarted("refused", str(error)) from None
+    except (workspace.WorkspaceError, keeper.KeeperError) as error:
+        raise NotStarted("start_failed", str(error)) from None
+
+
+async def _fetch_inputs(
+    folder: Path, spec: AssignmentSpec, tools: Tools, say: Callable[[str], None]
+) -> None:
+    """All inputs into `inputs/<name>`, from the cache as far as it has them."""
+    downloads = tools.downloads
+    urls = _Urls(tools, spec)
+    wanted = [
+        (name, these, Shelf(downloads.root, spec.org, public))
+        for name, these, public in orders.folders_of(spec)
+    ]
+    missing = sum(
+        file.bytes for _, these, shelf in wanted for file in these if shelf.find(file) is None
+    )
+    await asyncio.to_thread(cache.make_room, downloads.root, missing + spec.disk_bytes)
+    for name, these, shelf in wanted:
+        progress = Progress(f"fetching {name}", sum(file.bytes for file in these), say)
+        paths = await all_of(downloads.fetch(file, shelf, urls, progress.add) for file in these)
+        found = {file.path: path for file, path in zip(these, paths, strict=True)}
+        await asyncio.to_thread(cache.lay_out, found, these, folder / "inputs" / name)
+
+
+class _Urls:
+    """Presigned URLs of one assignment's inputs: asked for when the first is needed."""
+
+    def __init__(self, tools: Tools, spec: AssignmentSpec) -> None:
+        self._tools, self._spec = tools, spec
+        self._urls: dict[str, str] = {}
+        self._lock = asyncio.Lock()
+
+    async def get(self, sha256: str) -> str:
+        """Raises BadInput if the market knows of no such file."""
+        async with self._lock:
+            if not self._urls:
+                self._urls = await self._tools.api.inputs(self._spec.assignment)
+        if sha256 not in self._urls:
+            raise BadInput(f"the market has no file with the SHA-256 {sha256}")
+        return self._urls[sha256]
+
+    async def renew(self, stale: str) -> None:
+        """One URL has run out: all of them have."""
+        async with self._lock:
+            if stale in self._urls.values():
+                self._urls = {}

@@ -1,0 +1,224 @@
+"""Downloads: by ranges, resumed where they broke off, hashed while they arrive."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import httpx
+
+from agent import order as files
+from agent.cache import BadInput, Shelf, make_room
+from agent.config import is_loopback
+from agent.patience import Backoff
+from agent.protocol import File
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 4
+_CHUNK: Final = 1024 * 1024
+_TIMEOUT: Final = httpx.Timeout(30, connect=10, pool=None)
+_TRIES_AT_HASH: Final = 2
+_TRIES_AT_URL: Final = 3
+_LEAST_MEASURED: Final = 4 * 2**20
+"""Bytes below which a transfer says nothing about bandwidth."""
+
+
+class Urls(Protocol):
+    """Where files are to be had; `renew` says that a URL opens nothing any more."""
+
+    async def get(self, sha256: str) -> str: ...
+
+    async def renew(self, stale: str) -> None: ...
+
+
+class Bandwidth:
+    """Mbit/s from the market's storage, as transfers have shown it; 0 before the first."""
+
+    def __init__(self, path: Path) -> None:
+        """`path`: where it is kept over restarts."""
+        self._path = path
+        self.mbps = 0.0
+        with contextlib.suppress(OSError, ValueError):
+            self.mbps = float(path.read_text("ascii"))
+
+    def note(self, size: int, seconds: float) -> None:
+        """A transfer has taken so long; recent ones count most."""
+        if size >= _LEAST_MEASURED and seconds > 0:
+            now = size * 8 / seconds / 1e6
+            self.mbps = now if not self.mbps else 0.7 * self.mbps + 0.3 * now
+            files.replace(self._path, f"{self.mbps:.3f}".encode())
+
+
+class Progress:
+    """Says how far a transfer is: "fetching base, 120 of 270 MB"."""
+
+    def __init__(self, doing: str, total: int, say: Callable[[str], None]) -> None:
+        self._doing, self._total, self._say = doing, total, say
+        self._done = 0
+        self.add(0)
+
+    def add(self, size: int) -> None:
+        """So many bytes more; fewer than none if some must come again."""
+        self._done += size
+        self._say(f"{self._doing}, {self._done / 1e6:.0f} of {self._total / 1e6:.0f} MB")
+
+
+class _Broken(Exception):
+    """The connection broke, or the server could not answer: go on later."""
+
+
+class _Expired(Exception):
+    """The URL opens nothing any more."""
+
+
+@dataclass
+class Downloads:
+    """All downloads of this node: a few at a time, each file by one of them."""
+
+    root: Path
+    """The cache's folder."""
+    bandwidth: Bandwidth
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    _locks: weakref.WeakValueDictionary[Path, asyncio.Lock] = field(
+        default_factory=weakref.WeakValueDictionary
+    )
+    _clients: dict[bool, httpx.AsyncClient] = field(default_factory=dict)
+
+    async def fetch(
+        self, file: File, shelf: Shelf, urls: Urls, arrived: Callable[[int], None]
+    ) -> Path:
+        """The cached file, fetched if it isn't there; `arrived` is told of bytes as they come.
+
+        Goes on for as long as the storage is away; raises BadInput, NoRoom, OSError.
+        """
+        lock = self._locks.setdefault(shelf.partial(file), asyncio.Lock())
+        async with lock:
+            found = shelf.find(file)
+            if found is not None:
+                arrived(file.bytes)
+                return found
+            async with self._slots:
+                for _ in range(_TRIES_AT_HASH):
+                    if await self._collect(file, shelf, urls, arrived):
+                        return shelf.keep(file)
+                    shelf.partial(file).unlink()
+                    arrived(-file.bytes)
+        raise BadInput(f"{file.path} is not what its manifest says: its SHA-256 differs")
+
+    async def aclose(self) -> None:
+        """Ends idle connections."""
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def _collect(
+        self, file: File, shelf: Shelf, urls: Urls, arrived: Callable[[int], None]
+    ) -> bool:
+        """Fills the partial file up; whether its hash is right."""
+        partial = await asyncio.to_thread(_Partial, shelf.partial(file), file.bytes)
+        try:
+            make_room(self.root, file.bytes - partial.size)
+            arrived(partial.size)
+            backoff, expired = Backoff(), 0
+            while partial.size < file.bytes:
+                before, url = partial.size, await urls.get(file.sha256)
+                try:
+                    await self._stream(file, partial, url, arrived)
+                except _Expired as error:
+                    expired += 1
+                    if expired >= _TRIES_AT_URL:
+                        raise BadInput(f"{file.path} can't be fetched: {error}") from None
+                    await urls.renew(url)
+                except (_Broken, httpx.TransportError) as error:
+                    log.info("%s broke off at %d bytes: %s", file.path, partial.size, error)
+                    if partial.size > before:
+                        backoff.reset()
+                    await backoff.pause()
+            return partial.sha256 == file.sha256
+        finally:
+            partial.close()
+
+    async def _stream(
+        self, file: File, partial: "_Partial", url: str, arrived: Callable[[int], None]
+    ) -> None:
+        """One request: from where the partial file ends to the end, or as far as it gets."""
+        headers = {"accept-encoding": "identity"}
+        if partial.size:
+            headers["range"] = f"bytes={partial.size}-"
+        begun, before = time.monotonic(), partial.size
+        async with self._client(url).stream("GET", url, headers=headers) as answer:
+            _check(answer)
+            if partial.size and answer.status_code != 206:
+                arrived(-partial.size)
+                partial.restart()  # a server without ranges sends all of it
+                before = 0
+            async for chunk in answer.aiter_raw(_CHUNK):
+                if partial.size + len(chunk) > file.bytes:
+                    raise BadInput(f"{file.path} has more than the {file.bytes} bytes it should")
+                await asyncio.to_thread(partial.add, chunk)
+                arrived(len(chunk))
+        self.bandwidth.note(partial.size - before, time.monotonic() - begun)
+        if partial.size < file.bytes:
+            raise _Broken("the answer ended early")
+
+    def _client(self, url: str) -> httpx.AsyncClient:
+        """Storage on this machine itself is reached through no proxy."""
+        return client_for(self._clients, url)
+
+
+def client_for(clients: dict[bool, httpx.AsyncClient], url: str) -> httpx.AsyncClient:
+    """The client for storage at `url`: one for this machine, which needs no proxy, one beyond."""
+    local = is_loopback(url)
+    if local not in clients:
+        clients[local] = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not local)
+    return clients[local]
+
+
+class _Partial:
+    """A file in the making, and its hash so far."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        """Takes up what an earlier attempt has left, reading it once."""
+        self._file = path.open("a+b")
+        self._digest = hashlib.sha256()
+        self.size = 0
+        self._file.seek(0)
+        while chunk := self._file.read(_CHUNK):
+            self._digest.update(chunk)
+            self.size += len(chunk)
+        if self.size > most:
+            self.restart()
+
+    @property
+    def sha256(self) -> str:
+        self._file.flush()
+        return self._digest.hexdigest()
+
+    def add(self, chunk: bytes) -> None:
+        self._file.write(chunk)
+        self._digest.update(chunk)
+        self.size += len(chunk)
+
+    def restart(self) -> None:
+        self._file.truncate(0)
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _check(answer: httpx.Response) -> None:
+    """Raises _Expired or _Broken unless bytes follow."""
+    status = answer.status_code
+    if status in (200, 206):
+        return
+    if status >= 500 or status in (408, 425, 429):
+        raise _Broken(f"HTTP status {status}")
+    raise _Expired(f"the storage answers with HTTP status {status}")
