@@ -16,7 +16,8 @@ from typing import Final
 
 import httpx
 
-from buyers.sdk import Client, GridloomError, Job
+from buyers.sdk import Client, GridloomError
+from buyers.sdk.shapes import Job
 from marketplace.devstack import base_model, corpus
 from marketplace.devstack.demo_screen import Screen
 from marketplace.devstack.live import LiveSite, live_site
@@ -90,7 +91,10 @@ def _run(site: LiveSite, screen: Screen) -> None:
             budget=BUDGET, parameters=TRAINING,
         )  # fmt: skip
         screen.options(quote)
-        job = client.take(quote)
+        if quote.best is None:
+            reasons = "; ".join(f"{option.node}: {option.why}" for option in quote.options)
+            raise StackError(f"No machine here can run the job: {reasons}")
+        job = client.take(quote, quote.best.index)
         screen.note(f"The job's page: {site.stack.site_url}/buy/jobs/{job.id}/")
     with screen.step("A second, small job bids and waits for a round"):
         errand = _bid(site, client)
