@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.table import Table
 
 from marketplace.devstack.live import LiveSite, live_services, live_site
 from marketplace.devstack.process import StackError
@@ -66,12 +65,11 @@ def _until_interrupted(site: LiveSite) -> int:
 
 
 def _print_accounts(site: LiveSite) -> None:
-    table = Table(title=f"The site: {site.stack.site_url}", title_justify="left")
-    for heading in ("role", "log in as", "password", "API key"):
-        table.add_column(heading, overflow="fold")
+    _say(f"\nThe site: [bold]{site.stack.site_url}[/]")
     for account in site.accounts:
-        table.add_row(account["role"], account["email"], account["password"], account["key"])
-    _console.print(table)
+        key = f"  API key {account['key']}" if account["key"] else ""
+        print(f"  {account['role']:10} {account['email']:28} {account['password']}{key}")
+    print()
 
 
 def _say(text: str) -> None:

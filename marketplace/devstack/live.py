@@ -36,7 +36,8 @@ class LiveSite:
 
 @contextmanager
 def live_services(folder: Path, say: Say, *, anywhere: bool = False) -> Iterator[LiveSite]:
-    """PostgreSQL, Valkey, S3 and Stripe's stand-in, migrated, while the block runs."""
+    """PostgreSQL, Valkey, S3 and Stripe's stand-in, with tables, bucket and accounts, while the
+    block runs; the site's own processes are not started."""
     with (
         _terminated_like_interrupted(),
         opened(folder, say, anywhere=anywhere) as stack,
@@ -46,8 +47,8 @@ def live_services(folder: Path, say: Say, *, anywhere: bool = False) -> Iterator
             supervisor.start(*stack.data_services())
             if "DATABASE_URL" not in stack.given:
                 stack.postgres.prepare()
-            supervisor.run(stack.command("migrate", "--noinput"), stack.command("makebucket"))
-            yield LiveSite(stack, supervisor, ())
+            (printed,) = supervisor.run(stack.command("prepare"))
+            yield LiveSite(stack, supervisor, json.loads(printed.splitlines()[-1]))
         finally:
             with _uninterrupted():
                 supervisor.stop(down_to=Stage.NODES)
@@ -59,15 +60,13 @@ def live_services(folder: Path, say: Say, *, anywhere: bool = False) -> Iterator
 def live_site(
     folder: Path = DATA, say: Say = print, *, anywhere: bool = False
 ) -> Iterator[LiveSite]:
-    """The site with its accounts, while the block runs. Start it from the main thread.
+    """The whole site, still without nodes, while the block runs. Call it from the main thread.
 
     With `anywhere`, on ports at random. Raises StackError, in words for a person.
     """
     with live_services(folder, say, anywhere=anywhere) as site:
-        seed = site.stack.command("seed", "--json")
         site.supervisor.start(*site.stack.site_services())
-        (printed,) = site.supervisor.run(seed)
-        yield LiveSite(site.stack, site.supervisor, json.loads(printed.splitlines()[-1]))
+        yield site
 
 
 def end_jobs(nodes: Path, *, grace_s: float) -> None:

@@ -249,6 +249,7 @@ def opened(folder: Path, say: Say, *, anywhere: bool = False) -> Iterator[Stack]
     """
     need_space(folder)
     (folder / "run").mkdir(exist_ok=True)
+    (folder / "logs").mkdir(mode=0o700, exist_ok=True)  # they hold the accounts' passwords
     with _alone(folder):
         kept = _read(folder / "stack.json")
         chosen = ports.anywhere(_WISHES) if anywhere else ports.choose(_WISHES, kept.port, say=say)
