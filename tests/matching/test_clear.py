@@ -41,13 +41,13 @@ def cleared(book: Book) -> Matches:
 
 
 @given(books())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_checker_finds_nothing(book: Book) -> None:
     cleared(book)
 
 
 @given(books())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_nobody_pays_over_the_limit_or_gets_less_than_asked(book: Book) -> None:
     matches = clear(book)
     limit = book.job_limit[matches.job, book.node_class[matches.node]]
@@ -58,7 +58,7 @@ def test_nobody_pays_over_the_limit_or_gets_less_than_asked(book: Book) -> None:
 
 
 @given(books())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_gang_is_whole_or_waits(book: Book) -> None:
     matches = clear(book)
     gpus = np.bincount(matches.job, matches.gpus, book.jobs)
@@ -69,14 +69,14 @@ def test_a_gang_is_whole_or_waits(book: Book) -> None:
 
 
 @given(books())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_clearing_twice_gives_the_same_to_the_bit(book: Book) -> None:
     one, other = clear(book).as_arrays(), clear(book).as_arrays()
     assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
 @given(books(), st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_order_of_the_rows_means_nothing(book: Book, random: Any) -> None:
     jobs, nodes, sites, classes = (
         np.array(random.sample(range(n), n), np.int64)
@@ -107,7 +107,7 @@ def _shuffled_places(book: Book, sites: np.ndarray, classes: np.ndarray) -> Book
 
 
 @given(books(), st.integers(0, 11))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_money_has_no_unit(book: Book, power: int) -> None:
     """In other coins (here powers of two, which floats hold exactly) the same jobs run."""
     factor = 2.0**power
