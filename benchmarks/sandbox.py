@@ -71,7 +71,7 @@ def start_ms(rung: Rung) -> float:
     workspace.prepare(folder, order)
     begun = time.perf_counter()
     running = launch(folder, order)
-    while not running.has_started:
+    while not running.started_up_ms:
         select.select([running.control], [], [])
         running.listen()
     took = time.perf_counter() - begun

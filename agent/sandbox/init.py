@@ -3,7 +3,7 @@
 Its keeper holds the other end of a socket, whose descriptor is this program's only argument.
 Down comes one message (`config`, see `agent.sandbox.launch.message`), then single letters: T asks
 for SIGTERM to the job. When the socket closes, the keeper is dead and the job must not outlive it.
-Up go three kinds of lines: `started`, `failed <why>`, `exited <code> <signal>`.
+Up go three kinds of lines: `started <boot clock, ms>`, `failed <why>`, `exited <code> <signal>`.
 
 As process 1 of a process namespace its exit takes every process of the job with it. Without one
 (rung none) it adopts orphans and kills all descendants itself.
@@ -21,6 +21,7 @@ import os
 import resource
 import select
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,11 +54,12 @@ def main() -> NoReturn:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, lambda *_: None)  # the keeper speaks through the socket alone
+    now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
     job, failure = start(argv, env, cwd)
     if failure:
         say(control, f"failed {failure}")
         os._exit(127)
-    say(control, "started")
+    say(control, f"started {now_ms}")
     status = watch(control, wake, job)
     if not alone:
         kill_descendants()

@@ -54,11 +54,11 @@ class Running:
         self.control = -1
         self.failure = ""
         self.ended: Ended | None = None
-        self.has_started = False
+        self.started_up_ms = 0
         self._said = b""
 
     def listen(self) -> bool:
-        """Reads what init says (`has_started`, `failure`, `ended`); False once it is gone."""
+        """Reads what init says (`started_up_ms`, `failure`, `ended`); False once it is gone."""
         try:
             data = os.read(self.control, 4096)
         except ConnectionResetError:
@@ -67,7 +67,7 @@ class Running:
         for line in lines:
             word, _, rest = line.decode(errors="replace").partition(" ")
             if word == "started":
-                self.has_started = True
+                self.started_up_ms = int(rest)
             elif word == "failed":
                 self.failure = rest
             elif word == "exited":
@@ -99,7 +99,7 @@ class Running:
 
 def launch(folder: Path, order: KeeperOrder) -> Running:
     """Starts the job; raises StartFailed. On return init has its orders, not yet the job its exec:
-    wait for `has_started` or `failure`."""
+    wait for `started_up_ms` or `failure`."""
     if order.rung.wall == "none":
         _adopt_orphans()
     ours, theirs = socket.socketpair()

@@ -69,8 +69,8 @@ class Supervisor:
         for key, _ in self._selector.select(self._wait_ms() / 1000):
             if key.fd == running.control:
                 alive = running.listen()
-                if running.has_started and self._status.state == "starting":
-                    self._set(state="running", started_up_ms=files.up_ms())
+                if running.started_up_ms and self._status.state == "starting":
+                    self._set(state="running", started_up_ms=running.started_up_ms)
                 if not alive:
                     return False
             elif key.fd == self._wake:
@@ -153,7 +153,7 @@ class Supervisor:
         traces.forget(self._folder)
         ended = running.ended
         code, number = (ended.code, ended.signal) if ended else (None, int(signal.SIGKILL))
-        if not running.has_started and not self._status.why:
+        if not running.started_up_ms and not self._status.why:
             return self._end("start_failed", running.failure or self._last_complaint())
         if oom and code != 0:
             self._blame("memory", self._out_of_memory())

@@ -41,7 +41,7 @@ def test_a_keeper_survives_the_kill_of_its_agent(assignment: Assignment, rung):
     os.killpg(agent_process.pid, signal.SIGKILL)
     agent_process.wait()
     agent_process.stdout.close()
-    assert keeper.read_status(assignment.folder).state == "running"
+    until(lambda: keeper.read_status(assignment.folder).state == "running")
     (assignment.folder / "job" / "go").touch()
     status = assignment.end()
     assert (status.why, status.exit_code) == ("exited", 0)

@@ -9,7 +9,7 @@ import pytest
 from agent import keeper
 from agent.order import Limits
 from agent.sandbox import cgroups, launch
-from tests.agent.sandbox.jobs import MIB, PLAIN, Assignment, each_rung, each_wall, rungs
+from tests.agent.sandbox.jobs import MIB, PLAIN, Assignment, each_rung, each_wall, rungs, until
 
 CPUS = sorted(os.sched_getaffinity(0))
 
@@ -78,6 +78,7 @@ def test_standard_output_can_be_opened_by_name(assignment, rung):
 def test_groups_bound_the_job_and_go_with_it(assignment):
     (rung,) = bounded_rungs()
     assignment.start(rung, "sleep", "1000", pids=33, memory_bytes=64 * MIB)
+    until(lambda: keeper.read_status(assignment.folder).state == "running")
     name = launch.group_name(assignment.folder)
     folders = list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
     limits = {path.name: path.read_text().strip() for folder in folders for path in folder.iterdir()
