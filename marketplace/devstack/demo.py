@@ -58,12 +58,12 @@ with open(os.path.join(folder, "pi.txt"), "w") as answer:
 '''
 
 
-def main() -> int:
-    """Runs the demo; 0 if every step came out as it should."""
+def main(folder: Path = DATA) -> int:
+    """Runs the demo on the stack in `folder`; 0 if every step came out as it should."""
     began = time.monotonic()
     screen = Screen()
     try:
-        with screen.running(), live_site(DATA, screen.note) as site:
+        with screen.running(), live_site(folder, screen.note) as site:
             _run(site, screen)
         screen.done(time.monotonic() - began)
     except (StackError, GridloomError, base_model.BaseModelError) as error:
@@ -74,7 +74,7 @@ def main() -> int:
 
 def _run(site: LiveSite, screen: Screen) -> None:
     buyer = next(account for account in site.accounts if account["role"] == "buyer")
-    with _base_in_the_making() as making:
+    with _base_in_the_making(site.stack.folder) as making:
         with screen.step("Two suppliers' machines enrol, prove themselves and go on offer"):
             site.start_nodes(screen.note)
         with screen.step(f"{buyer['org']} tops up ${TOP_UP} by card"):
@@ -105,7 +105,7 @@ def _run(site: LiveSite, screen: Screen) -> None:
         _require(errand, "succeeded")
         screen.note(f"A round placed it on {errand.nodes[0].node}; it cost what its receipt says.")
     with screen.step("The model is downloaded, checked by hash, and used"):
-        folder = client.download(job, DATA / "downloads" / str(job.id))
+        folder = client.download(job, site.stack.folder / "downloads" / str(job.id))
         evaluation = json.loads((folder / "evaluation.json").read_text())
         asked = evaluation["answers"][0]
         answer = _use(base, folder, asked["prompt"])
@@ -122,9 +122,9 @@ def _run(site: LiveSite, screen: Screen) -> None:
 
 
 @contextlib.contextmanager
-def _base_in_the_making() -> Iterator["subprocess.Popen[str]"]:
+def _base_in_the_making(data: Path) -> Iterator["subprocess.Popen[str]"]:
     """Converts the base beside everything else: it takes a core for a while, the first time."""
-    command = [sys.executable, "-m", "marketplace.devstack.base_model", str(DATA / "cache")]
+    command = [sys.executable, "-m", "marketplace.devstack.base_model", str(data / "cache")]
     making = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -140,7 +140,7 @@ def _publish(site: LiveSite, making: "subprocess.Popen[str]") -> Path:
     said, _ = making.communicate()
     if making.returncode:
         raise StackError(f"The base model could not be made: {said.strip()[-2000:]}")
-    folder = base_model.ensure(DATA / "cache")
+    folder = base_model.ensure(site.stack.folder / "cache")
     site.supervisor.run(
         site.stack.command(
             "publish_base", str(folder),
@@ -178,7 +178,7 @@ def pay(client: Client, amount: str) -> int:
 
 
 def _upload(site: LiveSite, client: Client, screen: Screen) -> str:
-    folder = DATA / "cache" / "stdlib-docstrings"
+    folder = site.stack.folder / "cache" / "stdlib-docstrings"
     made = corpus.write(folder)
     dataset = client.upload(folder, "stdlib-docstrings")
     screen.note(
