@@ -110,7 +110,7 @@ def load_weights(base: Path, dtype: torch.dtype) -> Any:
 
     transformers_logging.disable_progress_bar()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=dtype,
             use_safetensors=True,
@@ -119,6 +119,7 @@ def load_weights(base: Path, dtype: torch.dtype) -> Any:
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise RecipeError(Exit.INPUT, f"the base can't be loaded: {_brief(error)}") from error
+    model, report = loaded
     missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
     if missing:
         raise RecipeError(
