@@ -258,42 +258,49 @@ def _stopped_at(folder: Path) -> int:
 def _targets(scratch: Path) -> Iterator[dict[str, object]]:
     """Hides a secret in every place of the host that a job might reach."""
     secret = secrets.token_hex(16)
-    shm_key = secrets.randbelow(2**31 - 2) + 1
-    libc = ctypes.CDLL(None)
-    segment = libc.shmget(shm_key, 4096, 0o1666)  # IPC_CREAT, open to everybody
-    with (
-        tempfile.NamedTemporaryFile("w", prefix="gridloom-probe-", dir="/tmp") as file,
-        tempfile.NamedTemporaryFile("w", prefix="gridloom-probe-", dir="/dev/shm") as shm,
-        tempfile.TemporaryDirectory(prefix="gridloom-probe-", dir="/tmp") as open_folder,
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.socket(socket.AF_UNIX) as by_path,
-        socket.socket(socket.AF_UNIX) as by_name,
-    ):
-        for hidden in (file, shm):
-            os.fchmod(hidden.fileno(), 0o644)
-            hidden.write(secret)
-            hidden.flush()
-            os.set_inheritable(hidden.fileno(), True)
+    with contextlib.ExitStack() as stack:
+        open_folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gridloom-probe-"))
         os.chmod(open_folder, 0o755)  # noqa: S103 - a bait must be within reach
-        by_path.bind(f"{open_folder}/socket")
+        targets: dict[str, object] = {
+            "secret": secret,
+            "state": str(scratch.parent),
+            "pid": os.getpid(),
+            "abstract": secret,
+            "unix": f"{open_folder}/socket",
+            "file": stack.enter_context(_secret_file("/tmp", secret)),
+            "shm_file": stack.enter_context(_secret_file("/dev/shm", secret)),
+            "shm_key": stack.enter_context(_shared_segment()),
+        }
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        targets["port"] = server.getsockname()[1]
+        for name in (f"{open_folder}/socket", f"\0{secret}"):
+            channel = stack.enter_context(socket.socket(socket.AF_UNIX))
+            channel.bind(name)
+            channel.listen()
         os.chmod(f"{open_folder}/socket", 0o777)  # noqa: S103
-        by_name.bind(f"\0{secret}")
-        for listening in (by_path, by_name):
-            listening.listen()
         os.environ["GRIDLOOM_PROBE_SECRET"] = secret
-        try:
-            yield {
-                "secret": secret,
-                "file": file.name,
-                "shm_file": shm.name,
-                "state": str(scratch.parent),
-                "pid": os.getpid(),
-                "port": server.getsockname()[1],
-                "unix": f"{open_folder}/socket",
-                "abstract": secret,
-                "shm_key": shm_key,
-            }
-        finally:
-            del os.environ["GRIDLOOM_PROBE_SECRET"]
-            if segment >= 0:
-                libc.shmctl(segment, 0, None)  # IPC_RMID
+        stack.callback(os.environ.pop, "GRIDLOOM_PROBE_SECRET")
+        yield targets
+
+
+@contextlib.contextmanager
+def _secret_file(folder: str, secret: str) -> Iterator[str]:
+    """A file that everybody may read, its descriptor left open for children to inherit."""
+    with tempfile.NamedTemporaryFile("w", prefix="gridloom-probe-", dir=folder) as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(secret)
+        file.flush()
+        os.set_inheritable(file.fileno(), True)
+        yield file.name
+
+
+@contextlib.contextmanager
+def _shared_segment() -> Iterator[int]:
+    """The key of a System V segment that everybody may attach."""
+    libc, key = ctypes.CDLL(None), secrets.randbelow(2**31 - 2) + 1
+    segment = libc.shmget(key, 4096, 0o1666)  # IPC_CREAT
+    try:
+        yield key
+    finally:
+        if segment >= 0:
+            libc.shmctl(segment, 0, None)  # IPC_RMID
