@@ -11,7 +11,7 @@ import json
 import logging
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import django.db
@@ -38,6 +38,7 @@ class JobConsumer(AsyncWebsocketConsumer):
 
     pk: UUID
     _after: str = ""
+    _last: dict[str, Any] | None = None
     _sent: dict[str, bytes]
     _tasks: tuple["asyncio.Task[None]", ...] = ()
 
@@ -97,7 +98,8 @@ class JobConsumer(AsyncWebsocketConsumer):
         request = HttpRequest()
         request.user, request.session = self.scope["user"], self.scope["session"]
         try:
-            return Job.objects.of(org_of(request)).filter(pk=self.pk).first()
+            mine = Job.objects.of(org_of(request)).select_related("created_by")
+            return mine.filter(pk=self.pk).first()
         except MarketError:
             return None
 
@@ -109,10 +111,11 @@ class JobConsumer(AsyncWebsocketConsumer):
         pieces = fragments.of_job(job, now=now).items()
         html = "".join(text for name, text in pieces if self._is_news(name, text))
         found = jobview.points(job, after=self._after)
-        self._after = found.next
-        points = json.dumps({"points": found.rows}, cls=DjangoJSONEncoder)
-        fresh = found.rows and self._is_news("points", points)
-        return [text for text in (html, points if fresh else "") if text]
+        # The last point comes again, as it may have grown.
+        rows = [row for row in found.rows if row != self._last]
+        self._after, self._last = found.next, found.rows[-1] if found.rows else self._last
+        points = json.dumps({"points": rows}, cls=DjangoJSONEncoder) if rows else ""
+        return [text for text in (html, points) if text]
 
     def _is_news(self, name: str, text: str) -> bool:
         digest = sha256(text.encode()).digest()

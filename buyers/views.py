@@ -215,7 +215,8 @@ def _by(request: MemberRequest) -> dict[str, Any]:
 
 
 def _job(request: MemberRequest, pk: UUID) -> Job:
-    return get_object_or_404(Job.objects.of(org_of(request)), pk=pk)
+    mine = Job.objects.of(org_of(request)).select_related("created_by")
+    return get_object_or_404(mine, pk=pk)
 
 
 def _quote(request: MemberRequest, pk: UUID) -> Quote:

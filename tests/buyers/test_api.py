@@ -1,0 +1,379 @@
+"""The REST API: all that a buyer does, as programs do it."""
+
+from datetime import timedelta
+
+import pytest
+from django.urls import reverse
+
+from buyers.models import Dataset, Job, MetricPoint, Quote, RepeatableCall
+from marketplace.core.ids import uuid7
+from marketplace.core.money import MICRO
+from scheduler import metering
+from tests import world
+from tests.buyers import folders
+from tests.buyers.conftest import folder
+
+pytestmark = pytest.mark.usefixtures("valkey")
+
+
+@pytest.fixture
+def code(buyer):
+    files = [{"path": "main.py", "bytes": 1, "sha256": "0" * 64}]
+    return Dataset.objects.create(
+        **folder(org=buyer, name="code", version=1, created_by="me", manifest=files)
+    )
+
+
+@pytest.fixture
+def wanted(code):
+    """A job that fits any node."""
+    return {
+        "recipe": "script", "script": "code", "parameters": {"entry": "main.py"}, "budget": "5",
+        "memory_gib": 2, "hours": 0.5, "limit": "3",
+    }  # fmt: skip
+
+
+def post(client, path, body=None, **headers):
+    return client.post(
+        f"/api/v1/{path}", body if body is not None else {}, "application/json", headers=headers
+    )
+
+
+def get(client, path, **params):
+    return client.get(f"/api/v1/{path}", params)
+
+
+def test_the_wallet_tells_what_is_free_and_what_is_held(api, ran):
+    assert get(api, "wallet/").json() == {
+        "currency": "USD",
+        "balance_micros": 100 * MICRO - held(ran),
+        "held_micros": held(ran),
+    }
+    lines = get(api, "wallet/statement/").json()["results"]
+    assert {line["kind"]: line["change_micros"] for line in lines} == {
+        "escrow": -held(ran),
+        "top_up": 100 * MICRO,
+    }
+
+
+def held(ran):
+    from marketplace.ledger import services as ledger
+
+    return ledger.balance(ledger.escrow(ran.job.pk))
+
+
+@pytest.mark.parametrize("amount", ["0", "-5", "NaN", "1e3", "0.001", "0.5", "1000000", None, 5.0])
+def test_a_top_up_of_no_sane_amount_is_refused_before_any_page_is_made(api, amount):
+    answer = post(api, "top-ups/", {"amount": amount})
+    assert (answer.status_code, answer.json()["field"]) == (400, "amount")
+    assert get(api, "top-ups/").json()["results"] == []
+
+
+def test_a_dataset_is_declared_sent_committed_and_read_back(api, s3):
+    import httpx
+
+    files = [
+        {"path": file.path, "bytes": file.bytes, "sha256": file.sha256}
+        for file in folders.declared(folders.TRAINING)
+    ]
+    begun = post(api, "datasets/", {"name": "pairs", "files": files})
+    assert begun.status_code == 201
+    made = begun.json()
+    assert get(api, f"datasets/{made['id']}/").status_code == 404, "not before it is committed"
+    assert post(api, f"datasets/{made['id']}/commit/").status_code == 409
+    for path, put in made["puts"].items():
+        httpx.put(put["url"], headers=put["headers"], content=folders.TRAINING[path])
+    done = post(api, f"datasets/{made['id']}/commit/").json()
+    assert (done["rows"], done["files"], done["version"]) == (7, 2, 1)
+
+    listed = get(api, f"datasets/{made['id']}/").json()
+    for file in listed["files"]:
+        assert httpx.get(file["url"]).content == folders.TRAINING[file["path"]]
+    assert [row["name"] for row in get(api, "datasets/", name="pairs").json()["results"]] == [
+        "pairs"
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[], "x", {"name": "x"}, {"name": "x", "files": {}}, {"files": []}, {"name": 3, "files": 4}],
+)
+def test_a_dataset_of_another_shape_is_refused(api, body):
+    answer = post(api, "datasets/", body)
+    assert answer.status_code == 400
+    assert answer.json()["message"]
+
+
+def test_a_body_that_is_too_large_is_refused_unread(api):
+    answer = api.post("/api/v1/datasets/", b" " * (8 * 2**20 + 1), content_type="application/json")
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def test_a_quote_is_taken_and_the_job_stands(api, wanted, node):
+    quote = post(api, "quotes/", wanted)
+    assert quote.status_code == 201
+    options = quote.json()["options"]
+    assert [option["fits"] for option in options] == [True]
+    assert {line["label"] for line in options[0]["lines"]} == {"GPU time", "Storage", "Transfer"}
+
+    taken = post(api, f"quotes/{quote.json()['id']}/take/", {"option": 0})
+    assert taken.status_code == 201
+    job = taken.json()
+    assert (job["state"], job["order"]) == ("placed", "take")
+    assert job["nodes"][0]["node"] == node.node.name
+    assert job["may"]
+    assert job["words"]
+    assert get(api, f"quotes/{quote.json()['id']}/").json()["job"] == job["id"]
+
+    again = post(api, f"quotes/{quote.json()['id']}/take/", {"option": 0})
+    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+
+
+def test_a_quote_does_not_hold_for_ever(api, wanted, node, today):
+    quote = post(api, "quotes/", wanted).json()
+    Quote.objects.update(expires_at=today - timedelta(seconds=1))
+    answer = post(api, f"quotes/{quote['id']}/take/", {"option": 0})
+    assert (answer.status_code, answer.json()["code"]) == (409, "expired")
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("option", [-1, "x", None, 1.5, 99])
+def test_an_option_that_is_none_is_refused(api, wanted, node, option):
+    quote = post(api, "quotes/", wanted).json()
+    assert post(api, f"quotes/{quote['id']}/take/", {"option": option}).status_code == 400
+
+
+def test_a_bid_waits_and_can_be_cancelled(api, wanted, node):
+    made = post(api, "jobs/", {**wanted, "name": "patient"})
+    assert made.status_code == 201
+    job = made.json()
+    assert (job["state"], job["name"], job["limits"]) == (
+        "queued", "patient", {"h100-sxm": 3 * MICRO},
+    )  # fmt: skip
+    ended = post(api, f"jobs/{job['id']}/cancel/")
+    assert (ended.status_code, ended.json()["state"]) == (200, "cancelled")
+    again = post(api, f"jobs/{job['id']}/cancel/")
+    assert (again.status_code, again.json()["code"]) == (409, "invalid_transition")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("budget", "0"), ("budget", "-1"), ("budget", "NaN"), ("budget", "1e99"),
+        ("budget", "1000001"), ("budget", True), ("budget", 2.5), ("budget", None),
+        ("budget", "0.0000001"), ("limit", "0"), ("limit", "-0.01"), ("limit", "Infinity"),
+        ("limit", "1001"), ("limit", True), ("gpus", 0), ("gpus", 1.5), ("gpus", True),
+        ("memory_gib", "NaN"), ("memory_gib", -1), ("hours", "x"), ("recipe", ""),
+        ("recipe", ["lora"]), ("name", "a\0b"), ("regions", ["atlantis"]), ("trust", "blind"),
+        ("deadline", "tomorrow"), ("deadline", "2020-01-01T00:00:00+00:00"), ("surprise", 1),
+        ("parameters", []), ("parameters", {"entry": "../x.py"}), ("script", "nothing"),
+        ("environment", "f" * 64), ("dataset", "a\nb"),
+    ],
+)  # fmt: skip
+def test_a_job_that_makes_no_sense_is_refused_with_its_field(api, wanted, node, field, value):
+    for path in ("jobs/", "quotes/"):
+        answer = post(api, path, {**wanted, field: value})
+        assert answer.status_code == 400, answer.json()
+        assert answer.json()["field"].partition(".")[0] == field
+    assert not Job.objects.exists()
+    assert not Quote.objects.exists()
+
+
+def test_too_little_money_is_said_with_its_own_status(wanted, buyer, node, today):
+    from django.test import Client
+
+    from tests.buyers.conftest import key_of
+
+    poor = world.org(now=today, wallet=10)
+    Dataset.objects.update(org=poor)
+    api = Client(headers={"Authorization": f"Bearer {key_of(poor)}"})
+    answer = post(api, "jobs/", wanted)
+    assert (answer.status_code, answer.json()["code"]) == (402, "not_enough_money")
+    quote = post(api, "quotes/", wanted).json()
+    answer = post(api, f"quotes/{quote['id']}/take/", {"option": 0})
+    assert answer.status_code == 402
+    assert not Job.objects.exists()
+
+
+def test_a_post_sent_twice_under_one_key_is_done_once(api, wanted, node):
+    first = post(api, "jobs/", wanted, **{"Idempotency-Key": "a"})
+    second = post(api, "jobs/", wanted, **{"Idempotency-Key": "a"})
+    assert (second.status_code, second.json()) == (201, first.json())
+    assert Job.objects.count() == 1
+    other = post(api, "jobs/", {**wanted, "name": "x"}, **{"Idempotency-Key": "a"})
+    assert (other.status_code, other.json()["code"]) == (409, "conflict")
+    assert post(api, "jobs/", wanted, **{"Idempotency-Key": "b"}).json() != first.json()
+    assert post(api, "jobs/", wanted, **{"Idempotency-Key": "x" * 101}).status_code == 400
+
+
+def test_a_refused_post_may_be_tried_again_under_its_key(api, wanted, node):
+    refused = post(api, "jobs/", {**wanted, "budget": "0"}, **{"Idempotency-Key": "a"})
+    assert refused.status_code == 400
+    assert not RepeatableCall.objects.exists()
+    assert post(api, "jobs/", wanted, **{"Idempotency-Key": "a"}).status_code == 201
+
+
+def test_keys_of_two_orgs_never_meet(api, stranger, wanted, node):
+    from django.test import Client
+
+    from tests.buyers.conftest import key_of
+
+    first = post(api, "jobs/", wanted, **{"Idempotency-Key": "a"})
+    theirs = Client(headers={"Authorization": f"Bearer {key_of(stranger)}"})
+    answer = post(theirs, "jobs/", wanted, **{"Idempotency-Key": "a"})
+    assert answer.status_code == 400, "it is judged by itself: they have no such script"
+    assert first.status_code == 201
+
+
+def test_answers_are_forgotten_after_a_day(api, wanted, node, today):
+    post(api, "jobs/", wanted, **{"Idempotency-Key": "a"})
+    RepeatableCall.objects.update(at=today - timedelta(days=2))
+    post(api, "jobs/", wanted, **{"Idempotency-Key": "b"})
+    assert list(RepeatableCall.objects.values_list("key", flat=True)) == ["b"]
+
+
+def test_a_running_job_tells_where_it_is_what_it_costs_and_what_it_left(api, ran, node):
+    job = get(api, f"jobs/{ran.job.pk}/").json()
+    assert (job["state"], job["step"], job["total_steps"]) == ("running", 2, 4)
+    assert job["lease"]["price_micros"] == 2 * MICRO
+    assert job["nodes"][0]["supplier"] == "Lab"
+    assert job["artifact"] == str(ran.artifact.pk)
+    assert set(job["may"]) == {"cancel", "stop"}
+    rows = get(api, "jobs/", state="running").json()["results"]
+    assert [row["id"] for row in rows] == [str(ran.job.pk)]
+    assert get(api, "jobs/", state="failed").json()["results"] == []
+
+    story = get(api, f"jobs/{ran.job.pk}/story/").json()
+    assert [line["target"] for line in story] == ["placed", "running"]
+    kept = get(api, f"jobs/{ran.job.pk}/checkpoints/").json()
+    assert [row["step"] for row in kept] == [2]
+    files = get(api, f"jobs/{ran.job.pk}/checkpoints/{ran.checkpoint.pk}/").json()["files"]
+    assert files[0]["url"].startswith("http")
+    assert get(api, f"jobs/{ran.job.pk}/artifact/").json()["files"][0]["sha256"] == "0" * 64
+
+
+def test_curves_come_whole_and_then_only_what_is_new(api, ran, today):
+    path = f"jobs/{ran.job.pk}/metrics/"
+    whole = get(api, path).json()
+    assert [point["step"] for point in whole["points"]] == [0, 1, 2]
+    MetricPoint.objects.create(
+        job=ran.job, epoch=ran.lease.epoch, step=3, values={"loss": 2.0}, at=today
+    )
+    more = get(api, path, after=whole["next"]).json()
+    assert [point["step"] for point in more["points"]] == [2, 3]
+    assert get(api, path, after="nonsense").json()["next"] == more["next"]
+
+
+def test_a_later_attempt_replaces_the_steps_that_it_repeats(api, ran, today):
+    MetricPoint.objects.create(
+        job=ran.job, epoch=ran.lease.epoch + 1, step=1, values={"loss": 9.0}, at=today
+    )
+    points = get(api, f"jobs/{ran.job.pk}/metrics/").json()["points"]
+    assert [point["values"].get("loss") for point in points] == [None, 9.0, 2.5]
+
+
+def test_a_long_run_is_thinned_and_keeps_its_evaluations(api, ran, today):
+    epoch = ran.lease.epoch
+    MetricPoint.objects.bulk_create(
+        MetricPoint(job=ran.job, epoch=epoch, step=step, values={"loss": 1.0}, at=today)
+        for step in range(3, 5000)
+    )
+    MetricPoint.objects.filter(step=4999).update(values={"loss": 1.0, "heldout_loss": 2.0})
+    points = get(api, f"jobs/{ran.job.pk}/metrics/").json()["points"]
+    assert 1500 < len(points) <= 2001
+    assert points[-1]["step"] == 4999
+
+
+def test_the_log_is_its_end(api, ran):
+    from marketplace import telemetry
+
+    path = f"jobs/{ran.job.pk}/log/"
+    assert get(api, path).json() == {"text": ""}
+    telemetry.keep_log(ran.job.pk, ran.lease.epoch, [("stdout", 0, "one\n"), ("stdout", 4, "two")])
+    assert get(api, path).json() == {"text": "one\ntwo"}
+
+
+def test_a_log_of_long_ago_is_read_from_storage(api, ran, s3):
+    from buyers.models import RunLog
+    from marketplace import storage
+
+    text = b"x" * 40_000 + b"the end"
+    storage.put("logs/stdout.log", text)
+    files = [{"path": "stdout.log", "bytes": len(text), "sha256": "0" * 64}]
+    RunLog.objects.create(
+        **folder(job=ran.job, epoch=ran.lease.epoch, rank=0, prefix="logs/", manifest=files)
+    )
+    found = get(api, f"jobs/{ran.job.pk}/log/").json()["text"]
+    assert found.endswith("the end")
+    assert len(found) < 20_000
+
+
+def test_a_receipt_adds_up(api, ran, node, today):
+    share = ran.lease.assignments.get()
+    later = today + timedelta(seconds=10)
+    node.says(world.status(share, "running", running_ms=11_000, step=3), now=later)
+    metering.claim(node.node, node.claim(share, 11_000), now=later)
+    metering.settle(now=later)
+    receipt = get(api, f"jobs/{ran.job.pk}/receipt/").json()
+    (line,) = receipt["lines"]
+    assert line["seconds"] == line["gpu_seconds"] == 10 or line["seconds"] == 11
+    assert receipt["total_micros"] == line["charge_micros"] > 0
+    assert line["fee_micros"] + line["earnings_micros"] == line["charge_micros"]
+    assert receipt["estimated"]
+
+
+def test_a_stopped_job_resumes_with_more_money(api, wanted, node):
+    job = post(api, "jobs/", wanted).json()
+    assert post(api, f"jobs/{job['id']}/stop/").json()["state"] == "stopped"
+    refused = post(api, f"jobs/{job['id']}/resume/", {"budget": "-1"})
+    assert (refused.status_code, refused.json()["field"]) == (400, "budget")
+    resumed = post(api, f"jobs/{job['id']}/resume/", {"budget": "9"}).json()
+    assert (resumed["state"], resumed["budget_micros"]) == ("queued", 9 * MICRO)
+
+
+def test_a_job_without_a_result_says_so(api, buyer, today):
+    job = world.job(buyer, now=today)
+    answer = get(api, f"jobs/{job.pk}/artifact/")
+    assert (answer.status_code, answer.json()["code"]) == (404, "missing")
+    assert "no artifact" in answer.json()["message"]
+
+
+def test_models_and_public_bases_are_listed_and_readable(api, ran, stranger):
+    from buyers.models import Artifact
+
+    public = Artifact.objects.create(**folder(name="Base", public=True, licence="mit"))
+    Artifact.objects.create(**folder(name="Theirs", org=stranger))
+    rows = get(api, "artifacts/").json()["results"]
+    assert {row["name"] for row in rows} == {"Our model", "Base"}
+    only = get(api, "artifacts/", public="1").json()["results"]
+    assert [row["name"] for row in only] == ["Base"]
+    assert get(api, f"artifacts/{public.pk}/").status_code == 200
+
+
+def test_recipes_tell_their_inputs_and_parameters(api):
+    recipes = get(api, "recipes/").json()
+    assert set(recipes) == {"lora", "full", "script"}
+    assert recipes["lora"]["parameters"]["properties"]["steps"]["minimum"] == 1
+
+
+def test_every_address_is_in_the_openapi_document(api):
+    from buyers import urls
+
+    document = api.get(reverse("schema"), headers={"Accept": "application/json"}).json()
+    for pattern in urls.api_urls:
+        path = "/api/v1/" + str(pattern.pattern).replace("<uuid:pk>", "{id}").replace(
+            "<uuid:checkpoint>", "{checkpoint}"
+        )
+        assert path in document["paths"], path
+
+
+def test_a_dataset_list_is_cut_into_pages(api, buyer):
+    Dataset.objects.bulk_create(
+        Dataset(**folder(org=buyer, name="many", version=number, created_by="me", id=uuid7()))
+        for number in range(1, 61)
+    )
+    first = get(api, "datasets/").json()
+    assert len(first["results"]) == 50
+    second = api.get(first["next"]).json()
+    assert len(second["results"]) == 10
+    assert second["next"] is None
