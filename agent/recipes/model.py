@@ -162,7 +162,7 @@ def _adapted(model: Any, parameters: LoraParameters, base_name: str) -> Any:
         model,
         LoraConfig(
             r=parameters.rank,
-            lora_alpha=parameters.alpha,  # type: ignore[arg-type]  # any number will do
+            lora_alpha=parameters.alpha,
             lora_dropout=parameters.dropout,
             target_modules=targets,
             task_type="CAUSAL_LM",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from marketplace.devstack import provision
 from marketplace.devstack.process import Stage
@@ -31,6 +32,7 @@ class LiveSite:
 
     def start_nodes(self, say: Say) -> list[dict[str, Any]]:
         """Two suppliers' machines, enrolled, verified and on offer, as their suppliers see them."""
+        follow_market(self.stack.folder / "nodes", self.stack.agents_url)
         return provision.nodes(self.stack, self.supervisor, self.accounts, say=say)
 
 
@@ -67,6 +69,22 @@ def live_site(
     with live_services(folder, say, anywhere=anywhere) as site:
         site.supervisor.start(*site.stack.site_services())
         yield site
+
+
+def follow_market(nodes: Path, agents_url: str) -> None:
+    """Tells nodes that enrolled on another port where the market is now.
+
+    A real market keeps its name; this one moves when another program has taken its port.
+    """
+    for path in nodes.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        moved = {"agents_url": agents_url, "market": agents_url}
+        moved["server"] = urlsplit(agents_url).netloc
+        if config != config | moved:
+            draft = path.with_name(".config.json.new")
+            draft.touch(mode=0o600)
+            draft.write_text(json.dumps(config | moved, indent=2))
+            draft.replace(path)
 
 
 def end_jobs(nodes: Path, *, grace_s: float) -> None:

@@ -88,7 +88,7 @@ class Child:
                     start_new_session=True,
                     preexec_fn=prepare,
                 )
-            except OSError as error:
+            except (OSError, subprocess.SubprocessError) as error:
                 raise StackError(f"{service.name} can't be started: {error}") from error
 
     @property

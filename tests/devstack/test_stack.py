@@ -10,7 +10,7 @@ import time
 import pytest
 
 from marketplace.devstack import stack as stacks
-from marketplace.devstack.live import end_jobs
+from marketplace.devstack.live import end_jobs, follow_market
 from marketplace.devstack.process import StackError
 from marketplace.devstack.stack import opened, split_cores
 
@@ -128,6 +128,21 @@ def test_a_nearly_full_disk_is_refused_before_anything_starts(tmp_path, told, mo
     with pytest.raises(StackError, match="nearly full"), opened(tmp_path, told.append):
         pass
     assert not (tmp_path / "stack.json").exists()
+
+
+def test_a_node_finds_its_market_on_another_port(tmp_path):
+    node = tmp_path / "aurora"
+    node.mkdir()
+    old = {"agents_url": "http://127.0.0.1:8010", "market": "http://127.0.0.1:8010",
+           "server": "127.0.0.1:8010", "name": "aurora"}  # fmt: skip
+    (node / "config.json").write_text(json.dumps(old))
+    follow_market(tmp_path, "http://127.0.0.1:8011")
+    assert json.loads((node / "config.json").read_text()) == {
+        "agents_url": "http://127.0.0.1:8011",
+        "market": "http://127.0.0.1:8011",
+        "server": "127.0.0.1:8011",
+        "name": "aurora",
+    }
 
 
 def test_a_stack_that_stops_asks_the_jobs_that_outlived_their_agents_to_save(tmp_path):
