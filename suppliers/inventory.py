@@ -74,18 +74,18 @@ def sandbox_refusal(sandbox: Sandbox) -> str:
     return ""
 
 
-@transaction.atomic
 def apply_inventory(node: Node, inventory: Inventory, *, now: datetime) -> bool:
     """Brings a known node's row and devices up to date with what it says; devices no longer
     listed are kept as not present. Raises Invalid for figures that can't be.
 
     Returns False, and quarantines the node, if it lists a device of another node or has no
-    sandbox that holds.
+    sandbox that holds. Most nodes come back as they left, and cost no write then.
     """
     refusal = sandbox_refusal(inventory.sandbox)
     try:
-        with transaction.atomic():
-            write_inventory(node, inventory)
+        if msgspec.to_builtins(inventory) != node.inventory:
+            with transaction.atomic():
+                write_inventory(node, inventory)
     except DeviceTaken as taken:
         refusal = str(taken)
     if refusal:

@@ -31,12 +31,19 @@ class Fact:
 
 def take_session(node: Node, *, now: datetime) -> UUID | None:
     """Gives the node a session of its own; returns the one that it replaces, if any."""
-    session = uuid4()
-    with transaction.atomic():
-        held = Node.objects.select_for_update(no_key=True).get(pk=node.pk)
-        before, held.session, held.last_seen_at = held.session, session, now
-        held.save(update_fields=["session", "last_seen_at"])
-    node.session, node.last_seen_at = session, now
+    node.session, node.last_seen_at = uuid4(), now
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            WITH before AS (
+                SELECT id, session FROM suppliers_node WHERE id = %s FOR NO KEY UPDATE
+            )
+            UPDATE suppliers_node n SET session = %s, last_seen_at = %s
+            FROM before WHERE n.id = before.id RETURNING before.session
+            """,
+            [node.pk, node.session, now],
+        )
+        before: UUID | None = cursor.fetchone()[0]
     return before
 
 

@@ -27,7 +27,8 @@ def serving() -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{listening.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(agents, lifespan="on", log_level="warning"))
+        config = uvicorn.Config(agents, lifespan="on", ws="websockets-sansio", log_level="warning")
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:

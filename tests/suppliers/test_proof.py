@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.protocol import ProofTask, proof_row
+from agent.benchmark import Chain, Engine
+from agent.protocol import ProofTask, encode, proof_row
 from suppliers import proof
 from suppliers.proof import Size
 from tests.suppliers.machine import Prover
@@ -120,3 +121,13 @@ def test_a_row_of_the_wrong_shape_is_refused(task, change, words):
         opening, rows=[msgspec.structs.replace(opening.rows[0], **change)]
     )
     assert words in proof.flaw(task, prover.commit().roots, [(1, 1)], bent)
+
+
+def test_what_an_agent_computes_is_what_the_market_checks():
+    """The agent's own chain, at the size that processors get."""
+    task = proof.make_task(uuid4(), Size(n=512, links=8, segments=8))
+    chain = Chain(task, Engine())
+    cells = proof.draw_cells(task)
+    opening = chain.open(cells)
+    assert proof.flaw(task, chain.roots(), cells, opening) == ""
+    assert len(encode(opening)) < 100_000

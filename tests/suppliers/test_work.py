@@ -1,13 +1,15 @@
 """A node with work: it is told at once, reports, samples, claims, and is paid receipts."""
 
+import asyncio
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime
 
 import httpx
 import pytest
 from asgiref.sync import sync_to_async
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from agent import protocol
@@ -26,6 +28,7 @@ from marketplace import telemetry
 from scheduler.models import Assignment
 from suppliers import services
 from suppliers.enrolment import market_public_key
+from suppliers.models import Pulse
 from tests import world
 from tests.suppliers.agents import Peer, dial, fresh, until
 from tests.suppliers.machine import Machine, heartbeat, inventory
@@ -226,3 +229,58 @@ async def test_what_the_devices_do_is_there_to_see(host, worker, machine):
 
         await until(kept, what="samples are flushed")
         assert (await look([machine.node]))[machine.node][0]["watts"] == 640.0
+
+
+@pytest.fixture
+def reconnects(transactional_db: None) -> Iterator[None]:
+    """For a test that cuts this thread's own connection too."""
+    yield
+    connection.close()
+
+
+async def test_a_database_that_drops_its_connections_costs_no_socket(
+    host, worker, machine, reconnects
+):
+    async with dial(host, machine) as peer:
+        await peer.greet()
+        share = await place(worker)
+        await told(peer)
+        running = world.status(share, "running", running_ms=500)
+        await peer.acked(0, assignments=[running])
+        await sync_to_async(_drop_connections)()
+        # A heartbeat that met a dead connection goes unanswered; a later one is taken in.
+        for seq in range(1, 20):
+            await peer.say(heartbeat(seq, assignments=[running]))
+        assert isinstance(await peer.hear(), Ack)
+    pulse = await Pulse.objects.aget()
+
+    async def beats() -> bool:
+        return (await Pulse.objects.aget()).at > pulse.at
+
+    await until(beats, what="the pulse goes on")
+
+
+async def test_doorbells_ring_again_after_valkey_dropped_its_clients(
+    host, worker, machine, monkeypatch
+):
+    monkeypatch.setattr("suppliers.listening._LOOK_EVERY", 10**9)
+    async with dial(host, machine) as peer:
+        await peer.greet()
+        await sync_to_async(telemetry._redis().client_kill_filter)(_type="pubsub")
+        share = await place(worker)
+        news = asyncio.ensure_future(told(peer))
+
+        async def rung() -> bool:
+            await sync_to_async(telemetry.node_changed)(machine.node)
+            return news.done()
+
+        await until(rung, what="a doorbell comes through again")
+        assert [each.id for each in (await news).assignments] == [share.pk]
+
+
+def _drop_connections() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
