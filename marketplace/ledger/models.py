@@ -24,7 +24,7 @@ class AccountKind(models.TextChoices):
     VAT = "vat"  # a country's; tax collected for it; never below 0
     CASH = "cash"  # ours; below 0 by what came in from outside and has not gone back
     FEES = "fees"  # ours; the take, less what we made good out of it
-    PROCESSOR_FEES = "processor_fees"  # ours; what cards have cost
+    PROCESSOR_FEES = "processor_fees"  # ours; below zero by what cards have cost
     DISPUTES = "disputes"  # ours; paid by card and disputed since; never below 0
 
 

@@ -34,8 +34,9 @@ SMALLEST: Final = 1 * MICRO
 LARGEST: Final = 100_000 * MICRO
 CENT: Final = MICRO // 100
 
-# What the processor keeps goes this way, as (debit, credit).
-_COST: Final = (CASH, PROCESSOR_FEES)
+# What the processor keeps goes this way, as (debit, credit): cash stands below zero by what we
+# hold, so what leaves us raises it, as a payout does.
+_COST: Final = (PROCESSOR_FEES, CASH)
 _PAGE_OPEN: Final = timedelta(hours=1)
 # A webhook gets this long before the sweep asks by itself.
 _PATIENCE: Final = timedelta(minutes=1)

@@ -147,12 +147,12 @@ def test_a_payout_that_bounces_is_payable_again(now: datetime) -> None:
 def test_card_costs_and_tax_have_accounts_of_their_own(now: datetime) -> None:
     post(
         [
-            move("card_cost", CASH, PROCESSOR_FEES, 3),
+            move("card_cost", PROCESSOR_FEES, CASH, 3),
             move("tax", wallet(BUYER), vat("DE"), 19),
         ],
         now=now,
     )
-    holds(cash=-103, processor_fees=3, wallet=81, vat=19)
+    holds(cash=-97, processor_fees=-3, wallet=81, vat=19)
 
 
 @pytest.mark.usefixtures("topped_up")

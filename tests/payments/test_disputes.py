@@ -80,9 +80,9 @@ def test_a_dispute_takes_the_money_out_of_the_wallet(
     disputed: str, webhooks: Receiver, client: Any, buyer: Org
 ) -> None:
     assert ring(client, webhooks, "charge.dispute.created") == "dispute needs_response"
-    holds(buyer, wallet=0, owed=0, disputes=100 * MICRO, costs=COSTS)
+    holds(buyer, wallet=0, owed=0, disputes=100 * MICRO, costs=-COSTS)
     ring(client, webhooks, "charge.dispute.funds_withdrawn")
-    holds(buyer, wallet=0, owed=0, disputes=100 * MICRO, costs=COSTS)
+    holds(buyer, wallet=0, owed=0, disputes=100 * MICRO, costs=-COSTS)
 
 
 def test_what_the_wallet_no_longer_has_is_owed(
@@ -105,7 +105,7 @@ def test_a_dispute_that_is_lost_is_gone(
     ring(client, webhooks, "charge.dispute.created")
     stand.client.disputes.close(disputed)
     assert ring(client, webhooks, "charge.dispute.closed") == "dispute lost"
-    holds(buyer, wallet=0, owed=-70 * MICRO, disputes=0, cash=-COSTS)
+    holds(buyer, wallet=0, owed=-70 * MICRO, disputes=0, cash=COSTS)
 
 
 def test_a_dispute_that_is_won_gives_everything_back(
@@ -116,7 +116,7 @@ def test_a_dispute_that_is_won_gives_everything_back(
     _win(stand, disputed)
     ring(client, webhooks, "charge.dispute.funds_reinstated")
     ring(client, webhooks, "charge.dispute.closed")
-    holds(buyer, wallet=30 * MICRO, owed=0, disputes=0, cash=-100 * MICRO - COSTS)
+    holds(buyer, wallet=30 * MICRO, owed=0, disputes=0, cash=-100 * MICRO + COSTS)
 
 
 def test_the_whole_of_a_dispute_may_be_told_at_its_end(
@@ -125,7 +125,7 @@ def test_the_whole_of_a_dispute_may_be_told_at_its_end(
     _win(stand, disputed)
     assert ring(client, webhooks, "charge.dispute.closed") == "dispute won"
     ring(client, webhooks, "charge.dispute.created")
-    holds(buyer, wallet=100 * MICRO, owed=0, disputes=0, costs=COSTS)
+    holds(buyer, wallet=100 * MICRO, owed=0, disputes=0, costs=-COSTS)
 
 
 def test_a_debt_is_paid_back_by_the_next_top_up(
@@ -152,9 +152,9 @@ def test_a_dispute_that_is_told_before_its_payment_credits_first(
     pay(buyer, ada, stand, now, units=100, card=DISPUTED)
     webhooks.wait_for("charge.dispute.funds_withdrawn")
     ring(client, webhooks, "charge.dispute.created")
-    holds(buyer, wallet=0, owed=0, disputes=100 * MICRO, costs=COSTS)
+    holds(buyer, wallet=0, owed=0, disputes=100 * MICRO, costs=-COSTS)
     ring(client, webhooks, "checkout.session.completed")
-    holds(buyer, wallet=0, owed=0, disputes=100 * MICRO, costs=COSTS)
+    holds(buyer, wallet=0, owed=0, disputes=100 * MICRO, costs=-COSTS)
 
 
 def test_a_dispute_that_the_processor_does_not_know_moves_nothing(

@@ -43,7 +43,7 @@ def test_a_card_payment_is_in_the_wallet_once_its_webhook_has_come(
     for payload, header in webhooks.taken:
         assert deliver(client, payload, header).status_code == 200
     assert ledger.balance(wallet(buyer.pk)) == 25 * MICRO
-    assert ledger.balance(PROCESSOR_FEES) == 1_030_000  # 2.9 % and 0.30
+    assert ledger.balance(PROCESSOR_FEES) == -1_030_000  # 2.9 % and 0.30
     top_up = TopUp.objects.of(buyer).get()
     assert (top_up.state, top_up.cost) == ("credited", 1_030_000)
     assert [line.event for line in top_up.story()] == ["credit"]
@@ -92,7 +92,7 @@ def test_what_the_card_cost_is_written_down_when_it_is_known(
         intent = TopUp.objects.get().payment_intent_id
         slow.client.refunds.create({"payment_intent": intent, "amount": 1})  # settles the charge
         assert services.settle_pending(now=now + LATER) == 1
-    assert ledger.balance(PROCESSOR_FEES) == 1_030_000
+    assert ledger.balance(PROCESSOR_FEES) == -1_030_000
     assert services.settle_pending(now=now + LATER) == 0
 
 
