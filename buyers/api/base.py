@@ -14,6 +14,7 @@ from rest_framework.views import APIView
 
 from buyers import repeats
 from marketplace.core.errors import Invalid, TooLarge
+from marketplace.core.text import require_plain
 from marketplace.http import org_of
 from marketplace.models import Org, Scope
 
@@ -54,10 +55,21 @@ class BuyerView(APIView):
         return {"by": self.request.user, "now": timezone.now()}
 
     def body(self) -> dict[str, Any]:
-        """What was sent, as an object; raises Invalid for anything else."""
-        if not isinstance(self.request.data, dict):
+        """What was sent, as an object of plain text and numbers; raises Invalid otherwise."""
+        try:
+            said = self.request.data
+        except RecursionError:
+            raise Invalid("this JSON is nested too deeply") from None
+        if not isinstance(said, dict):
             raise Invalid('send a JSON object, like {"budget": "2.50"}')
-        return dict(self.request.data)
+        require_plain(said)
+        return dict(said)
+
+    def asked(self, name: str) -> str:
+        """A parameter of the address; raises Invalid for text that can't be."""
+        found = self.request.query_params.get(name, "")
+        require_plain({name: found})
+        return found
 
     def page(self, found: Any, shape: type[serializers.Serializer[Any]]) -> Response:
         """One page of a list, newest first."""
@@ -68,7 +80,7 @@ class BuyerView(APIView):
     def once(self, act: Callable[[], dict[str, Any]]) -> Response:
         """The answer to a POST that makes something: done once per Idempotency-Key."""
         request = self.request
-        said = repr((request.method, request.path, request.data)).encode()
+        said = repr((request.method, request.path, self.body())).encode()
         status, answer = repeats.once(
             self.org,
             request.headers.get("Idempotency-Key", ""),

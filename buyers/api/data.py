@@ -35,7 +35,7 @@ class DatasetsView(BuyerView):
     @extend_schema(responses=DatasetOut(many=True))
     def get(self, request: Request) -> Response:
         found = Dataset.objects.of(self.org)
-        if name := request.query_params.get("name"):
+        if name := self.asked("name"):
             found = found.filter(name=name)
         return self.page(found, DatasetOut)
 
@@ -82,7 +82,7 @@ class ArtifactsView(BuyerView):
     @extend_schema(responses=ArtifactOut(many=True))
     def get(self, request: Request) -> Response:
         found = Artifact.objects.usable_by(self.org)
-        if request.query_params.get("public"):
+        if self.asked("public"):
             found = found.filter(public=True)
         return self.page(found, ArtifactOut)
 

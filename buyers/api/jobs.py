@@ -79,7 +79,7 @@ class JobsView(_JobView):
     @extend_schema(responses=JobRow(many=True))
     def get(self, request: Request) -> Response:
         found = Job.objects.of(self.org)
-        if state := request.query_params.get("state"):
+        if state := self.asked("state"):
             found = found.filter(state=state)
         return self.page(found, JobRow)
 
@@ -133,7 +133,7 @@ class MetricsView(_JobView):
         parameters=[OpenApiParameter("after", description="An earlier answer's `next`")],
     )
     def get(self, request: Request, pk: UUID) -> Response:
-        found = jobview.points(self.job(pk), after=request.query_params.get("after", ""))
+        found = jobview.points(self.job(pk), after=self.asked("after"))
         return Response({"points": found.rows, "next": found.next})
 
 

@@ -165,7 +165,7 @@ def _receive(http: httpx.Client, file: File, part: Path, progress: Progress) -> 
                 if answer.status_code == 200 and have:
                     progress(-have)
                 with part.open("ab" if answer.status_code == 206 else "wb") as out:
-                    for chunk in answer.iter_raw(_CHUNK):
+                    for chunk in answer.iter_raw():
                         out.write(chunk)
                         progress(len(chunk))
         except httpx.HTTPError as error:

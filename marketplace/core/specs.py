@@ -13,6 +13,7 @@ from typing import Any, Final
 from marketplace.core.errors import Invalid
 from marketplace.core.hardware import REGIONS, Level, Tier, Trust
 from marketplace.core.money import MAX_PRICE, parse_amount
+from marketplace.core.text import require_plain
 
 GIB: Final = 2**30
 _KNOWN: Final = frozenset(
@@ -85,6 +86,7 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
     Amounts are decimal strings in the market's currency ("2.50"), sizes GiB, `gpus` the least
     and `gpus_max` the most, `limit` one limit for all classes, `limits` one for each.
     """
+    require_plain(raw)
     unknown = sorted(set(raw) - _KNOWN)
     if unknown:
         raise Invalid(f"a job has no field {unknown[0]!r}; it has: {', '.join(sorted(_KNOWN))}",

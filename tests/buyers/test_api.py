@@ -104,6 +104,27 @@ def test_a_dataset_of_another_shape_is_refused(api, body):
     assert answer.json()["message"]
 
 
+@pytest.mark.parametrize("text", ["\\u0000", "\\ud800"])
+@pytest.mark.parametrize(
+    "body", ['{"name": "%s"}', '{"recipe": "x", "%s": 1}', '{"limits": {"a%s": "1"}}',
+             '{"files": [{"path": "%s"}]}', '{"parameters": {"args": [["%s"]]}}']
+)  # fmt: skip
+def test_text_that_no_database_could_hold_is_refused(api, text, body):
+    for path in ("jobs/", "quotes/", "datasets/"):
+        answer = api.post(f"/api/v1/{path}", body.replace("%s", text), "application/json")
+        assert answer.status_code == 400, (path, answer.content)
+    assert api.get("/api/v1/datasets/?name=%00").status_code == 400
+    assert api.get("/api/v1/jobs/?state=%00").status_code == 400
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"a": NaN}', "{", b"\xff", '{"a": 1e999}'])
+def test_what_is_no_json_is_refused(api, body):
+    for path in ("jobs/", "datasets/", "top-ups/"):
+        answer = api.post(f"/api/v1/{path}", body, "application/json")
+        assert answer.status_code == 400, answer.content
+        assert answer.json()["message"]
+
+
 def test_a_body_that_is_too_large_is_refused_unread(api):
     answer = api.post("/api/v1/datasets/", b" " * (8 * 2**20 + 1), content_type="application/json")
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
@@ -223,6 +244,29 @@ def test_keys_of_two_orgs_never_meet(api, stranger, wanted, node):
     answer = post(theirs, "jobs/", wanted, **{"Idempotency-Key": "a"})
     assert answer.status_code == 400, "it is judged by itself: they have no such script"
     assert first.status_code == 201
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_post_sent_by_two_at_once_is_done_once(wanted, buyer, node):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from django.db import connection
+    from django.test import Client
+
+    from tests.buyers.conftest import key_of
+
+    key = key_of(buyer)
+
+    def bid(number):
+        try:
+            client = Client(headers={"Authorization": f"Bearer {key}"})
+            return post(client, "jobs/", wanted, **{"Idempotency-Key": "a"}).json()["id"]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(bid, range(4)))) == 1
+    assert Job.objects.count() == 1
 
 
 def test_answers_are_forgotten_after_a_day(api, wanted, node, today):
