@@ -38,7 +38,8 @@ _UnsafeOption = Annotated[
         help="For development: run jobs without a sandbox where none holds.",
     ),
 ]
-_console = Console()
+# Unwrapped: what is printed is copied.
+_console = Console(soft_wrap=True)
 
 
 @app.command()
@@ -184,7 +185,9 @@ def main() -> None:
     try:
         app()
     except (StateError, NotEnrolled, EnvironmentMissing, TurnedAway) as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            str(error), style="red", markup=False, highlight=False
+        )
         sys.exit(1)
 
 

@@ -224,21 +224,23 @@ class Client:
                     pass
 
     async def _speak(self, socket: ClientConnection) -> None:
-        """Claims first: what is billed at a job's end must have been claimed before."""
+        """Claims first: what is billed at a job's end must have been claimed before; then curves,
+        so that the last of them has come when a job is said to be over."""
         sent: dict[UUID, tuple[Usage, float]] = {}
         self._beat_by, samples_at = 0.0, 0.0
         while True:
             self._bell.clear()
             now = time.monotonic()
+            beats = now >= self._beat_by
             for usage in self._due(sent, now):
                 await _say(socket, usage)
-            if now >= self._beat_by:
+            if (beats or now >= samples_at) and (samples := self._node.samples()):
+                samples_at = now + _SAMPLES_S
+                await _say(socket, samples)
+            if beats:
                 self._beat_by = now + self._interval_s * spread(0.8, 1.2)
                 await _say(socket, self._node.heartbeat(self._seq))
                 self._seq += 1
-            if now >= samples_at and (samples := self._node.samples()):
-                samples_at = now + _SAMPLES_S
-                await _say(socket, samples)
             await asyncio.sleep(_APART_S)
             with contextlib.suppress(TimeoutError):
                 wait = min(self._beat_by - time.monotonic(), _SAMPLES_S)

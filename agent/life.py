@@ -93,13 +93,13 @@ class Life:
         )
 
     def running_ms(self) -> int:
-        """How long its process has run by now."""
-        seen = self.seen
-        if self.record.is_gone or seen is None:
+        """How long its process has run by now, from the keeper's own word of this moment."""
+        latest = self._latest()
+        if latest is None:
             return self.record.ran_ms
-        if seen.state == "gone" or not seen.started_up_ms:
-            return seen.running_ms
-        return max(seen.running_ms, files.up_ms() - seen.started_up_ms)
+        if latest.state == "gone" or not latest.started_up_ms:
+            return latest.running_ms
+        return max(latest.running_ms, files.up_ms() - latest.started_up_ms)
 
     def is_running(self) -> bool:
         """Whether its process runs."""
@@ -119,7 +119,7 @@ class Life:
 
     def claim(self, *, final: bool = False) -> None:
         """Signs what it has used so far. The claim is on the disk when this returns."""
-        record, spool = self.record, self._tools.spool
+        record, spool, latest = self.record, self._tools.spool, self._latest()
         self._integrate()
         spool.add(
             Claim(
@@ -127,7 +127,9 @@ class Life:
                 epoch=record.epoch,
                 n=spool.next_number(record.id),
                 boot_id=files.boot_id(),
-                running_ms=self.running_ms(),
+                # What the keeper has written, a second old at most: never more than has run, even
+                # if its process has ended by now and we don't know it yet.
+                running_ms=record.ran_ms if latest is None else latest.running_ms,
                 step=record.step,
                 checkpoint=record.checkpoint,
                 millijoules=round(self._meter.millijoules),
@@ -328,6 +330,12 @@ class Life:
         if self.seen is not None and self.seen.state in ("running", "draining"):
             return self.seen.state
         return "accepted" if self.spec is None else "starting"
+
+    def _latest(self) -> files.Status | None:
+        """The keeper's word as of now; None before it was started, and once it is gone."""
+        if self.record.is_gone or self.seen is None:
+            return None
+        return files.read(self.folder / files.STATUS, files.Status) or self.seen
 
     def _integrate(self) -> None:
         """The energy of what has run since the last time."""

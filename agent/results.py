@@ -42,8 +42,11 @@ class Results:
         sent = -1 if self._record.checkpoint is None else self._record.checkpoint
         return max((step for step in steps if step > sent), default=None)
 
-    async def send_checkpoint(self, step: int, seconds: float, say: Callable[[str], None]) -> None:
-        """Sends one; what can't be taken is said, and the job goes on. Raises Fenced."""
+    async def send_checkpoint(
+        self, step: int, seconds: float, say: Callable[[str], None]
+    ) -> str:
+        """Sends one; why it can't be taken, or "" if it was: the job goes on either way. Raises
+        Fenced."""
         name = f"checkpoint-{step}"
         try:
             await self._send("checkpoint", step, name, say=say, seconds=seconds)
@@ -51,9 +54,9 @@ class Results:
             # Not taken, or removed by the job itself in the meantime.
             self._not_taken.add(step)
             log.info("%s of %s was not taken: %s", name, self._record.id, error)
-            say(f"{name} was not taken: {error}")
-        else:
-            self._record.checkpoint = max(step, self._record.checkpoint or 0)
+            return f"{name} was not taken: {error}"
+        self._record.checkpoint = max(step, self._record.checkpoint or 0)
+        return ""
 
     def has_artifact(self) -> bool:
         """Whether there is one to send."""

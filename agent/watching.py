@@ -57,7 +57,7 @@ class Watch:
             self._due["checkpoints"] = self._after(now, _CHECKPOINTS_S)
         if now >= self._due["quiet"]:
             await self._feel_pulse(seen, now)
-            self._due["quiet"] = self._after(now, _QUIET_S)
+            self._due["quiet"] = self._after(now, min(_QUIET_S, self._spec.hang_s / 4))
 
     def read_tails(self, running_ms: int) -> bool:
         """Takes in metrics and output; whether there was any."""
@@ -101,13 +101,11 @@ class Watch:
 
     async def _save(self, step: int, say: Callable[[str], None]) -> None:
         try:
-            await self.results.send_checkpoint(step, self._metrics.save_s, say)
+            say(await self.results.send_checkpoint(step, self._metrics.save_s, say))
         except Fenced as fenced:
             log.warning("%s: nothing is taken any more: %s", self._record.id, fenced)
             self._fenced = True
-        else:
-            say("")
-            self._tools.changed()
+        self._tools.changed()
 
     async def _feel_pulse(self, seen: files.Status, now: float) -> None:
         if seen.state != "running":

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID, uuid4
 
+import msgspec
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -47,8 +48,6 @@ class Faults:
     """HTTPS calls answered with 503."""
     refuse_socket: tuple[str, bool] | None = None
     """(why, final)"""
-    mute: bool = False
-    """Takes no connection at all."""
 
 
 @dataclass
@@ -66,7 +65,7 @@ class Market:
 
     def __init__(self) -> None:
         self.faults = Faults()
-        self.interval_s, self.spool_s, self.bearer_s = 0.3, 3600.0, 3600.0
+        self.interval_s, self.spool_s = 0.3, 3600.0
         self.tokens = {"good-token"}
         self.server_name = SERVER
         self.nodes: dict[UUID, bytes] = {}
@@ -88,6 +87,8 @@ class Market:
         self.proof_task: protocol.ProofTask | None = None
         self.proof_opening: protocol.ProofOpening | None = None
         self.proof_commit: protocol.ProofCommit | None = None
+        self.fenced: set[UUID] = set()
+        """Assignments of which nothing is taken any more."""
         self.problems: list[str] = []
         """What a node did that no node may."""
         self._key = Ed25519PrivateKey.generate()
@@ -95,7 +96,7 @@ class Market:
         self._pushes: set[Callable[[], None]] = set()
         self._cuts: set[Callable[[], None]] = set()
         self._uploads: dict[str, dict[int, bytes]] = {}
-        self._news = threading.Condition()
+        self._news = threading.Condition(threading.RLock())
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -123,7 +124,8 @@ class Market:
             time.sleep(0.005)
 
     def stop(self) -> None:
-        assert self._server and self._thread
+        assert self._server
+        assert self._thread
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(_WITHIN_S)
         self._bearers.clear()
@@ -186,7 +188,7 @@ class Market:
             while not (found := what()):
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._news.wait(left):
-                    states = [status for status in self.statuses.values()]
+                    states = list(self.statuses.values())
                     raise AssertionError(f"it did not come; {states} {self.problems}")
         return found
 
@@ -194,9 +196,17 @@ class Market:
         """The same, for tests with a loop."""
         return await asyncio.to_thread(self.wait, what, within_s)
 
+    def last(self) -> protocol.Heartbeat:
+        """The newest heartbeat; waits for the first."""
+        return self.wait(lambda: self.heartbeats)[-1]
+
     def state(self, id: UUID) -> str:
         status = self.statuses.get(id)
         return status.state if status else ""
+
+    def detail(self, id: UUID) -> str:
+        status = self.statuses.get(id)
+        return status.detail if status else ""
 
     def settled(self, id: UUID) -> Status | None:
         status = self.statuses.get(id)
@@ -206,8 +216,6 @@ class Market:
         return [folder for folder in self.folders if folder.kind == kind]
 
     def _change(self, id: UUID, **changes: Any) -> None:
-        import msgspec
-
         self.wanted[id] = msgspec.structs.replace(self.wanted[id], **changes)
         self.push()
 
@@ -237,87 +245,77 @@ class Market:
 
     async def _socket(self, receive: Any, send: Any) -> None:
         await receive()
-        if self.faults.mute:
-            await send({"type": "websocket.close", "code": 1011})
-            return
         await send({"type": "websocket.accept"})
-
-        async def say(message: protocol.Down) -> None:
-            text = protocol.encode(message).decode()
-            with contextlib.suppress(Exception):
-                await send({"type": "websocket.send", "text": text})
-
-        async def close() -> None:
-            with contextlib.suppress(Exception):
-                await send({"type": "websocket.close", "code": 1011})
-
-        def push() -> None:
-            asyncio.ensure_future(say(Desired(assignments=list(self.wanted.values()))))
-
-        def cut() -> None:
-            asyncio.ensure_future(close())
-
+        talk = _Talk(receive, send)
         if self.faults.refuse_socket:
             why, final = self.faults.refuse_socket
-            await say(protocol.Refused(code="no", message=why, final=final))
-            await close()
+            await talk.say(protocol.Refused(code="no", message=why, final=final))
+            await talk.close()
             return
+        hello = await self._greet(talk)
+        if hello is None:
+            return
+        pushes = lambda: talk.spawn(  # noqa: E731
+            talk.say(Desired(assignments=list(self.wanted.values())))
+        )
+        cut = lambda: talk.spawn(talk.close())  # noqa: E731
+        self._pushes.add(pushes)
+        self._cuts.add(cut)
+        pushes()
+        try:
+            while message := await talk.hear():
+                await self._take(hello.node, message, talk)
+        finally:
+            self._pushes.discard(pushes)
+            self._cuts.discard(cut)
+            self._bearers.pop(talk.bearer, None)
+
+    async def _greet(self, talk: "_Talk") -> protocol.Hello | None:
         nonce = secrets.token_hex(32)
-        await say(protocol.Challenge(version=1, nonce=nonce, server=self.server_name))
-        event = await receive()
-        if event["type"] != "websocket.receive":
-            return
-        hello = protocol.decode_up(event["text"])
-        assert isinstance(hello, protocol.Hello)
-        key = Ed25519PublicKey.from_public_bytes(self.nodes[hello.node])
+        await talk.say(protocol.Challenge(version=1, nonce=nonce, server=self.server_name))
+        hello = await talk.hear()
+        if not isinstance(hello, protocol.Hello):
+            return None
         said = protocol.hello_bytes(hello.node, nonce, hello.boot_id, self.server_name)
-        key.verify(hello.signature, said)
-        bearer = secrets.token_hex(8)
-        self._bearers[bearer] = hello.node
+        self._public_key(hello.node).verify(hello.signature, said)
+        self._bearers[talk.bearer] = hello.node
         with self._noting():
             self.hellos.append(hello)
             self._note(hello.assignments)
-        await say(
+        await talk.say(
             protocol.Welcome(
                 server_ms=0, interval_s=self.interval_s, lease_ttl_s=30, spool_s=self.spool_s,
-                bearer=bearer, bearer_s=self.bearer_s,
+                bearer=talk.bearer, bearer_s=3600,
             )
         )  # fmt: skip
-        self._pushes.add(push)
-        self._cuts.add(cut)
-        push()
-        seq = -1
-        try:
-            while (event := await receive())["type"] == "websocket.receive":
-                message = protocol.decode_up(event["text"])
-                if isinstance(message, protocol.Heartbeat):
-                    if message.seq <= seq:
-                        self.problems.append(f"seq {message.seq} after {seq}")
-                    seq = message.seq
-                    with self._noting():
-                        self.heartbeats.append(message)
-                        self._note(message.assignments)
-                    await say(protocol.Ack(seq=message.seq))
-                elif isinstance(message, protocol.Usage):
-                    await self._claim(hello.node, key, message, say)
-                elif isinstance(message, protocol.Samples):
-                    with self._noting():
-                        self.metrics += message.metrics
-                        self.logs += message.logs
-        finally:
-            self._pushes.discard(push)
-            self._cuts.discard(cut)
-            self._bearers.pop(bearer, None)
+        return hello
+
+    async def _take(self, node: UUID, message: protocol.Up, talk: "_Talk") -> None:
+        if isinstance(message, protocol.Heartbeat):
+            if message.seq <= talk.seq:
+                self.problems.append(f"seq {message.seq} after {talk.seq}")
+            talk.seq = message.seq
+            with self._noting():
+                self.heartbeats.append(message)
+                self._note(message.assignments)
+            await talk.say(protocol.Ack(seq=message.seq))
+        elif isinstance(message, protocol.Usage):
+            await self._claim(node, message, talk)
+        elif isinstance(message, protocol.Samples):
+            with self._noting():
+                self.metrics += message.metrics
+                self.logs += message.logs
+
+    def _public_key(self, node: UUID) -> Ed25519PublicKey:
+        return Ed25519PublicKey.from_public_bytes(self.nodes[node])
 
     def _note(self, statuses: list[Status]) -> None:
         for status in statuses:
             self.statuses[status.id] = status
             self.history.append(status)
 
-    async def _claim(
-        self, node: UUID, key: Ed25519PublicKey, usage: protocol.Usage, say: Any
-    ) -> None:
-        key.verify(usage.signature, protocol.claim_bytes(node, usage.claim))
+    async def _claim(self, node: UUID, usage: protocol.Usage, talk: "_Talk") -> None:
+        self._public_key(node).verify(usage.signature, protocol.claim_bytes(node, usage.claim))
         claim = protocol.decode(usage.claim, Claim)
         known = [one for one in self.claims if one.assignment == claim.assignment]
         if known and known[-1].n == claim.n and known[-1] != claim:
@@ -337,7 +335,7 @@ class Market:
             )
         )  # fmt: skip
         signature = self._key.sign(protocol.receipt_bytes(node, body))
-        await say(protocol.Receipt(body=body, signature=signature))
+        await talk.say(protocol.Receipt(body=body, signature=signature))
 
     # HTTPS.
 
@@ -345,8 +343,6 @@ class Market:
         body = await _read(receive)
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         status, reply = self._answer(scope["method"], scope["path"], headers, body)
-        if reply is _LOST:
-            raise ConnectionError("the answer is lost")
         data = reply if isinstance(reply, bytes) else protocol.encode(reply)
         await _reply(send, status, data)
 
@@ -414,7 +410,7 @@ class Market:
         return 204, b""
 
     def _grant(self, id: UUID, request: protocol.UploadRequest) -> Any:
-        if request.epoch != self.wanted[id].epoch:
+        if request.epoch != self.wanted[id].epoch or id in self.fenced:
             return 409, protocol.Problem(code="conflict", message="another lease has taken over")
         if self.faults.refuse_uploads:
             return 413, protocol.Problem(code="too_large", message="the quota is used up")
@@ -440,7 +436,7 @@ class Market:
         return 200, protocol.UploadReply(files=files)
 
     def _commit(self, id: UUID, request: protocol.CommitRequest) -> Any:
-        if request.epoch != self.wanted[id].epoch:
+        if request.epoch != self.wanted[id].epoch or id in self.fenced:
             return 409, protocol.Problem(code="conflict", message="another lease has taken over")
         found = {}
         for file in request.files:
@@ -517,7 +513,31 @@ class Market:
         await send({"type": "http.response.body", "body": data[start:]})
 
 
-_LOST = object()
+class _Talk:
+    """One socket."""
+
+    def __init__(self, receive: Any, send: Any) -> None:
+        self._receive, self._send = receive, send
+        self.bearer, self.seq = secrets.token_hex(8), -1
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def say(self, message: protocol.Down) -> None:
+        text = protocol.encode(message).decode()
+        with contextlib.suppress(Exception):
+            await self._send({"type": "websocket.send", "text": text})
+
+    async def close(self) -> None:
+        with contextlib.suppress(Exception):
+            await self._send({"type": "websocket.close", "code": 1011})
+
+    async def hear(self) -> protocol.Up | None:
+        event = await self._receive()
+        return protocol.decode_up(event["text"]) if event["type"] == "websocket.receive" else None
+
+    def spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 async def _read(receive: Any) -> bytes:

@@ -1,15 +1,14 @@
 """A job's whole life on a node, with a real keeper in a real sandbox and a market that listens."""
 
-import json
-import os
-import time
-from pathlib import Path
+import asyncio
+from uuid import UUID
 
 import pytest
 
 from agent.config import State
+from agent.protocol import Status
 from tests.agent import node as nodes
-from tests.agent.conftest import spec
+from tests.agent.conftest import resume, spec
 from tests.agent.market import Market
 
 TRAIN = b"""
@@ -18,31 +17,47 @@ told = json.load(open(os.environ["GRIDLOOM_JOB"]))
 assert told["output"] == os.environ["GRIDLOOM_OUTPUT"]
 metrics = open(os.environ["GRIDLOOM_METRICS"], "a", buffering=1)
 print("hello from the job")
-print("and its trouble", file=sys.stderr)
 for step in range(1, 5):
     metrics.write(json.dumps({"step": step, "total_steps": 4, "loss": 1 / step}) + "\\n")
     folder = f"{told['output']}/.making-{step}"
     os.makedirs(folder)
     open(f"{folder}/weights", "wb").write(bytes([step]) * 1000)
     os.rename(folder, f"{told['output']}/checkpoint-{step}")
-    time.sleep(float(sys.argv[1]))
+    time.sleep(0.6)
 os.makedirs(f"{told['output']}/artifact/inner")
 open(f"{told['output']}/artifact/inner/model", "wb").write(b"the result")
 """
+OBEDIENT = b"""
+import os, signal, sys, time
+def leave(*_):
+    os.makedirs("output/checkpoint-9")
+    open("output/checkpoint-9/w", "w").write("saved")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, leave)
+open("metrics.jsonl", "w").write('{"step": 1, "loss": 2}\\n')
+while True:
+    time.sleep(0.05)
+"""
+SPARSE = """os.makedirs('output/artifact')
+for name in 'ab': os.truncate(os.open(f'output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
+"""
+FOREVER = b"import time\nwhile True: time.sleep(0.05)"
 
 
+@pytest.fixture
 def device(state: State) -> str:
     return nodes.machine(state).inventory.devices[0].uuid
 
 
-async def test_a_job_runs_from_a_wish_to_its_artifact(market: Market, node: State):
+async def _ended(market: Market, job: UUID) -> Status:
+    return await market.until(lambda: market.settled(job))
+
+
+async def test_a_job_runs_from_a_wish_to_its_artifact(market: Market, node: State, device: str):
     script = market.offer({"main.py": TRAIN}, "script")
     data = market.offer({"train.jsonl": b"{}\n" * 10, "deep/er/file": b"x"}, "dataset")
-    job = market.want(
-        spec(script, data, devices=[device(node)], parameters={"entry": "main.py", "args": ["0.6"]})
-    )
-    await market.until(lambda: market.settled(job))
-    status = market.statuses[job]
+    job = market.want(spec(script, data, devices=[device]))
+    status = await _ended(market, job)
     assert (status.exit.code, status.exit.why, status.step) == (0, "exited", 4)
     states = list(dict.fromkeys(one.state for one in market.history if one.id == job))
     assert states[-2:] == ["running", "gone"]
@@ -52,7 +67,7 @@ async def test_a_job_runs_from_a_wish_to_its_artifact(market: Market, node: Stat
     assert checkpoints
     assert all(one.files == {"weights": bytes([one.step]) * 1000} for one in checkpoints)
     [logs] = market.sent("log")
-    assert logs.files["stdout.log"] == b"hello from the job\n"
+    assert logs.files == {"stdout.log": b"hello from the job\n"}
     assert {point.step for point in market.metrics} == {1, 2, 3, 4}
     assert market.metrics[0].values == {"total_steps": 4.0, "loss": 1.0}
     assert "hello from the job\n" in [chunk.text for chunk in market.logs]
@@ -60,5 +75,290 @@ async def test_a_job_runs_from_a_wish_to_its_artifact(market: Market, node: Stat
     assert final.final
     assert final.running_ms == status.running_ms > 1000
     market.unwant(job)
-    await market.until(lambda: market.heartbeats[-1].assignments == [])
+    await market.until(lambda: market.last().assignments == [])
     assert list(node.assignments.iterdir()) == []
+
+
+async def test_the_final_claim_is_made_before_the_job_is_settled(
+    market: Market, node: State, device: str
+):
+    market.faults.lose_receipts = 1
+    job = market.want(spec(market.offer({"main.py": b""}, "script"), devices=[device]))
+    await market.until(lambda: market.claims)
+    assert market.settled(job) is None  # nobody has answered for it yet
+    market.cut()  # on the next socket it is claimed again
+    await _ended(market, job)
+    assert len(market.claims) >= 2
+    assert market.claims[0] == market.claims[-1]
+
+
+async def test_a_job_goes_on_from_its_checkpoint(market: Market, node: State, device: str):
+    code = b"""
+import os
+path = os.environ["GRIDLOOM_RESUME_FROM"]
+print(open(path + "/weights").read(), sorted(os.listdir("inputs")))
+"""
+    folder = market.offer({"weights": b"from step 7"}, "resume")
+    script = market.offer({"main.py": code}, "script")
+    job = market.want(spec(script, devices=[device], resume=resume(7, folder)))
+    status = await _ended(market, job)
+    assert status.exit.code == 0
+    [logs] = market.sent("log")
+    assert logs.files["stdout.log"] == b"from step 7 ['resume', 'script']\n"
+
+
+async def test_a_job_that_fails_leaves_its_checkpoint_and_its_log(
+    market: Market, node: State, device: str
+):
+    code = TRAIN.replace(b"time.sleep(0.6)", b"step == 2 and sys.exit(3)")
+    job = market.want(spec(market.offer({"main.py": code}, "script"), devices=[device]))
+    status = await _ended(market, job)
+    assert (status.exit.code, status.exit.why, status.checkpoint) == (3, "exited", 2)
+    assert market.sent("artifact") == []
+    assert market.sent("checkpoint")[-1].step == 2
+    assert market.sent("log")
+
+
+async def test_a_drained_job_saves_and_leaves(market: Market, node: State, device: str):
+    job = market.want(spec(market.offer({"main.py": OBEDIENT}, "script"), devices=[device]))
+    await market.until(lambda: market.metrics)  # its handler is in place
+    market.drain(job, "reclaimed", 20)
+    status = await _ended(market, job)
+    assert (status.exit.code, status.exit.why) == (75, "drain")
+    assert market.sent("checkpoint")[-1].files == {"w": b"saved"}
+    assert status.checkpoint == 9
+
+
+async def test_a_second_drain_with_less_patience_counts(market: Market, node: State, device: str):
+    code = b"import signal, time\nsignal.signal(15, 1)\nprint('deaf')\nwhile True: time.sleep(1)"
+    job = market.want(spec(market.offer({"main.py": code}, "script"), devices=[device]))
+    await market.until(lambda: market.logs)
+    market.drain(job, "reclaimed", 1000)
+    await market.until(lambda: market.state(job) == "draining")
+    market.drain(job, "node_lost", 0)
+    status = await _ended(market, job)
+    assert status.exit.signal == 9
+
+
+async def test_a_job_that_nobody_wants_is_killed_and_nothing_is_sent(
+    market: Market, node: State, device: str
+):
+    job = market.want(spec(market.offer({"main.py": FOREVER}, "script"), devices=[device]))
+    await market.until(lambda: market.state(job) == "running")
+    market.unwant(job)
+    await market.until(lambda: market.last().assignments == [])
+    assert list(node.assignments.iterdir()) == []
+    assert market.folders == []
+
+
+async def test_a_job_drained_before_it_came_never_runs(market: Market, node: State, device: str):
+    market.faults.break_after = [0] * 1000
+    job = market.want(spec(market.offer({"main.py": FOREVER}, "script"), devices=[device]))
+    await market.until(lambda: market.gets)
+    market.drain(job, "cancelled", 30)
+    status = await _ended(market, job)
+    assert (status.exit.code, status.exit.why, status.running_ms) == (None, "drain", 0)
+    assert market.claims == []
+
+
+async def test_what_is_not_paid_for_ends_and_what_is_paid_in_time_goes_on(
+    market: Market, node: State, device: str
+):
+    script = market.offer({"main.py": OBEDIENT}, "script")
+    job = market.want(spec(script, devices=[device], save_s=0.5), paid_ms=2000)
+    await market.until(lambda: market.state(job) == "running")
+    market.pay(job, 4000)
+    status = await _ended(market, job)
+    assert (status.exit.code, status.exit.why) == (75, "unpaid")
+    assert 3000 < status.running_ms <= 4000
+    assert market.sent("checkpoint")
+
+
+async def test_a_job_that_hangs_is_ended(market: Market, node: State, device: str):
+    code = b"import time\nprint('I sleep')\ntime.sleep(1000)"
+    script = market.offer({"main.py": code}, "script")
+    job = market.want(spec(script, devices=[device], hang_s=1.0, grace_s=1.0))
+    status = await _ended(market, job)
+    assert status.exit.why == "hang"
+    assert "no step" in status.detail
+
+
+async def test_a_start_that_takes_too_long_is_given_up(market: Market, node: State, device: str):
+    market.faults.break_after = [0] * 1000
+    script = market.offer({"main.py": FOREVER}, "script")
+    job = market.want(spec(script, devices=[device], start_timeout_s=1.0))
+    status = await _ended(market, job)
+    assert status.exit.why == "start_failed"
+    assert "too slow to start: fetching script, 0 of 0 MB" in status.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"environment": "0" * 64}, "another training environment"),
+        ({"devices": ["GPU-of-somebody-else"]}, "the device GPU-of-somebody-else"),
+        ({"devices": []}, "no device"),
+        ({"recipe": "alchemy"}, "there is no recipe 'alchemy'"),
+        ({"parameters": {"entry": "../main.py"}}, "entry must be a .py file"),
+        ({"memory_bytes": 2**50}, "MiB of memory"),
+        ({"world": 2}, "one node only"),
+        ({"inputs": []}, "the input 'script' is missing"),
+    ],
+)
+async def test_what_this_node_can_not_run_is_refused_with_the_reason(
+    market: Market, node: State, device: str, change: dict, words: str
+):
+    script = market.offer({"main.py": b""}, "script")
+    job = market.want(spec(script, **({"devices": [device]} | change)))
+    status = await _ended(market, job)
+    assert status.exit.why == "refused"
+    assert words in status.detail
+
+
+async def test_a_spec_that_is_not_the_announced_one_is_refused(
+    market: Market, node: State, device: str
+):
+    right = spec(market.offer({"main.py": b""}, "script"), devices=[device])
+    other = spec(market.offer({"main.py": b"1"}, "script"), devices=[device])
+    market.faults.unavailable = 3
+    job = market.want(right)
+    market.specs[job] = market.specs[market.want(other)]
+    status = await _ended(market, job)
+    assert status.exit.why == "refused"
+    assert "SHA-256 differs" in status.detail
+
+
+async def test_an_input_with_the_wrong_hash_never_reaches_a_job(
+    market: Market, node: State, device: str
+):
+    market.faults.spoil = 100
+    job = market.want(spec(market.offer({"main.py": b"print(1)"}, "script"), devices=[device]))
+    status = await _ended(market, job)
+    assert status.exit.why == "input"
+    assert status.detail == "main.py is not what its manifest says: its SHA-256 differs"
+    assert len(market.gets) == 2  # once more from the start, then never again
+
+
+async def test_an_input_that_would_lie_elsewhere_is_refused(
+    market: Market, node: State, device: str
+):
+    script = market.offer({"main.py": b""}, "script")
+    bad = market.offer({"../../outside": b"x"}, "dataset")
+    job = market.want(spec(script, bad, devices=[device]))
+    status = await _ended(market, job)
+    assert status.exit.why == "input"
+    assert "outside of its folder" in status.detail
+
+
+async def test_a_hostile_checkpoint_is_not_taken_and_the_job_goes_on(
+    market: Market, node: State, device: str
+):
+    code = b"""
+import os, time
+os.makedirs("output/checkpoint-1")
+os.symlink("/etc/passwd", "output/checkpoint-1/weights")
+time.sleep(2)
+os.makedirs("output/artifact")
+open("output/artifact/model", "w").write("fine")
+"""
+    job = market.want(spec(market.offer({"main.py": code}, "script"), devices=[device]))
+    await market.until(lambda: "'weights': it is a symlink" in market.detail(job))
+    status = await _ended(market, job)
+    assert status.exit.code == 0
+    assert market.sent("checkpoint") == []
+    assert market.sent("artifact")[0].files == {"model": b"fine"}
+
+
+@pytest.mark.parametrize(
+    ("leave", "words"),
+    [
+        ("os.makedirs('output/artifact'); os.mkfifo('output/artifact/w')", "'w': it is a FIFO"),
+        ("os.makedirs('output/artifact'); os.symlink('/etc', 'output/artifact/w')", "symlink"),
+        (SPARSE, "83886080 bytes in all (0 on disk)"),
+        ("os.symlink('/etc', 'output/artifact')", "the artifact is not a folder"),
+        ("os.makedirs('output/artifact')", "the artifact is empty"),
+    ],
+)
+async def test_a_hostile_artifact_fails_the_job_and_says_why(
+    market: Market, node: State, device: str, leave: str, words: str
+):
+    code = f"import os\n{leave}\n".encode()
+    job = market.want(spec(market.offer({"main.py": code}, "script"), devices=[device]))
+    status = await _ended(market, job)
+    assert (status.exit.code, status.exit.why) == (None, "output")
+    assert words in status.detail
+    assert market.sent("artifact") == []
+
+
+async def test_what_a_zombie_sends_is_dropped(market: Market, node: State, device: str):
+    script = market.offer({"main.py": TRAIN}, "script")
+    job = market.want(spec(script, devices=[device]))
+    # Another lease of the job runs elsewhere, and word of it has not come here yet.
+    market.fenced.add(job)
+    status = await _ended(market, job)
+    assert (status.exit.code, status.checkpoint) == (0, None)
+    assert market.folders == []
+
+
+async def test_wishes_said_twice_are_granted_once(market: Market, node: State, device: str):
+    job = market.want(spec(market.offer({"main.py": TRAIN}, "script"), devices=[device]))
+    for _ in range(20):
+        market.push()
+        await asyncio.sleep(0.02)
+    market.cut()
+    await _ended(market, job)
+    [logs] = market.sent("log")
+    assert logs.files["stdout.log"] == b"hello from the job\n"
+
+
+async def test_a_commit_whose_answer_is_lost_is_said_again(
+    market: Market, node: State, device: str
+):
+    market.faults.lose_commits = 1
+    job = market.want(spec(market.offer({"main.py": TRAIN}, "script"), devices=[device]))
+    status = await _ended(market, job)
+    assert status.exit.code == 0
+    assert market.sent("artifact")
+
+
+async def test_a_quota_that_is_used_up_is_said(market: Market, node: State, device: str):
+    market.faults.refuse_uploads = True
+    job = market.want(spec(market.offer({"main.py": TRAIN}, "script"), devices=[device]))
+    status = await _ended(market, job)
+    assert "the quota is used up" in status.detail
+
+
+async def test_a_second_job_with_the_same_files_fetches_nothing(
+    market: Market, node: State, device: str
+):
+    script = market.offer({"main.py": b"print()"}, "script")
+    base = market.offer({"model": b"weights" * 1000}, "base", public=True)
+    for org in (7, 8):
+        before = len(market.gets)
+        job = market.want(spec(script, base, devices=[device], org=UUID(int=org)))
+        await _ended(market, job)
+        market.unwant(job)
+        fetched = {sha256 for sha256, _ in market.gets[before:]}
+        # the other org's script is not shared, though it is the same
+        assert fetched == {script.files[0].sha256} | ({base.files[0].sha256} if org == 7 else set())
+        await market.until(lambda: market.last().assignments == [])
+
+
+async def test_a_device_is_never_used_twice(market: Market, node: State, device: str):
+    script = market.offer({"main.py": FOREVER}, "script")
+    first = market.want(spec(script, devices=[device]))
+    await market.until(lambda: market.state(first) == "running")
+    second = market.want(spec(script, devices=[device]))
+    status = await _ended(market, second)
+    assert "still in use" in status.detail
+    assert market.state(first) == "running"
+
+
+async def test_the_owner_has_the_machine_back_for_the_asking(
+    market: Market, node: State, device: str
+):
+    node.drain.touch()
+    beat = await market.until(lambda: market.last().owner_busy and market.last())
+    assert beat.owner_why == "owner asked to drain"
+    node.drain.unlink()
+    await market.until(lambda: not market.last().owner_busy)
