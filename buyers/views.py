@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from django_htmx.http import HttpResponseClientRedirect
 from django_htmx.middleware import HtmxDetails
 
-from buyers import downloads, jobview
+from buyers import control, downloads, jobview
 from buyers import wallet as wallets
 from buyers.forms import BidForm, JobForm, ResumeForm, TopUpForm
 from buyers.models import Artifact, Dataset, Job, Quote
@@ -110,7 +110,7 @@ def new_job(request: MemberRequest) -> HttpResponse:
         try:
             asked = specs.parse(form.raw())
             if "bid" in request.POST:
-                return redirect("job", jobs.submit(org, asked, **_by(request)).pk)
+                return redirect("job", control.submit(org, asked, **_by(request)).pk)
             return redirect("quote", quoting.quote(org, asked, now=timezone.now()).pk)
         except MarketError as error:
             form.refuse(error)
@@ -154,7 +154,7 @@ def bid(request: MemberRequest, pk: UUID) -> HttpResponse:
         try:
             limit = parse_amount(form.cleaned_data["limit"], field="limit")
             asked = replace(JobRequest.from_json(found.request), limit_micros=limit, limits={})
-            return _to_job(request, jobs.submit(found.org, asked, **_by(request)))
+            return _to_job(request, control.submit(found.org, asked, **_by(request)))
         except MarketError as error:
             form.refuse(error)
     return _quote_page(request, found, form)
@@ -197,7 +197,7 @@ def resume(request: MemberRequest, pk: UUID) -> HttpResponse:
     """Goes on from its last checkpoint."""
     form = ResumeForm(request.POST)
     budget = form.cleaned_data["budget"] if form.is_valid() else ""
-    return _changed(request, pk, jobs.resume, budget=budget)
+    return _changed(request, pk, control.resume, budget=budget)
 
 
 @login_required

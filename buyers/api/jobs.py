@@ -9,7 +9,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from buyers import jobview
+from buyers import control, jobview
 from buyers.api.base import REPEATABLE, BuyerView, shaped
 from buyers.api.data import folder_files
 from buyers.models import Job, Quote
@@ -87,7 +87,7 @@ class JobsView(_JobView):
     def post(self, request: Request) -> Response:
         """A bid: the rounds find it the best place within its limits."""
         return self.once(
-            lambda: self.seen(jobs.submit(self.org, specs.parse(self.body()), **self.by()))
+            lambda: self.seen(control.submit(self.org, specs.parse(self.body()), **self.by()))
         )
 
 
@@ -122,7 +122,7 @@ class ResumeView(_JobView):
     def post(self, request: Request, pk: UUID) -> Response:
         job = self.job(pk)
         budget = shaped(ResumeIn(data=self.body()))["budget"]
-        return Response(self.seen(jobs.resume(job, budget=budget, **self.by())))
+        return Response(self.seen(control.resume(job, budget=budget, **self.by())))
 
 
 class MetricsView(_JobView):

@@ -11,13 +11,13 @@ import json
 from argparse import ArgumentParser
 from datetime import datetime
 
+from allauth.account.models import EmailAddress
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand
 from django.db import transaction
 from django.utils import timezone
 
-from allauth.account.models import EmailAddress
 from marketplace import accounts
 from marketplace.models import ApiKey, Org, Scope, digest
 

@@ -1,0 +1,27 @@
+"""What a buyer does that the next round should know of at once: the engine's verb, then the bell.
+
+Beside the views and the API, which both call it, because a service may not ring.
+"""
+
+from datetime import datetime
+
+from django.contrib.auth.models import User
+
+from buyers.models import Job
+from marketplace.core.specs import JobRequest
+from marketplace.models import Org
+from scheduler import jobs, tasks
+
+
+def submit(org: Org, request: JobRequest, *, by: User, now: datetime) -> Job:
+    """`scheduler.jobs.submit`; a round is rung for."""
+    job = jobs.submit(org, request, by=by, now=now)
+    tasks.ring(tasks.clear_market)
+    return job
+
+
+def resume(job: Job, *, by: User, now: datetime, budget: str = "") -> Job:
+    """`scheduler.jobs.resume`; a round is rung for."""
+    job = jobs.resume(job, by=by, now=now, budget=budget)
+    tasks.ring(tasks.clear_market)
+    return job
