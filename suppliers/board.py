@@ -3,6 +3,7 @@
 A fixed number of queries for any number of nodes; pages and the REST API show the same.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +34,12 @@ class Line:
     samples: Sequence[dict[str, Any]]
     words: str
     """Its state, and why it idles, in a sentence."""
+
+    @property
+    def devices(self) -> list[tuple[int, str, int]]:
+        """What it lets, alike ones together: how many, of which class, memory of each."""
+        alike = Counter((gpu.gpu_class, gpu.memory_bytes) for gpu in self.gpus)
+        return [(count, name, memory) for (name, memory), count in alike.items()]
 
     @property
     def watts(self) -> float | None:

@@ -236,7 +236,7 @@ def _node_page(request: MemberRequest, node: Node, form: FingerprintForm) -> Htt
         "line": board.line(_node(request, node.pk), now=now),
         "node": node,
         "form": form,
-        "offers": node.offers.order_by("-state_since")[:20],
+        "offers": node.offers.order_by("-id")[:20],
         "proofs": node.benchmarks.order_by("-asked_at")[:5],
         "story": node.story().order_by("-id")[:50],
         "floor": offers.ask_floor(node),

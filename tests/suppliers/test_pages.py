@@ -196,3 +196,8 @@ def test_windows_are_written_as_they_are_read(db):
     assert spans == [[1080, 1920], [7200, 10080]]
     assert write_windows(spans) == "Mon 18:00 - Tue 08:00\nSat 00:00 - Mon 00:00"
     assert OfferForm({**TERMS, "windows": write_windows(spans)}).is_valid()
+
+
+def test_devices_alike_are_shown_together(member, org, site, now):
+    world.agent(org, now=now, site=site, gpus=8)
+    assert "8 × h100-sxm" in member.get("/supply/").content.decode()
