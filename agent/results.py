@@ -42,9 +42,7 @@ class Results:
         sent = -1 if self._record.checkpoint is None else self._record.checkpoint
         return max((step for step in steps if step > sent), default=None)
 
-    async def send_checkpoint(
-        self, step: int, seconds: float, say: Callable[[str], None]
-    ) -> str:
+    async def send_checkpoint(self, step: int, seconds: float, say: Callable[[str], None]) -> str:
         """Sends one; why it can't be taken, or "" if it was: the job goes on either way. Raises
         Fenced."""
         name = f"checkpoint-{step}"

@@ -87,19 +87,19 @@ def test_a_market_that_is_not_there_is_said(fresh: State):
 
 
 def test_an_address_that_is_no_agents_is_said(market: Market, fresh: State, monkeypatch):
-    monkeypatch.setattr(market, "_enrol", lambda request: (404, b"<html>not found</html>"))
+    monkeypatch.setattr(market.endpoints, "enrol", lambda request: (404, b"<html>not found</html>"))
     with pytest.raises(NotEnrolled, match="copy the whole command"):
         _enrol(fresh, market.url)
 
 
 def test_an_answer_that_is_nonsense_is_said(market: Market, fresh: State, monkeypatch):
-    monkeypatch.setattr(market, "_enrol", lambda request: (201, b"{}"))
+    monkeypatch.setattr(market.endpoints, "enrol", lambda request: (201, b"{}"))
     with pytest.raises(NotEnrolled, match="not of this protocol"):
         _enrol(fresh, market.url)
 
 
 def test_a_market_that_names_another_key_is_not_trusted(market: Market, fresh: State, monkeypatch):
-    monkeypatch.setattr(market, "_enrol", lambda request: (201, market.admit(b"k" * 32)))
+    monkeypatch.setattr(market.endpoints, "enrol", lambda request: (201, market.admit(b"k" * 32)))
     with pytest.raises(NotEnrolled, match="another key"):
         _enrol(fresh, market.url)
     assert not fresh.config.exists()

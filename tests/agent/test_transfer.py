@@ -217,7 +217,7 @@ def test_progress_is_said_in_words():
 async def sender(market: Market):
     bearer = Bearer()
     bearer.set("here")
-    market._bearers["here"] = UUID(int=1)
+    market.bearers["here"] = UUID(int=1)
     api = Api(market.url, bearer)
     it = Uploads(api)
     yield it
