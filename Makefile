@@ -22,8 +22,14 @@ up: setup  ## The whole site with two nodes, until Ctrl-C
 services: setup  ## Only PostgreSQL, Valkey, S3 and Stripe's stand-in, until Ctrl-C
 	@$(RUN) -m marketplace.devstack services
 
-test: setup  ## The whole suite; ARGS='-k ledger' for a part of it
+# The story runs a whole market with short times: it wants the machine to itself.
+test: setup  ## The whole suite; ARGS='tests/ledger -k post' for a part of it
+ifeq ($(strip $(ARGS)),)
+	@$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/story
+	@$(RUN) -m pytest tests/story
+else
 	@$(RUN) -m pytest $(ARGS)
+endif
 
 check: setup  ## Format, lint, types, import contracts, dependencies
 	@.venv/bin/ruff format --check .

@@ -201,7 +201,8 @@ SPECTACULAR_SETTINGS = {
 }
 
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / ".gridloom" / "static"
+# Where `collectstatic` gathers them, if anybody runs it.
+STATIC_ROOT = os.environ.get("STATIC_ROOT") or None
 STATICFILES_DIRS = [BASE_DIR / "templates" / "static"]
 # Served from the source tree by whitenoise, so that a laptop needs no collectstatic.
 WHITENOISE_USE_FINDERS = True
