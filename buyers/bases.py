@@ -31,7 +31,7 @@ def publish(
     artifact = _row(files, name=name, licence=licence, shape=shape, now=now)
     if artifact.committed_at is None:
         for file in files:
-            _send(folder / file.path, artifact.prefix + file.path, file)
+            _send(folder / file.path, storage.file_key(artifact.prefix, file.sha256), file)
         Artifact.objects.filter(pk=artifact.pk, committed_at=None).update(committed_at=now)
         artifact.refresh_from_db()
     return artifact

@@ -22,7 +22,7 @@ from buyers import rows
 from buyers.models import Dataset
 from marketplace import locks, storage
 from marketplace.core.errors import Conflict, Invalid, TooLarge
-from marketplace.core.files import check_path
+from marketplace.core.files import check_path, check_together
 from marketplace.core.ids import uuid7
 from marketplace.models import Org
 from marketplace.storage import SignedPut
@@ -93,7 +93,7 @@ def commit(dataset: Dataset, *, now: datetime) -> Dataset:
     declared = manifest(dataset.manifest)
     _require_all(dataset, declared)
     counted = sum(
-        rows.count(storage.read(dataset.prefix + file.path), file.path)
+        rows.count(storage.read(storage.file_key(dataset.prefix, file.sha256)), file.path)
         for file in declared
         if file.path in rows.FILES
     )
@@ -138,12 +138,7 @@ def _checked(files: Sequence[protocol.File]) -> list[protocol.File]:
 
 
 def _check_together(files: Sequence[protocol.File]) -> None:
-    paths = {file.path for file in files}
-    if len(paths) < len(files):
-        raise Invalid("a path is in it twice; name each file once", field="files")
-    folders = {path[:end] for path in paths for end, letter in enumerate(path) if letter == "/"}
-    if clash := min(paths & folders, default=None):
-        raise Invalid(f"{clash!r} is both a file and a folder", field="files")
+    check_together([file.path for file in files])
     total, most = sum(file.bytes for file in files), settings.POLICY.dataset_bytes
     if total > most:
         raise TooLarge(
@@ -155,7 +150,7 @@ def _check_together(files: Sequence[protocol.File]) -> None:
 def _puts(dataset: Dataset, files: Iterable[protocol.File]) -> dict[str, SignedPut]:
     return {
         file.path: storage.signed_put(
-            dataset.prefix + file.path,
+            storage.file_key(dataset.prefix, file.sha256),
             size=file.bytes,
             sha256=file.sha256,
             seconds=settings.POLICY.upload_url_s,
@@ -179,12 +174,13 @@ def _require_all(dataset: Dataset, files: Sequence[protocol.File]) -> None:
 
 def _wrong(prefix: str, file: protocol.File) -> str:
     """What is wrong with one object; empty if it is as declared."""
-    found = storage.stat(prefix + file.path)
+    key = storage.file_key(prefix, file.sha256)
+    found = storage.stat(key)
     if found is None:
         return "has not arrived"
     if found.bytes != file.bytes:
         return f"has {found.bytes:,} bytes instead of {file.bytes:,}"
-    if (found.sha256 or _hash(prefix + file.path)) != file.sha256:
+    if (found.sha256 or _hash(key)) != file.sha256:
         return "has another hash than declared"
     return ""
 

@@ -35,9 +35,12 @@ def files(folder: Folder) -> Sequence[Download]:
 
 def url(folder: Folder, path: str) -> str:
     """Where a browser may read one file of a folder; raises Missing if it has no such file."""
-    if not any(entry["path"] == path for entry in folder.manifest):
+    found = [entry["sha256"] for entry in folder.manifest if entry["path"] == path]
+    if not found:
         raise Missing(f"there is no file {path!r} in it")
     name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in path)
     return storage.signed_get(
-        folder.prefix + path, seconds=settings.POLICY.upload_url_s, filename=name
+        storage.file_key(folder.prefix, found[0]),
+        seconds=settings.POLICY.upload_url_s,
+        filename=name,
     )

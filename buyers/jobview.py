@@ -139,7 +139,9 @@ def _kept_log(job: Job, lease: Lease) -> str:
         for entry in folder.manifest:
             if entry["bytes"]:
                 start = max(0, entry["bytes"] - _TAIL_BYTES)
-                tail = b"".join(storage.read(folder.prefix + entry["path"], start=start))
+                tail = b"".join(
+                    storage.read(storage.file_key(folder.prefix, entry["sha256"]), start=start)
+                )
                 parts.append(tail.decode(errors="replace"))
     return "".join(parts)[-_TAIL_BYTES:]
 

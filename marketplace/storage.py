@@ -1,6 +1,7 @@
 """Bytes: where they lie, and who may touch them for how long. The only module with boto3.
 
-Keys: `datasets/<id>/<path>`, `bases/<id>/<path>`, `jobs/<job>/<epoch>/<kind>-<step>/<path>`.
+Keys: `datasets/<id>/<sha256>`, `bases/<id>/<sha256>`, `jobs/<job>/<epoch>/<kind>-<step>/<sha256>`;
+the paths stand in the manifest. Named by its content, an object can't be overwritten by another.
 Each lease writes under its own epoch, so a zombie can only write where nobody reads. Every
 upload is by a presigned URL that also signs the SHA-256 and the length of what may be sent.
 """
@@ -47,6 +48,11 @@ def base_prefix(artifact: UUID) -> str:
 def run_prefix(job: UUID, epoch: int, kind: str, step: int) -> str:
     """Where one lease of a job puts one checkpoint, artifact or log."""
     return f"jobs/{job}/{epoch}/{kind}-{step}/"
+
+
+def file_key(prefix: str, sha256: str) -> str:
+    """Where a folder's file of this content lies."""
+    return prefix + sha256
 
 
 def ensure_bucket() -> None:

@@ -12,6 +12,7 @@ from agent import protocol
 from buyers.models import Checkpoint, Folder, Job
 from marketplace import storage
 from marketplace.core.errors import Conflict, Missing
+from marketplace.core.states import NODE_BROKE
 from scheduler import leases, metering, specs
 from scheduler.models import Assignment, LeasedGpu
 from suppliers.models import Node
@@ -71,7 +72,8 @@ def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
         folders += Checkpoint.objects.filter(job=job, step=resume.step, sha256=manifest)
     return {
         entry["sha256"]: storage.signed_get(
-            folder.prefix + entry["path"], seconds=settings.POLICY.upload_url_s
+            storage.file_key(folder.prefix, entry["sha256"]),
+            seconds=settings.POLICY.upload_url_s,
         )
         for folder in folders
         for entry in folder.manifest
@@ -157,10 +159,12 @@ def _missing(share: Assignment, now: datetime) -> None:
 
 
 def _gone(share: Assignment, exit: protocol.Exit | None, now: datetime) -> None:
+    # Whoever says that it broke the job itself gives back what was lost by it.
+    share.at_fault = share.at_fault or (exit is not None and exit.why in NODE_BROKE)
     share.advance(
         "go", now=now, by=share.node.name, reason=exit.why if exit else "", gone_at=now,
         exit_code=exit.code if exit else None, exit_signal=exit.signal if exit else None,
-        exit_why=exit.why[:60] if exit else "",
+        exit_why=exit.why[:60] if exit else "", at_fault=share.at_fault,
     )  # fmt: skip
     leases.release(share, now=now)
 

@@ -82,14 +82,14 @@ def tiers_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Tier]:
     outcomes: dict[object, list[Outcome]] = {node.pk: [] for node in nodes}
     ended = Assignment.objects.filter(
         node__in=nodes, gone_at__gte=now - timedelta(days=180)
-    ).values_list("node_id", "at_fault", "gone_at", "reported_ms", "lease__end_reason")
-    for node_id, at_fault, gone_at, reported_ms, reason in ended:
+    ).values_list("node_id", "at_fault", "gone_at", "accrued_ms", "lease__end_reason")
+    for node_id, at_fault, gone_at, accrued_ms, reason in ended:
         age = now - (gone_at or now)
         outcomes[node_id].append(
             Outcome(
                 broken=at_fault and reason in SUPPLIER_SIDE_ENDS,
                 age_days=age.total_seconds() / 86_400,
-                hours=reported_ms / 3_600_000,
+                hours=accrued_ms / 3_600_000,
             )
         )
     return {node_id: assess(rows).tier for node_id, rows in outcomes.items()}

@@ -15,7 +15,6 @@ _REASONS: Final = {
     "reclaimed": "the owner took the node back before a checkpoint could be saved",
     "start_timeout": "the node did not start the job in time",
     "preempted": "the market moved the job before a checkpoint could be saved",
-    "expired": "the lease ended before a checkpoint could be saved",
 }
 
 

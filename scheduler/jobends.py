@@ -8,21 +8,17 @@ from django.conf import settings
 
 from buyers.models import Job
 from marketplace.core.money import format_amount
-from marketplace.core.states import JOB, JOB_EVENT_AFTER, NODE_FAULT_ENDS, SUPPLIER_SIDE_ENDS
+from marketplace.core.states import (
+    JOB,
+    JOB_EVENT_AFTER,
+    NODE_BROKE,
+    NODE_FAULT_ENDS,
+    SUPPLIER_SIDE_ENDS,
+)
 from scheduler import metering
 from scheduler.models import Assignment, Lease
 
-# The keeper's and the agent's words for ends that are the node's doing, not the job's.
-_NODE_BROKE: Final = {
-    "node_lost": "the node fell silent",
-    "vanished": "the node no longer knows the job",
-    "rebooted": "the node was restarted",
-    "keeper_lost": "the node's keeper was killed",
-    "start_failed": "the node could not start its sandbox",
-    "input": "the node could not fetch the job's inputs",
-    "refused": "the node refused the job's spec",
-    "upload": "the node could not send the result",
-}
+# The same for what is the job's own doing.
 _JOB_BROKE: Final = {
     "memory": "it used more memory than it booked, and was killed",
     "disk": "it wrote more to disk than it booked, and was killed",
@@ -55,8 +51,8 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
         if _at_the_wall(job, lease, worst):
             return "stopped", f"its budget of {format_amount(job.budget_micros)} is used up"
         return "unpaid", "the wallet ran dry; top it up and resume"
-    if why in _NODE_BROKE:
-        return "node_lost", worst.detail or _NODE_BROKE[why]
+    if why in NODE_BROKE:
+        return "node_lost", worst.detail or NODE_BROKE[why]
     return "failed", _failure(worst)
 
 

@@ -37,8 +37,9 @@ from suppliers.models import Node
 
 log = logging.getLogger(__name__)
 
-# Drains that the market or the owner wanted are not billed: from then on nothing accrues.
-_UNBILLED: Final = frozenset({"preempted", "reclaimed", "expired"})
+# Drains that the market or the owner wanted are not billed: from then on nothing accrues. The end
+# of a lease's day is neither's wish: everybody knew of it from its beginning.
+_UNBILLED: Final = frozenset({"preempted", "reclaimed"})
 
 
 def locked_job(job_id: UUID) -> Job:
@@ -68,7 +69,7 @@ def beat(node: Node, heartbeat: protocol.Heartbeat, *, now: datetime) -> None:
         status = said[share.pk]
         if status.epoch == share.lease.epoch and share.boot_id in ("", heartbeat.boot_id):
             share.accrued_ms += _accrued(share, status, now)
-            share.reported_ms = max(share.reported_ms, status.running_ms)
+            share.reported_ms = max(share.reported_ms, _possible(share, status, now))
             share.boot_id, share.beat_at = heartbeat.boot_id, now
             metered.append(share)
     Assignment.objects.bulk_update(metered, ["accrued_ms", "reported_ms", "boot_id", "beat_at"])
@@ -176,6 +177,11 @@ def _accrued(share: Assignment, status: protocol.Status, now: datetime) -> int:
         if not (ours and status.step > share.step):
             return 0
     return min(gap // timedelta(milliseconds=1), max(0, status.running_ms - share.reported_ms))
+
+
+def _possible(share: Assignment, status: protocol.Status, now: datetime) -> int:
+    """Running time as said, but never more than has passed since the lease began."""
+    return min(status.running_ms, (now - share.lease.created_at) // timedelta(milliseconds=1))
 
 
 def _slice(share: Assignment, now: datetime) -> UsageSlice | None:

@@ -145,5 +145,5 @@ def _energy(share: Assignment) -> energy.Energy:
     if not drawn:
         cores = share.node.cpu_cores if is_cpu(share.lease.gpu_class) else 1
         watts = energy.watts(share.lease.gpu_class, cores=cores)
-        drawn = watts * share.gpus_count * share.reported_ms
+        drawn = watts * share.gpus_count * share.accrued_ms
     return energy.at_the_wall(drawn, pue=share.node.site.pue, estimated=not share.power_measured)

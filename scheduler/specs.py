@@ -74,9 +74,13 @@ def start_timeout(job: Job, node: Node, resume: Checkpoint | None, policy: Polic
 
 
 def furthest(job: Job) -> Checkpoint | None:
-    """The checkpoint to go on from."""
+    """The checkpoint to go on from: the furthest of the latest attempt that left one.
+
+    Each attempt went on from the one before, so a later epoch is never behind; and a node that
+    claims an absurd step rules its own attempt only.
+    """
     committed = Checkpoint.objects.filter(job=job, committed_at__isnull=False, deleted_at=None)
-    return committed.order_by("-step", "-epoch").first()
+    return committed.order_by("-epoch", "-step").first()
 
 
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:

@@ -7,6 +7,7 @@ URL leads where nobody reads, and its commit is refused.
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
+from typing import Final
 from uuid import UUID
 
 from django.conf import settings
@@ -14,15 +15,18 @@ from django.db import transaction
 from django.db.models import F
 
 from agent import protocol
-from buyers.models import Artifact, Checkpoint, Job, RunLog
+from buyers.models import Artifact, Checkpoint, Folder, Job, RunLog
 from marketplace import storage, telemetry
 from marketplace.core.errors import Conflict, Invalid, TooLarge
-from marketplace.core.files import check_path
+from marketplace.core.files import check_path, check_together
 from marketplace.core.ids import uuid7
 from scheduler import metering
 from scheduler.assignments import of_node
 from scheduler.models import Assignment
 from suppliers.models import Node
+
+_LOG_FILES: Final = 4
+"""Standard output and error, each perhaps rotated once."""
 
 
 def grant(
@@ -37,9 +41,13 @@ def grant(
     prefix = _prefix(share, request.epoch, request.kind, request.step)
     for file in request.files:
         check_path(file.path)
-        sizes = [part.bytes for part in file.parts]
-        if sum(sizes) != file.bytes or any(size > protocol.PART_BYTES for size in sizes):
-            raise Invalid(f"the parts of {file.path!r} don't add up to its {file.bytes} bytes")
+        whole, rest = divmod(file.bytes, protocol.PART_BYTES)
+        sizes = [protocol.PART_BYTES] * whole + ([rest] if rest or not whole else [])
+        if [part.bytes for part in file.parts] != sizes:
+            raise Invalid(
+                f"{file.path!r} of {file.bytes} bytes goes in parts of {protocol.PART_BYTES}, the "
+                "last one smaller"
+            )
     total = sum(file.bytes for file in request.files)
     quota = settings.POLICY.upload_bytes_per_lease
     granted = Assignment.objects.filter(pk=share.pk, granted_bytes__lte=quota - total)
@@ -58,17 +66,20 @@ def commit(
     """
     share = of_node(node, assignment_id)
     prefix = _prefix(share, request.epoch, request.kind, request.step)
-    for file in request.files:
-        check_path(file.path)
-    if len({file.path for file in request.files}) != len(request.files):
-        raise Invalid("a manifest names each file once")
-    # The network first, outside of any transaction.
-    for file in request.files:
-        _verify(prefix, file)
+    check_together([file.path for file in request.files])
+    if request.kind == "log" and len(request.files) > _LOG_FILES:
+        raise Invalid(f"a log has at most {_LOG_FILES} files")
     manifest = sorted(
         (protocol.File(path=f.path, bytes=f.bytes, sha256=f.sha256) for f in request.files),
         key=lambda file: file.path,
     )
+    reply = protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
+    # What is committed stays as it is: a repeat may not put anything together again.
+    if _committed(share, request) is not None:
+        return reply
+    # The network first, outside of any transaction.
+    for file in request.files:
+        _verify(prefix, file)
     with transaction.atomic():
         job = metering.locked_job(share.lease.job_id)
         # Read anew under the lock: the lease may have ended while we looked at the files.
@@ -78,7 +89,7 @@ def commit(
         _write(job, share, request, _folder(manifest, prefix, now))
     if request.kind == "checkpoint":
         _retire_old(job, now)
-    return protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
+    return reply
 
 
 def _prefix(share: Assignment, epoch: int, kind: str, step: int) -> str:
@@ -90,13 +101,23 @@ def _prefix(share: Assignment, epoch: int, kind: str, step: int) -> str:
     return storage.run_prefix(share.lease.job_id, epoch, kind, step)
 
 
+def _committed(share: Assignment, request: protocol.CommitRequest) -> Folder | None:
+    """The folder that this request has already become, if it has."""
+    job, epoch = share.lease.job_id, request.epoch
+    if request.kind == "checkpoint":
+        return Checkpoint.objects.filter(job=job, epoch=epoch, step=request.step).first()
+    if request.kind == "artifact":
+        return Artifact.objects.filter(job=job).first()
+    return RunLog.objects.filter(job=job, epoch=epoch, rank=share.rank).first()
+
+
 def _fence(share: Assignment, epoch: int) -> None:
     if share.lease.epoch != epoch or share.settled_at or share.lease.state == "ended":
         raise Conflict("this lease is over: nothing of it is taken any more")
 
 
 def _upload(prefix: str, file: protocol.FileToSend) -> protocol.Upload:
-    key, seconds = prefix + file.path, settings.POLICY.upload_url_s
+    key, seconds = storage.file_key(prefix, file.sha256), settings.POLICY.upload_url_s
     if len(file.parts) == 1:
         put = storage.signed_put(key, size=file.bytes, sha256=file.sha256, seconds=seconds)
         return protocol.Upload(
@@ -117,7 +138,7 @@ def _upload(prefix: str, file: protocol.FileToSend) -> protocol.Upload:
 
 
 def _verify(prefix: str, file: protocol.SentFile) -> None:
-    key = prefix + file.path
+    key = storage.file_key(prefix, file.sha256)
     if file.upload_id:
         storage.finish_parts(key, file.upload_id, file.etags)
     found = storage.stat(key)
@@ -168,8 +189,9 @@ def _checkpoint(
         return
     share.saved_ms = share.reported_ms
     share.save(update_fields=["saved_ms"])
-    if request.seconds > 0:
-        job.save_s = request.seconds if job.save_s is None else max(job.save_s, request.seconds)
+    took = min(request.seconds, float(settings.POLICY.save_most_s))
+    if took > 0:
+        job.save_s = took if job.save_s is None else max(job.save_s, took)
         job.save(update_fields=["save_s"])
 
 
@@ -192,6 +214,8 @@ def _retire_old(job: Job, now: datetime) -> None:
     """Deletes the files of all but the furthest few checkpoints; their rows stay, marked."""
     kept = settings.POLICY.checkpoints_kept
     alive = job.checkpoints.filter(deleted_at=None, committed_at__isnull=False)
-    for checkpoint in alive.order_by("-step", "-epoch")[kept:]:
+    for checkpoint in alive.order_by("-epoch", "-step")[kept:]:
         Checkpoint.objects.filter(pk=checkpoint.pk).update(deleted_at=now)
-        storage.delete(checkpoint.prefix + entry["path"] for entry in checkpoint.manifest)
+        storage.delete(
+            storage.file_key(checkpoint.prefix, entry["sha256"]) for entry in checkpoint.manifest
+        )

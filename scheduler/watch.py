@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 from uuid import UUID
 
 from django.conf import settings
@@ -24,6 +25,9 @@ from suppliers import pulse
 from suppliers.models import Node, Offer
 
 log = logging.getLogger(__name__)
+
+_MOST_STEPS: Final = 10**9
+"""A job that announces more is not believed."""
 
 
 def watch(*, now: datetime) -> None:
@@ -74,7 +78,10 @@ def record_metrics(node: Node, samples: protocol.Samples, *, now: datetime) -> N
     }
     shares = {
         share.pk: share
-        for share in Assignment.objects.on(node).filter(pk__in=named).select_related("lease")
+        for share in Assignment.objects.on(node)
+        .wanted()
+        .filter(pk__in=named)
+        .select_related("lease")
     }
     points: dict[tuple[UUID, int, int], dict[str, float]] = {}
     for metric in samples.metrics:
@@ -209,13 +216,14 @@ def _keep_points(points: dict[tuple[UUID, int, int], dict[str, float]], now: dat
                 AS u(job, epoch, step, v)
             ON CONFLICT (job_id, epoch, step)
             DO UPDATE SET "values" = buyers_metricpoint."values" || excluded."values"
+            WHERE length(buyers_metricpoint."values"::text) < 4096
             """,
             [now, list(jobs), list(epochs), list(steps), values],
         )
     totals = {
         job: int(value["total_steps"])
         for (job, _, _), value in points.items()
-        if "total_steps" in value
+        if 0 < value.get("total_steps", 0) <= _MOST_STEPS
     }
     for job, total in totals.items():
         Job.objects.filter(pk=job).exclude(total_steps=total).update(total_steps=total)

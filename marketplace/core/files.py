@@ -1,5 +1,6 @@
 """Paths that strangers name: relative, plain, and the same on every system."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from marketplace.core.errors import Invalid
@@ -19,3 +20,15 @@ def check_path(path: str, *, field: str = "path") -> str:
     else:
         return path
     raise Invalid(f"the path {path[:80]!r} {why}", field=field)
+
+
+def check_together(paths: Sequence[str], *, field: str = "files") -> None:
+    """Raises Invalid unless these paths can lie in one folder: each once, no file a folder too."""
+    for path in paths:
+        check_path(path, field=field)
+    distinct = set(paths)
+    if len(distinct) < len(paths):
+        raise Invalid("a path is in it twice; name each file once", field=field)
+    folders = {path[:end] for path in distinct for end, letter in enumerate(path) if letter == "/"}
+    if clash := min(distinct & folders, default=None):
+        raise Invalid(f"{clash!r} is both a file and a folder", field=field)

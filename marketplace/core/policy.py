@@ -52,6 +52,8 @@ class Policy:
     mtbf_s: float = 24 * 3600
     """Mean time between failures that checkpoint intervals are made for: a day, as measured on
     community nodes (Salad's own test: 60 h mean uptime, 35 h where interrupted)."""
+    save_most_s: int = 600
+    """No checkpoint is believed to take longer: the figure is a node's word, and reserves money."""
     grace_default_s: int = 60
     """From TERM to KILL when nobody promised another notice."""
     payout_hold_s: int = 7 * 24 * 3600

@@ -87,10 +87,7 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
     and `gpus_max` the most, `limit` one limit for all classes, `limits` one for each.
     """
     require_plain(raw)
-    unknown = sorted(set(raw) - _KNOWN)
-    if unknown:
-        raise Invalid(f"a job has no field {unknown[0]!r}; it has: {', '.join(sorted(_KNOWN))}",
-                      field=unknown[0])  # fmt: skip
+    _require_known(raw)
     gpus = _integer(raw, "gpus", 1, low=1, high=1024)
     return JobRequest(
         name=_text(raw, "name", most=100) or _text(raw, "recipe", most=30) or "job",
@@ -122,6 +119,13 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
         environment=_text(raw, "environment", most=64),
         seed=_integer(raw, "seed", 0, low=0, high=2**31 - 1),
     )  # fmt: skip
+
+
+def _require_known(raw: Mapping[str, Any]) -> None:
+    unknown = sorted(set(raw) - _KNOWN)
+    if unknown:
+        raise Invalid(f"a job has no field {unknown[0]!r}; it has: {', '.join(sorted(_KNOWN))}",
+                      field=unknown[0])  # fmt: skip
 
 
 def _text(raw: Mapping[str, Any], name: str, *, most: int, needed: bool = False) -> str:
@@ -197,8 +201,8 @@ def _moment(raw: Mapping[str, Any], name: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
-        moment = datetime.min
-    if moment.tzinfo is None:
+        moment = None
+    if moment is None or moment.tzinfo is None:
         raise Invalid(f"{name} must be a time with its zone, like 2026-12-01T18:00:00+00:00",
                       field=name)  # fmt: skip
     return moment

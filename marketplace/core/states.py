@@ -155,5 +155,16 @@ JOB_EVENT_AFTER: Final[dict[str, str]] = {
 
 # Ends that are the supplier's side's doing: three in a row without progress fail the job.
 SUPPLIER_SIDE_ENDS: Final = frozenset({"reclaimed", "node_lost", "start_timeout"})
+# The keeper's and the agent's words for ends that are the node's doing, not the job's.
+NODE_BROKE: Final[dict[str, str]] = {
+    "node_lost": "the node fell silent",
+    "vanished": "the node no longer knows the job",
+    "rebooted": "the node was restarted",
+    "keeper_lost": "the node's keeper was killed",
+    "start_failed": "the node could not start its sandbox",
+    "input": "the node could not fetch the job's inputs",
+    "refused": "the node refused the job's spec",
+    "upload": "the node could not send the result",
+}
 # Of these the node is at fault, and is left out of the job's next placements.
 NODE_FAULT_ENDS: Final = frozenset({"node_lost", "start_timeout"})

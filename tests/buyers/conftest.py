@@ -133,6 +133,24 @@ def asked(**more: object) -> dict[str, object]:
     return specs.parse({"recipe": "script", "budget": "5", **more}).as_json()
 
 
+@pytest.fixture
+def code(buyer: Org) -> Dataset:
+    """A project of one file."""
+    files = [{"path": "main.py", "bytes": 1, "sha256": "0" * 64}]
+    return Dataset.objects.create(
+        **folder(org=buyer, name="code", version=1, created_by="me", manifest=files)
+    )
+
+
+@pytest.fixture
+def wanted(code: Dataset) -> dict[str, object]:
+    """A job that fits any node."""
+    return {
+        "recipe": "script", "script": "code", "parameters": {"entry": "main.py"}, "budget": "5",
+        "memory_gib": 2, "hours": 0.5, "limit": "3",
+    }  # fmt: skip
+
+
 @contextlib.contextmanager
 def serving() -> Iterator[str]:
     """The web process on a free port; yields its address."""

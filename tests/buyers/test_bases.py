@@ -23,7 +23,7 @@ def test_a_base_is_usable_by_every_org_and_stored_as_it_was(tmp_path, now):
     assert base.licence == "apache-2.0"
     assert base in Artifact.objects.usable_by(world.org(now=now))
     for entry in base.manifest:
-        stored = b"".join(storage.read(base.prefix + entry["path"]))
+        stored = b"".join(storage.read(storage.file_key(base.prefix, entry["sha256"])))
         assert stored == (folder / entry["path"]).read_bytes()
 
 

@@ -31,6 +31,11 @@ def start(org, now):
     return start
 
 
+def _key(dataset, path):
+    (entry,) = [entry for entry in dataset.manifest if entry["path"] == path]
+    return storage.file_key(dataset.prefix, entry["sha256"])
+
+
 def file(path="a.txt", size=1, sha256="0" * 64):
     return protocol.File(path=path, bytes=size, sha256=sha256)
 
@@ -39,7 +44,7 @@ def test_a_version_is_committed_once_all_of_it_has_arrived(org, now):
     dataset = folders.upload(org, "pairs", folders.TRAINING, now=now)
     assert (dataset.version, dataset.rows, dataset.committed_at) == (1, 7, now)
     assert [entry["path"] for entry in dataset.manifest] == ["heldout.jsonl", "train.jsonl"]
-    stored = b"".join(storage.read(dataset.prefix + "train.jsonl"))
+    stored = b"".join(storage.read(_key(dataset, "train.jsonl")))
     assert stored == folders.TRAINING["train.jsonl"]
 
 
@@ -96,10 +101,10 @@ def test_bytes_that_are_not_what_was_declared_are_not_taken(start, now):
 def test_a_wrong_hash_in_storage_is_found_even_if_the_storage_let_it_in(start, now):
     data = folders.TRAINING["train.jsonl"]
     dataset, _ = start(folders.declared({"train.jsonl": data}))
-    storage.put(dataset.prefix + "train.jsonl", data.replace(b"adds", b"ADDS"))
+    storage.put(_key(dataset, "train.jsonl"), data.replace(b"adds", b"ADDS"))
     with pytest.raises(Conflict, match=r"train.jsonl has another hash"):
         datasets.commit(dataset, now=now)
-    storage.put(dataset.prefix + "train.jsonl", data[:-1])
+    storage.put(_key(dataset, "train.jsonl"), data[:-1])
     with pytest.raises(Conflict, match=r"has \d+ bytes instead of \d+"):
         datasets.commit(dataset, now=now)
 

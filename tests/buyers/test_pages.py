@@ -11,7 +11,6 @@ from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from tests import world
 from tests.buyers.conftest import folder
-from tests.buyers.test_api import code, wanted  # noqa: F401 (a fixture, by its name)
 
 pytestmark = pytest.mark.usefixtures("valkey")
 
@@ -19,7 +18,7 @@ HTMX = {"HX-Request": "true"}
 
 
 @pytest.fixture
-def quote(member, code):  # noqa: F811
+def quote(member, code):
     """The page of a quote that has just been asked for."""
 
     def quote(**more):
@@ -182,7 +181,7 @@ def test_a_wrong_form_is_shown_again_with_the_reason_at_its_field(quote, node, t
     assert not Quote.objects.exists()
 
 
-def test_a_form_offers_only_what_is_the_orgs_own(member, stranger, code):  # noqa: F811
+def test_a_form_offers_only_what_is_the_orgs_own(member, stranger, code):
     Dataset.objects.create(**folder(org=stranger, name="theirs", version=1, created_by="x"))
     Artifact.objects.create(**folder(org=stranger, name="Their model"))
     Artifact.objects.create(**folder(name="Base", public=True))

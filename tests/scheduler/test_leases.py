@@ -331,3 +331,43 @@ def test_an_old_lease_can_not_speak_for_its_job(buyer, node, now: datetime):
     node.says(stale, now=now)
     job.refresh_from_db()
     assert job.state == "placed"
+
+
+def test_a_node_that_says_it_broke_the_job_gives_back_what_was_lost(buyer, node, now):
+    job = world.job(buyer, now=now)
+    lease = world.lease(job, node, now=now, price=36 * MICRO)
+    share = lease.assignments.get()
+    for second in range(0, 110, 10):
+        node.says(
+            world.status(share, "running", running_ms=second * 1000), now=now + seconds(second)
+        )
+    at = now + seconds(100)
+    metering.claim(node.node, node.claim(share, 100_000), now=at)
+    metering.settle(now=at)
+    broken = world.exited(None, "rebooted")
+    node.says(world.status(share, "gone", running_ms=100_000, exit=broken, settled=True), now=at)
+    job.refresh_from_db()
+    assert (job.state, job.spent_micros) == ("queued", 0)
+    assert job.avoid_nodes == [str(node.node.pk)]
+    assert ledger.balance(ledger.payable(node.node.site.org_id)) == 0
+    assert ledger.balance(ledger.FEES) == 0
+
+
+def test_the_end_of_a_leases_day_is_billed_and_not_credited(buyer, node, now):
+    expired = world.lease(world.job(buyer, now=now), node, now=now, price=36 * MICRO)
+    share = expired.assignments.get()
+    node.says(world.status(share, "running"), now=now)
+    Lease.objects.filter(pk=expired.pk).update(until=now)
+    world.listening(now + seconds(1))
+    Node.objects.update(last_seen_at=now + seconds(1))
+    watch.watch(now=now + seconds(1))
+    at = now + seconds(21)
+    node.says(world.status(share, "draining", running_ms=21_000), now=at)
+    metering.claim(node.node, node.claim(share, 21_000, final=True), now=at)
+    node.says(
+        world.status(share, "gone", running_ms=21_000, exit=world.exited(75), settled=True), now=at
+    )
+    expired.refresh_from_db()
+    assert expired.end_reason == "expired"
+    assert not share.credits.exists()
+    assert Job.objects.get(pk=expired.job_id).spent_micros == 210_000
