@@ -127,23 +127,7 @@ def create_job(
         name=request.name,
         created_by=by,
         created_at=now,
-        recipe=plan.recipe,
-        parameters=dict(plan.parameters),
-        base=plan.base,
-        dataset=plan.dataset,
-        script=plan.script,
-        environment=request.environment,
-        seed=request.seed,
         order=order,
-        gpus_min=request.gpus_min,
-        gpus_max=request.gpus_max,
-        memory_bytes=plan.memory_bytes,
-        disk_bytes=plan.disk_bytes,
-        level=request.level,
-        regions=list(request.regions),
-        trust=request.trust,
-        tier=request.tier,
-        kappa=request.kappa,
         limits=dict(limits),
         budget_micros=request.budget_micros,
         deadline_at=request.deadline,
@@ -152,7 +136,37 @@ def create_job(
         total_steps=int(plan.parameters.get("steps", 0)),
         state=Job.MACHINE.initial,
         state_since=now,
+        **_what(request, plan),
+        **_where(request, plan),
     )
+
+
+def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
+    """The columns that say what runs."""
+    return {
+        "recipe": plan.recipe,
+        "parameters": dict(plan.parameters),
+        "base": plan.base,
+        "dataset": plan.dataset,
+        "script": plan.script,
+        "environment": request.environment,
+        "seed": request.seed,
+    }
+
+
+def _where(request: JobRequest, plan: Plan) -> dict[str, Any]:
+    """The columns that say on what it may run."""
+    return {
+        "gpus_min": request.gpus_min,
+        "gpus_max": request.gpus_max,
+        "memory_bytes": plan.memory_bytes,
+        "disk_bytes": plan.disk_bytes,
+        "level": request.level,
+        "regions": list(request.regions),
+        "trust": request.trust,
+        "tier": request.tier,
+        "kappa": request.kappa,
+    }
 
 
 def _parameters(request: JobRequest) -> Parameters:
