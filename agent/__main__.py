@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from agent import config, doctor, enrolment, environment, keeper, walls
+from agent import config, doctor, enrolment, environment, keeper, owner, walls
 from agent import record as records
 from agent.client import TurnedAway
 from agent.config import State, StateError
@@ -161,15 +161,17 @@ async def _until_signalled(daemon: Daemon) -> None:
 
 def _drain_keepers(state: State) -> None:
     """No agent is there to pass it on."""
-    for folder in state.assignments.iterdir():
-        keeper.drain(folder, "the owner asked")
+    for folder in records.folders(state.assignments):
+        status = keeper.read_status(folder)
+        if status is not None and status.state != "gone":
+            keeper.drain(folder, owner.ASKED)
 
 
 def _at_work(state: State) -> list[str]:
     """Jobs that run, or, with an agent to send it, whose work is still being sent."""
     sends = config.agent_runs(state)
     found = []
-    for folder in sorted(state.assignments.iterdir()):
+    for folder in records.folders(state.assignments):
         with contextlib.suppress(records.Unreadable):
             record = records.load(folder)
             status = keeper.read_status(folder)

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
@@ -66,6 +68,7 @@ class Api:
 
     def __init__(self, agents_url: str, bearer: Bearer) -> None:
         self._bearer = bearer
+        self._host = urlsplit(agents_url).hostname
         # An address on this machine needs no proxy, whatever the environment says.
         self._http = httpx.AsyncClient(
             base_url=f"{agents_url}/agent/v1",
@@ -83,12 +86,16 @@ class Api:
     async def inputs(self, assignment: UUID) -> dict[str, str]:
         """SHA-256 → presigned GET URL."""
         body = await self._call("GET", f"/assignments/{assignment}/inputs")
-        return _read(body, InputUrls).urls
+        urls = _read(body, InputUrls).urls
+        self._require_private(urls.values())
+        return urls
 
     async def grant(self, assignment: UUID, request: UploadRequest) -> UploadReply:
         """Where to send files to."""
         body = await self._call("POST", f"/assignments/{assignment}/uploads", request)
-        return _read(body, UploadReply)
+        reply = _read(body, UploadReply)
+        self._require_private(put.url for file in reply.files for put in file.puts)
+        return reply
 
     async def commit(self, assignment: UUID, request: CommitRequest) -> CommitReply:
         """Makes what was sent the job's."""
@@ -106,6 +113,18 @@ class Api:
     async def open_proof(self, proof: UUID, opening: ProofOpening) -> None:
         """Opens the rows; Refused with code `proof_failed` if they are found wrong."""
         await self._call("POST", f"/proof/{proof}/open", opening)
+
+    def _require_private(self, urls: Iterable[str]) -> None:
+        """Raises Refused unless files go to and fro as safely as all else that is said here."""
+        for url in urls:
+            try:
+                scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+            except ValueError:
+                scheme, host = "", None
+            near = scheme == "http" and host is not None and (host == self._host or is_loopback(url))
+            if host is None or not (scheme == "https" or near):
+                where = f"{scheme}://{host}"[:200]
+                raise Refused(502, "insecure", f"the market names a storage without https: {where}")
 
     async def _call(self, method: str, path: str, body: protocol.Wire | None = None) -> bytes:
         backoff = Backoff()

@@ -10,10 +10,11 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from agent import paths
 from agent.protocol import File
 from agent.sandbox import workspace
 
@@ -76,13 +77,16 @@ class Shelf:
 def lay_out(found: dict[str, Path], files: list[File], into: Path) -> None:
     """Makes the folder `into` of links to cached files, all at once.
 
-    found: path in the manifest → cached file. Raises BadInput for a path that leads elsewhere.
+    found: path in the manifest → cached file. Raises BadInput for a name or path that leads
+    elsewhere, and for files that can't lie in one folder.
     """
+    if why := paths.fault_of_name(into.name) or paths.fault_of_paths(file.path for file in files):
+        raise BadInput(why)
     beside = into.with_name(f".{into.name}.making")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(mode=0o755, parents=True)
     for file in files:
-        target = beside.joinpath(*_parts(file.path))
+        target = beside / file.path
         for folder in reversed(target.relative_to(beside).parents):
             (beside / folder).mkdir(mode=0o755, exist_ok=True)
         os.link(found[file.path], target)
@@ -120,10 +124,3 @@ def _unused(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
         info = path.stat()
         if info.st_nlink == 1:
             yield path, info
-
-
-def _parts(path: str) -> tuple[str, ...]:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\0" in path:
-        raise BadInput(f"the input file {path!r} would lie outside of its folder")
-    return parts

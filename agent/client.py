@@ -106,6 +106,7 @@ class Client:
         self._bell = asyncio.Event()
         self._beat_by = 0.0
         self._cut_at: float | None = time.monotonic()
+        self._cut_by = ""
 
     @property
     def away_s(self) -> float:
@@ -138,8 +139,14 @@ class Client:
                 log.warning("the market refuses: %s", refusal)
                 await asyncio.sleep(spread(*self._pace.after_a_refusal))
             except (OSError, TimeoutError, ConnectionClosed, InvalidHandshake) as cut:
-                log.info("cut off: %s: %s", type(cut).__name__, cut)
+                self._note_cut(f"{type(cut).__name__}: {cut}")
                 await asyncio.sleep(spread(*self._pace.after_a_cut))
+
+    def _note_cut(self, why: str) -> None:
+        """Says it once, however often we try."""
+        if why != self._cut_by:
+            self._cut_by = why
+            log.info("cut off from %s: %s", self._config.agents_url, why)
 
     async def _connect(self) -> None:
         url = self._config.agents_url
@@ -192,7 +199,7 @@ class Client:
         welcome = await _expect(socket, Welcome)
         self._interval_s = welcome.interval_s
         self._bearer.set(welcome.bearer)
-        self._cut_at = None
+        self._cut_at, self._cut_by = None, ""
         log.info("connected to %s", self._config.server)
         self._node.welcomed(welcome)
 

@@ -31,6 +31,8 @@ _RUNNING_S: Final = 0.25
 _SAVE_S: Final = 5.0
 _LATE_MS: Final = 2000
 """The keeper itself ends a job in its time; this much later we do, should it fail to."""
+_UNSEEN_MS: Final = 10_000
+"""Running time of which nobody read the power, since no agent was there."""
 HANG: Final = "hang"
 
 
@@ -339,9 +341,13 @@ class Life:
 
     def _integrate(self) -> None:
         """The energy of what has run since the last time."""
-        if self.spec is not None and self.is_running():
-            power = self._tools.sampler.power(self.spec.devices)
-            self._meter.add(self.running_ms(), power.watts, measured=power.measured)
+        if self.spec is None:
+            return
+        sampler, ran_ms = self._tools.sampler, self.running_ms()
+        unseen = ran_ms - self._meter.running_ms > _UNSEEN_MS
+        read = sampler.full_power if unseen else sampler.power
+        power = read(self.spec.devices)
+        self._meter.add(ran_ms, power.watts, measured=power.measured)
 
     def _restored_meter(self) -> Meter:
         """Goes on from the last claim; what was not claimed is integrated at the next reading."""

@@ -190,7 +190,7 @@ class Daemon:
 
     async def _find_lives(self) -> None:
         """Takes up what an earlier agent has left."""
-        for folder in sorted(self._state.assignments.iterdir()):
+        for folder in records.folders(self._state.assignments):
             try:
                 life = Life(folder, records.load(folder), self._tools)
                 await life.look()

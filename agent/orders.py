@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from agent import order as files
+from agent import paths
 from agent.hardware import Machine
 from agent.order import KeeperOrder, Limits
 from agent.protocol import AssignmentSpec, File, Malformed, decode, sha256_hex
@@ -53,10 +54,8 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
         why = "no sandbox holds on this node"
     elif missing := [name for name in needed if name not in given]:
         why = f"the input {missing[0]!r} is missing"
-    elif RESUME in given or len(set(given)) < len(given):
-        why = "its inputs' names clash"
     else:
-        why = _misfit(spec, machine, taken)
+        why = _strange(spec) or _misfit(spec, machine, taken)
     if why:
         raise SpecRefused(why)
 
@@ -84,6 +83,15 @@ def folders_of(spec: AssignmentSpec) -> list[tuple[str, list[File], bool]]:
     if spec.resume is not None:
         found.append((RESUME, spec.resume.files, False))
     return found
+
+
+def _strange(spec: AssignmentSpec) -> str:
+    """Which name in it could lead out of the job's folder, or onto another; "" if none does."""
+    given = [one.name for one in spec.inputs]
+    for name, these, _ in folders_of(spec):
+        if why := paths.fault_of_name(name) or paths.fault_of_paths(one.path for one in these):
+            return why
+    return "its inputs' names clash" if len({*given, RESUME}) <= len(given) else ""
 
 
 def _misfit(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> str:

@@ -96,6 +96,11 @@ def accept(assignments: Path, wanted: Wanted) -> tuple[Path, Record]:
     return folder, record
 
 
+def folders(assignments: Path) -> list[Path]:
+    """Those of all assignments that the node has, the oldest id first."""
+    return sorted(folder for folder in assignments.iterdir() if folder.is_dir())
+
+
 def load(folder: Path) -> Record:
     """The record of a folder; raises Unreadable."""
     try:

@@ -71,6 +71,10 @@ class Sampler:
         ]
         return Power(sum(watts), all(self._measured[uuid] for uuid in uuids))
 
+    def full_power(self, uuids: Iterable[str]) -> Power:
+        """What these devices draw at most: an estimate for when nobody looked."""
+        return Power(sum(map(self._limit, uuids)), measured=False)
+
     def utilisation(self, uuids: Iterable[str]) -> float:
         """The busiest of these devices, in percent."""
         self.take()
@@ -102,9 +106,11 @@ class Sampler:
         )
 
     def _estimate(self, uuid: str) -> float:
+        return self._limit(uuid) * self._samples[uuid].utilisation / 100
+
+    def _limit(self, uuid: str) -> float:
         device = next(one for one in self._devices if one.uuid == uuid)
-        full = CORE_WATTS * device.cores if device.kind == "cpu" else float(device.watts)
-        return full * self._samples[uuid].utilisation / 100
+        return CORE_WATTS * device.cores if device.kind == "cpu" else float(device.watts)
 
 
 class Rapl:

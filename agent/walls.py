@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from agent import keeper, protocol
 from agent import order as files
+from agent import record as records
 from agent.config import State, StateError, write_private
 from agent.order import OrderError, Rung
 from agent.sandbox.probe import probe
@@ -61,7 +62,7 @@ def _known(state: State) -> Walls | None:
 
 
 def _is_busy(state: State) -> bool:
-    return any(map(_runs, state.assignments.iterdir()))
+    return any(map(_runs, records.folders(state.assignments)))
 
 
 def _runs(folder: Path) -> bool:

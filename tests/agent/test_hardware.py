@@ -74,6 +74,8 @@ def test_a_sample_tells_what_the_processor_does():
     [sample] = sampler.take()
     assert 0 <= sample.utilisation <= 100
     assert sample.memory_bytes > 0
+    full = sampler.full_power(["CPU-1"])
+    assert (full.watts, full.measured) == (4.0, False)
     power = sampler.power(["CPU-1"])
     assert power.measured == sampler.measures
     if not power.measured:

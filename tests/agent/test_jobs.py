@@ -74,6 +74,7 @@ async def test_a_job_runs_from_a_wish_to_its_artifact(market: Market, node: Stat
     final = market.claims[-1]
     assert final.final
     assert final.running_ms == status.running_ms > 1000
+    assert final.millijoules > 0
     market.unwant(job)
     await market.until(lambda: market.last().assignments == [])
     assert list(node.assignments.iterdir()) == []

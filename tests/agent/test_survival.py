@@ -166,9 +166,27 @@ def test_a_folder_that_can_not_be_read_is_given_up(
     market.wait(lambda: market.state(job) == "running")
     _kill(first)
     (state.assignments / str(job) / "assignment.json").write_text("{")
+    (state.assignments / "a-stray-file").touch()
     agent()
     hello = market.wait(lambda: len(market.hellos) == 2 and market.hellos[-1])
     assert hello.assignments == []  # so the market starts it elsewhere
+    (state.assignments / "a-stray-file").unlink()
+
+
+def test_the_owner_has_the_machine_back_even_without_an_agent(
+    market: Market, state: State, agent, device: str
+):
+    first = agent()
+    job = _wants(market, device)
+    market.wait(lambda: market.state(job) == "running")
+    _kill(first)
+    argv = [sys.executable, "-m", "agent", "drain", "--state", str(state.root)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert f"Waiting for job {job}" in done.stdout
+    gone = keeper.read_status(state.assignments / str(job))
+    assert gone is not None
+    assert (gone.why, gone.detail) == ("drain", "owner asked to drain")
 
 
 async def test_the_market_may_restart_in_mid_job(market: Market, node: State, device: str):

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from agent import cache, uploads
-from agent.api import Api, Bearer
+from agent.api import Api, Bearer, Refused
 from agent.cache import BadInput, NoRoom, Shelf, lay_out, make_room
 from agent.protocol import File
 from agent.transfer import Bandwidth, Downloads, Progress
@@ -167,13 +167,48 @@ async def test_inputs_are_laid_out_read_only_and_all_at_once(
     assert os.listdir(tmp_path / "inputs") == ["base"]
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "..", "a\0b"])
-def test_no_input_lies_elsewhere(tmp_path: Path, path: str):
-    file = File(path=path, bytes=1, sha256="0" * 64)
+@pytest.mark.parametrize(
+    ("name", "paths", "words"),
+    [
+        ("base", ["../x"], "outside"),
+        ("base", ["/etc/x"], "outside"),
+        ("base", ["a/../../x"], "outside"),
+        ("base", ["a//x"], "outside"),
+        ("base", ["a/./x"], "outside"),
+        ("base", [".."], "outside"),
+        ("base", ["a\0b"], "control characters"),
+        ("base", ["a\\b"], "backslashes"),
+        ("base", ["x" * 256], "too long"),
+        ("base", ["x", "x"], "twice"),
+        ("base", ["a/b", "a"], "is a folder too"),
+        (".base", ["x"], "plain letters"),
+        ("b\n", ["x"], "plain letters"),
+        ("b" * 65, ["x"], "plain letters"),
+    ],
+)
+def test_no_input_lies_elsewhere(tmp_path: Path, name: str, paths: list[str], words: str):
     (tmp_path / "cached").write_bytes(b"x")
-    with pytest.raises(BadInput, match="outside"):
-        lay_out({path: tmp_path / "cached"}, [file], tmp_path / "in" / "base")
-    assert not (tmp_path / "x").exists()
+    files = [File(path=path, bytes=1, sha256="0" * 64) for path in paths]
+    with pytest.raises(BadInput, match=words):
+        lay_out({path: tmp_path / "cached" for path in paths}, files, tmp_path / "in" / name)
+    assert os.listdir(tmp_path) == ["cached"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://storage.example/x", "http://127.0.0.1.example/x", "ftp://127.0.0.1/x", "http://[x", "/x"],
+)
+async def test_no_file_goes_where_it_could_be_read_on_the_way(market, job, sender, monkeypatch, url):
+    monkeypatch.setattr(type(market), "url", property(lambda self: url))
+    with pytest.raises(Refused, match="without https"):
+        await sender.api.inputs(job)
+
+
+async def test_the_storage_may_be_the_market_or_far_and_encrypted(market, job, sender, monkeypatch):
+    for url in ("https://storage.example", "http://localhost:1", market.url):
+        monkeypatch.setattr(type(market), "url", property(lambda self, url=url: url))
+        [given] = (await sender.api.inputs(job)).values()
+        assert given.startswith(url)
 
 
 def test_room_is_made_of_what_nobody_uses(tmp_path: Path, monkeypatch):
