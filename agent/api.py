@@ -121,7 +121,9 @@ class Api:
                 scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
             except ValueError:
                 scheme, host = "", None
-            near = scheme == "http" and host is not None and (host == self._host or is_loopback(url))
+            near = (
+                scheme == "http" and host is not None and (host == self._host or is_loopback(url))
+            )
             if host is None or not (scheme == "https" or near):
                 where = f"{scheme}://{host}"[:200]
                 raise Refused(502, "insecure", f"the market names a storage without https: {where}")

@@ -240,15 +240,24 @@ async def test_an_input_with_the_wrong_hash_never_reaches_a_job(
     assert len(market.gets) == 2  # once more from the start, then never again
 
 
+@pytest.mark.parametrize(
+    ("name", "files", "words"),
+    [
+        ("dataset", {"../../outside": b"x"}, "outside of its folder"),
+        ("dataset", {"a": b"x", "a/b": b"x"}, "'a' is a folder too"),
+        ("../dataset", {"x": b"x"}, "plain letters"),
+        ("resume", {"x": b"x"}, "names clash"),
+    ],
+)
 async def test_an_input_that_would_lie_elsewhere_is_refused(
-    market: Market, node: State, device: str
+    market: Market, node: State, device: str, name: str, files: dict[str, bytes], words: str
 ):
     script = market.offer({"main.py": b""}, "script")
-    bad = market.offer({"../../outside": b"x"}, "dataset")
-    job = market.want(spec(script, bad, devices=[device]))
+    job = market.want(spec(script, market.offer(files, name), devices=[device]))
     status = await _ended(market, job)
-    assert status.exit.why == "input"
-    assert "outside of its folder" in status.detail
+    assert status.exit.why == "refused"
+    assert words in status.detail
+    assert market.gets == []
 
 
 async def test_a_hostile_checkpoint_is_not_taken_and_the_job_goes_on(

@@ -190,18 +190,22 @@ def test_no_input_lies_elsewhere(tmp_path: Path, name: str, paths: list[str], wo
     (tmp_path / "cached").write_bytes(b"x")
     files = [File(path=path, bytes=1, sha256="0" * 64) for path in paths]
     with pytest.raises(BadInput, match=words):
-        lay_out({path: tmp_path / "cached" for path in paths}, files, tmp_path / "in" / name)
+        lay_out(dict.fromkeys(paths, tmp_path / "cached"), files, tmp_path / "in" / name)
     assert os.listdir(tmp_path) == ["cached"]
 
 
 @pytest.mark.parametrize(
     "url",
-    ["http://storage.example/x", "http://127.0.0.1.example/x", "ftp://127.0.0.1/x", "http://[x", "/x"],
+    ["http://storage.example", "http://127.0.0.1.example", "ftp://127.0.0.1", "http://[x", "/x"],
 )
-async def test_no_file_goes_where_it_could_be_read_on_the_way(market, job, sender, monkeypatch, url):
+async def test_no_file_goes_where_it_could_be_read_on_the_way(
+    market, job, sender, monkeypatch, tmp_path, url
+):
     monkeypatch.setattr(type(market), "url", property(lambda self: url))
     with pytest.raises(Refused, match="without https"):
         await sender.api.inputs(job)
+    with pytest.raises(NotSent, match="without https"):
+        await sender.send(_folder(job, tmp_path, {"weights": b"x"}), lambda size: None)
 
 
 async def test_the_storage_may_be_the_market_or_far_and_encrypted(market, job, sender, monkeypatch):
