@@ -1,5 +1,12 @@
-"""S3 from a wheel: SeaweedFS, all of it in one process, on the loopback only."""
+"""S3 from a wheel: SeaweedFS, all of it in one process, on the loopback only.
 
+Whoever has an account on the machine reaches the loopback, so the filer and the volumes ask for
+keys of their own, as S3 does. Only certificates would close its gRPC ports, which list names and
+places of objects: on a machine shared with strangers, set S3_ENDPOINT_URL to an S3 of yours.
+"""
+
+import hashlib
+import hmac
 import json
 import sysconfig
 from collections.abc import Mapping
@@ -25,7 +32,7 @@ class Seaweed:
         return f"http://127.0.0.1:{self.port[ports.S3.name]}"
 
     def service(self) -> Service:
-        """Writes the market's identity, and says how to start it."""
+        """Writes the market's identity and the inner keys, and says how to start it."""
         program = Path(sysconfig.get_path("scripts"), "weed")
         if not program.exists():
             raise StackError(
@@ -34,6 +41,8 @@ class Seaweed:
             )
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # It is looked for in `cwd`.
+        self._write("security.toml", "".join(map(self._inner_key, _INNER)))
         return Service(
             name="s3",
             stage=Stage.S3,
@@ -63,26 +72,25 @@ class Seaweed:
         )
 
     def _identity(self) -> Path:
-        path = self.folder / "s3.json"
+        credentials = {"accessKey": ACCESS_KEY, "secretKey": self.secret_key}
+        actions = ["Admin", "Read", "List", "Tagging", "Write"]
+        market = {"name": "market", "credentials": [credentials], "actions": actions}
+        return self._write("s3.json", json.dumps({"identities": [market]}))
+
+    def _inner_key(self, name: str) -> str:
+        """A section that makes one of its parts ask the others for a key; the same each time."""
+        key = hmac.digest(self.secret_key.encode(), name.encode(), hashlib.sha256).hex()
+        return f'[{name}]\nkey = "{key}"\n'
+
+    def _write(self, name: str, text: str) -> Path:
+        path = self.folder / name
         path.touch(mode=0o600)
-        path.write_text(
-            json.dumps(
-                {
-                    "identities": [
-                        {
-                            "name": "market",
-                            "credentials": [
-                                {"accessKey": ACCESS_KEY, "secretKey": self.secret_key}
-                            ],
-                            "actions": ["Admin", "Read", "List", "Tagging", "Write"],
-                        }
-                    ]
-                }
-            )
-        )
+        path.write_text(text)
         return path
 
 
+# Writing to and reading from volumes, and the filer.
+_INNER = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
 _FLAGS = {
     "master": ports.S3_MASTER,
     "volume": ports.S3_VOLUME,
