@@ -31,8 +31,10 @@ _REQUIREMENTS: Final = frozenset(
     "requirements.txt environment.yml environment.yaml Pipfile poetry.lock uv.lock Dockerfile "
     "Containerfile".split()
 )
-# Of English and of code, with the tokenizers of the last years.
-_BYTES_A_TOKEN: Final = 4.0
+# Measured with SmolLM2's tokenizer on rows of code and English: 4.9 bytes of JSON a token, and
+# 32 tokens that its chat template puts around each pair.
+_BYTES_A_TOKEN: Final = 4.9
+_CHAT_TOKENS: Final = 32
 
 
 @dataclass(frozen=True)
@@ -287,12 +289,11 @@ def _memory(recipe: str, parameters: Mapping[str, Any], shape: BaseShape | None)
 
 
 def _row_tokens(dataset: Dataset | None) -> float | None:
-    """The mean length of a dataset's rows, from their bytes: the JSON around the words stands
-    for the marks of the chat around them."""
+    """The mean length of a dataset's rows, guessed from their bytes."""
     if dataset is None or not dataset.rows:
         return None
     size: int = sum(entry["bytes"] for entry in dataset.manifest if entry["path"] in rows.FILES)
-    return size / dataset.rows / _BYTES_A_TOKEN
+    return size / dataset.rows / _BYTES_A_TOKEN + _CHAT_TOKENS
 
 
 def _require_a_save(request: JobRequest, price: int) -> None:

@@ -74,6 +74,16 @@ def test_a_plan_fills_in_what_was_left_open(plan, base, pairs):
     assert found.seconds_on("h100-sxm") > 0
 
 
+def test_rows_are_about_as_long_as_their_bytes_say(plan, base, pairs):
+    assert plan().row_tokens is None, "nobody has counted them"
+    # The demo's pairs, as measured: 135 bytes are 60 tokens in the chat's format.
+    pairs.manifest = [{"path": "train.jsonl", "bytes": 135 * 3768, "sha256": "0" * 64},
+                      {"path": "heldout.jsonl", "bytes": 0, "sha256": "0" * 64}]  # fmt: skip
+    pairs.rows = 3768
+    pairs.save()
+    assert plan().row_tokens == pytest.approx(60, abs=1)
+
+
 def test_memory_that_the_buyer_knows_is_taken_as_it_is(plan, base, pairs):
     assert plan(memory_gib=3).memory_bytes == 3 * 2**30
 
