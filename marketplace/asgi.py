@@ -5,11 +5,11 @@ They are one code base in two processes, so that a storm of reconnecting nodes c
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
-from django.core.asgi import get_asgi_application  # noqa: E402
+from django.core.asgi import get_asgi_application
 
 _django = get_asgi_application()
 
@@ -23,6 +23,9 @@ from suppliers import listening  # noqa: E402
 
 _Asgi = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 AGENT_PREFIX = "/agent/"
+MAX_BODY: Final = 8 * 2**20
+"""Twice what any address takes. Django keeps a whole body on disk before a view can refuse it."""
+_TOO_LARGE: Final = f"a request's body is at most {MAX_BODY >> 20} MiB\n".encode()
 
 
 def _only(app: _Asgi, wanted: Callable[[str], bool]) -> _Asgi:
@@ -38,9 +41,51 @@ def _only(app: _Asgi, wanted: Callable[[str], bool]) -> _Asgi:
     return routed
 
 
+def bounded(app: _Asgi) -> _Asgi:
+    """Answers 413 to bodies that say they are over MAX_BODY, and to those that turn out to be."""
+
+    async def limited(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if _announced(scope) > MAX_BODY:
+            await _refuse(send)
+            return
+        taken = 0
+
+        async def counted() -> dict[str, Any]:
+            nonlocal taken
+            message: dict[str, Any] = await receive()
+            taken += len(message.get("body", b""))
+            if taken <= MAX_BODY:
+                return message
+            await _refuse(send)
+            # To the application the client is gone, so that it drops what it has.
+            return {"type": "http.disconnect"}
+
+        async def heard(message: dict[str, Any]) -> None:
+            if taken <= MAX_BODY:
+                await send(message)
+
+        await app(scope, counted, heard)
+
+    return limited
+
+
+def _announced(scope: dict[str, Any]) -> int:
+    """Content-Length; 0 where there is none, and for what the server would not let through."""
+    said = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(said) if said.isdigit() else 0
+
+
+async def _refuse(send: Any) -> None:
+    """413, and the end of the connection: what is still on its way is not read."""
+    headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": _TOO_LARGE})
+
+
+_bounded_django = bounded(_django)
 application = ProtocolTypeRouter(
     {
-        "http": _only(_django, lambda path: not path.startswith(AGENT_PREFIX)),
+        "http": _only(_bounded_django, lambda path: not path.startswith(AGENT_PREFIX)),
         # Only our own pages may open a user's socket (cross-site WebSocket hijacking).
         "websocket": AllowedHostsOriginValidator(
             AuthMiddlewareStack(URLRouter(buyers.urls.websocket_urls))
@@ -49,7 +94,7 @@ application = ProtocolTypeRouter(
 )
 agents = ProtocolTypeRouter(
     {
-        "http": _only(_django, lambda path: path.startswith(AGENT_PREFIX)),
+        "http": _only(_bounded_django, lambda path: path.startswith(AGENT_PREFIX)),
         "websocket": URLRouter(suppliers.urls.websocket_urls),
         "lifespan": listening.lifespan,
     }

@@ -1,5 +1,6 @@
 """The table of contents."""
 
+from allauth.account.decorators import secure_admin_login
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
@@ -8,6 +9,9 @@ import buyers.urls
 import suppliers.urls
 from marketplace import api, views
 from marketplace.payments import urls as payments
+
+# One way to log in for everybody: with allauth's limit on tries, and what else it asks for.
+admin.site.login = secure_admin_login(admin.site.login)  # type: ignore[method-assign]
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", views.home, name="home"),
