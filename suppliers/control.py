@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 
 from marketplace import telemetry
 from marketplace.core.errors import Conflict
-from scheduler import tasks, watch
+from scheduler import assignments, tasks, watch
 from scheduler.models import Assignment
 from suppliers import offers, services, verification
 from suppliers.models import Node, Offer
@@ -50,6 +50,8 @@ def retire(node: Node, *, at_once: bool, by: User, now: datetime) -> Node:
         )
     watch.reclaim(node, why="its owner retires it", now=now)
     services.retire(node, reason="its owner retires it", by=by, now=now)
+    # It isn't heard any more: what ran there is lost, and its devices are free for another node.
+    assignments.report(node, [], boot_id=node.boot_id, now=now)
     telemetry.node_changed(node.pk)
     return node
 

@@ -167,6 +167,8 @@ def _rekey(node: Node, request: EnrolRequest, *, now: datetime) -> Node:
     if node.state == "retired":
         raise InvalidTransition("a retired node takes no new key; enrol the machine anew")
     quarantine(node, reason="it has a new key; confirm its fingerprint", now=now)
+    # Nor may it go on with a proof that was asked of what the old one listed.
+    node.benchmarks.filter(finished_at=None).update(finished_at=now, verdict="it has a new key")
     node.public_key = request.public_key
     node.fingerprint = fingerprint_of(request.public_key)
     node.confirmed_at = node.session = None

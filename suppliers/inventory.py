@@ -26,8 +26,12 @@ _LONGEST_UUID: Final = 80
 _LONGEST_VERSION: Final = 40
 _LONGEST_RUNG: Final = 60
 
+# The memory of a machine without a GPU differs by so much from one start of its system to the next.
+_JITTER: Final = 1.05
+_CHANGED: Final = "its hardware changed; a fresh proof is asked for"
+
 # One statement, so that two nodes that list one device at the same time can't both have it.
-# A retired node has let go of its devices.
+# A retired node has let go of its devices, and one that never passed a proof has no claim to any.
 _UPSERT: Final = """
     INSERT INTO suppliers_gpu
         (id, node_id, uuid, index, name, gpu_class, memory_bytes, watts, present)
@@ -39,10 +43,15 @@ _UPSERT: Final = """
     ORDER BY d.uuid
     ON CONFLICT (uuid) DO UPDATE SET
         node_id = excluded.node_id, index = excluded.index, name = excluded.name,
-        gpu_class = excluded.gpu_class, memory_bytes = excluded.memory_bytes,
+        gpu_class = excluded.gpu_class,
+        memory_bytes = CASE WHEN %(shrink)s
+            THEN least(suppliers_gpu.memory_bytes, excluded.memory_bytes)
+            ELSE excluded.memory_bytes END,
         watts = excluded.watts, present = true
     WHERE suppliers_gpu.node_id = excluded.node_id OR EXISTS (
-        SELECT FROM suppliers_node n WHERE n.id = suppliers_gpu.node_id AND n.state = 'retired')
+        SELECT FROM suppliers_node n WHERE n.id = suppliers_gpu.node_id AND (
+            n.state = 'retired' OR n.state = 'pending' AND NOT EXISTS (
+                SELECT FROM suppliers_benchmark b WHERE b.node_id = n.id AND b.passed)))
     RETURNING uuid
 """
 
@@ -78,23 +87,29 @@ def apply_inventory(node: Node, inventory: Inventory, *, now: datetime) -> bool:
     """Brings a known node's row and devices up to date with what it says; devices no longer
     listed are kept as not present. Raises Invalid for figures that can't be.
 
-    Returns False, and quarantines the node, if it lists a device of another node or has no
-    sandbox that holds. Most nodes come back as they left, and cost no write then.
+    Returns False, and quarantines the node, if it lists a device of another node, has no sandbox
+    that holds, or has more than it proved. Most nodes come back as they left, and cost no write
+    then.
     """
     refusal = sandbox_refusal(inventory.sandbox)
-    try:
-        if msgspec.to_builtins(inventory) != node.inventory:
-            with transaction.atomic():
-                write_inventory(node, inventory)
-    except DeviceTaken as taken:
-        refusal = str(taken)
     if refusal:
+        # Before the rest: growth would leave it confirmed.
         quarantine(node, reason=refusal, now=now)
-    return not refusal
+    trusted = not refusal
+    try:
+        if msgspec.to_builtins(inventory) != node.inventory or not _has_all(node, inventory):
+            trusted &= _change(node, inventory, now=now)
+    except DeviceTaken as taken:
+        quarantine(node, reason=str(taken), now=now)
+        return False
+    return trusted
 
 
-def write_inventory(node: Node, inventory: Inventory) -> None:
-    """The same for a node being enrolled: raises DeviceTaken instead. Call in a transaction."""
+def write_inventory(node: Node, inventory: Inventory, *, at_most_as_before: bool = False) -> None:
+    """The same for a node being enrolled: raises DeviceTaken instead. Call in a transaction.
+
+    With `at_most_as_before` a known device's memory only sinks, so that jitter adds up to nothing.
+    """
     _check(inventory)
     node.inventory = msgspec.to_builtins(inventory)
     node.agent_version = inventory.agent_version
@@ -111,7 +126,7 @@ def write_inventory(node: Node, inventory: Inventory) -> None:
             "memory_bytes", "disk_bytes", "nvlink",
         ]
     )  # fmt: skip
-    listed = _write_devices(node, inventory.devices)
+    listed = _write_devices(node, inventory.devices, at_most_as_before)
     taken = sorted(device.uuid for device in inventory.devices if device.uuid not in listed)
     if taken:
         raise DeviceTaken(
@@ -121,16 +136,66 @@ def write_inventory(node: Node, inventory: Inventory) -> None:
     Gpu.objects.filter(node=node, present=True).exclude(uuid__in=listed).update(present=False)
 
 
+def growth(node: Node, inventory: Inventory) -> str:
+    """What `inventory` has that the node didn't have until now; "" if nothing. Less is fine."""
+    had = {gpu.uuid: gpu for gpu in node.gpus.filter(present=True)}
+    for device in inventory.devices:
+        before = had.get(device.uuid)
+        if before is None:
+            return f"device {device.uuid} is new"
+        if device_class(device) != before.gpu_class:
+            return f"device {device.uuid} was a {before.gpu_class}"
+        if device.memory_bytes > before.memory_bytes * (_JITTER if device.kind == "cpu" else 1):
+            return f"device {device.uuid} had less memory"
+    return "it had no NVLink" if inventory.nvlink and not node.nvlink else ""
+
+
+@transaction.atomic
+def _change(node: Node, inventory: Inventory, *, now: datetime) -> bool:
+    """Writes another inventory than before; False if the node must prove itself anew.
+
+    What it proved was what it had, so growth costs it its place, and ends a proof under way: that
+    was asked of less. Its owner need not confirm it again, unless they had taken it out: a drained
+    node must not come back by itself.
+    """
+    held = Node.objects.select_for_update(no_key=True)
+    node.refresh_from_db(fields=["state", "state_since", "confirmed_at"], from_queryset=held)
+    grown = growth(node, inventory)
+    proved = node.state in ("ready", "draining") or (
+        node.state == "pending" and node.benchmarks.filter(passed=True).exists()
+    )
+    write_inventory(node, inventory, at_most_as_before=not grown)
+    if not grown:
+        return True
+    asked = node.benchmarks.filter(finished_at=None)
+    # Whoever has seen which rows to open doesn't get out of opening them.
+    asked.filter(committed_at__isnull=False).update(
+        finished_at=now, passed=False, verdict="its hardware changed before it was opened"
+    )
+    asked.update(finished_at=now, verdict="its hardware changed")
+    if proved:
+        confirmed = None if node.state == "draining" else node.confirmed_at
+        quarantine(node, reason=f"{_CHANGED} ({grown})"[:200], now=now, confirmed_at=confirmed)
+    return not proved
+
+
+def _has_all(node: Node, inventory: Inventory) -> bool:
+    """Whether all that it lists is still its own: another may have taken it while it waited."""
+    own = set(node.gpus.filter(present=True).values_list("uuid", flat=True))
+    return own == {device.uuid for device in inventory.devices}
+
+
 def device_class(device: Device) -> str:
     """The class that a device trades in."""
     return cpu_class(device.name) if device.kind == "cpu" else gpu_class(device.name)
 
 
-def _write_devices(node: Node, devices: list[Device]) -> set[str]:
+def _write_devices(node: Node, devices: list[Device], at_most_as_before: bool) -> set[str]:
     """Inserts or updates what may be this node's; returns the uuids that now are."""
     classes = [device_class(device) for device in devices]
-    values: dict[str, UUID | list[str] | list[int]] = {
+    values: dict[str, UUID | bool | list[str] | list[int]] = {
         "node": node.pk,
+        "shrink": at_most_as_before,
         "uuids": [device.uuid for device in devices],
         "indexes": [device.index for device in devices],
         "names": [device.name for device in devices],

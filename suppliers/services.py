@@ -76,14 +76,17 @@ def retire(node: Node, *, reason: str, by: User, now: datetime) -> Node:
 
 
 @transaction.atomic
-def quarantine(node: Node, *, reason: str, now: datetime) -> bool:
+def quarantine(
+    node: Node, *, reason: str, now: datetime, confirmed_at: datetime | None = None
+) -> bool:
     """Keeps a node that can't be trusted out of the market; says whether that was news.
 
-    The way back is the way in: its owner confirms the fingerprint, and a fresh proof passes.
+    The way back is the way in: its owner confirms the fingerprint, and a fresh proof passes. With
+    the `confirmed_at` that it has, only the proof is wanted.
     """
     if node.state in ("quarantined", "retired"):
         return False
-    return bool(advance([node], "quarantine", now=now, reason=reason, confirmed_at=None))
+    return bool(advance([node], "quarantine", now=now, reason=reason, confirmed_at=confirmed_at))
 
 
 def note_owner(node: Node, *, busy: bool, why: str) -> None:

@@ -13,6 +13,7 @@ from django.db import transaction
 
 from agent.protocol import ProofChallenge, ProofCommit, ProofOpening, ProofTask
 from marketplace.core.errors import Conflict, Expired, Invalid, InvalidTransition, Missing
+from marketplace.core.estimates import class_tflops
 from marketplace.core.hardware import is_cpu
 from marketplace.core.ids import uuid7
 from suppliers import proof
@@ -21,11 +22,22 @@ from suppliers.services import quarantine
 
 PROOF_LIFE: Final = timedelta(minutes=15)
 """From asking to opening. An honest node needs seconds; one with a slow disk or link, minutes."""
+_ASKED_ANEW: Final = timedelta(minutes=1)
+"""A node that asks again this late has begun anew, and its time must begin anew too."""
+# From asking to the commit, at the slowest: starting, measuring and hashing, on whatever machine,
+# and the proof's arithmetic at this share of its class's speed.
+_SLOWEST_START: Final = timedelta(minutes=5)
+_SLOWEST_SHARE: Final = 0.02
+_BEST_SHARE: Final = 1.1
+"""Of a class's data sheet, the most that a node's own word on its speed may say."""
+_MOST_LET_CORES: Final = 128
+"""Of a processor, as far as its speed is believed to grow with them."""
 _FAILURES_A_DAY: Final = 3
 _DAY: Final = timedelta(days=1)
 _MOST_DETAILS: Final = 32
 # Of a node's own figures, the one the engine plans transfers with (Mbit/s to our storage).
 _BANDWIDTH: Final = "storage_mbps"
+_LEAST_MBPS, _MOST_MBPS = 5.0, 100_000.0
 
 
 @transaction.atomic
@@ -69,7 +81,7 @@ def commit_proof(
 
     Raises Missing, Expired, Conflict (other roots than before) and Invalid.
     """
-    _hold(node.pk)
+    held = _hold(node.pk)
     asked = _unfinished(node, proof_id, now=now)
     if asked.committed_at is not None:
         if asked.roots != commit.roots:
@@ -80,7 +92,7 @@ def commit_proof(
         raise Invalid(f"a commit has one root for each of {task.segments} segments", field="roots")
     asked.committed_at, asked.roots = now, commit.roots
     asked.cells = [list(cell) for cell in proof.draw_cells(task)]
-    asked.tflops = _figure(commit.tflops, "tflops")
+    asked.tflops = min(_figure(commit.tflops, "tflops"), _BEST_SHARE * _sheet_tflops(held))
     asked.memory_gb_s = _figure(commit.memory_gb_s, "memory_gb_s")
     asked.disk_mb_s = _figure(commit.disk_mb_s, "disk_mb_s")
     asked.details = _details(commit.details)
@@ -98,7 +110,9 @@ def open_proof(node: Node, proof_id: UUID, opening: ProofOpening, *, now: dateti
     if asked.committed_at is None:
         raise Conflict("commit to the roots of this proof first")
     task = msgspec.convert(asked.task, ProofTask)
-    flaw = proof.flaw(task, asked.roots, [(s, row) for s, row in asked.cells], opening)
+    flaw = _slowness(node, asked, task) or proof.flaw(
+        task, asked.roots, [(s, row) for s, row in asked.cells], opening
+    )
     with transaction.atomic():
         held = _hold(node.pk)
         if not _finish(asked, passed=not flaw, verdict=flaw or "passed", now=now):
@@ -107,7 +121,7 @@ def open_proof(node: Node, proof_id: UUID, opening: ProofOpening, *, now: dateti
             quarantine(held, reason=f"its proof of hardware failed: {flaw}", now=now)
             return flaw
         if _BANDWIDTH in asked.details:
-            held.bandwidth_mbps = max(0.1, asked.details[_BANDWIDTH])
+            held.bandwidth_mbps = min(max(_LEAST_MBPS, asked.details[_BANDWIDTH]), _MOST_MBPS)
             held.save(update_fields=["bandwidth_mbps"])
         _verify_if_due(held, now=now, by="market")
     return ""
@@ -135,8 +149,10 @@ def _ask(node: Node, *, now: datetime) -> ProofTask:
     if held.state not in ("pending", "quarantined") or _has_passed(held):
         raise Missing("no proof is due")
     current = held.benchmarks.filter(finished_at=None).first()
-    if current:
+    if current and (current.committed_at or now - current.asked_at < _ASKED_ANEW):
         return msgspec.convert(current.task, ProofTask)
+    if current:
+        _finish(current, passed=None, verdict="asked for anew", now=now)
     failures = held.benchmarks.filter(passed=False, finished_at__gt=now - _DAY).count()
     if failures >= _FAILURES_A_DAY:
         raise Conflict(f"this node has failed {failures} proofs within a day; try tomorrow")
@@ -184,6 +200,27 @@ def _hold(node: UUID) -> Node:
     """The node, locked: confirmation and proof may arrive at the same moment, and whichever is
     second must see the first."""
     return Node.objects.select_for_update(no_key=True).get(pk=node)
+
+
+def _slowness(node: Node, asked: Benchmark, task: ProofTask) -> str:
+    """Words for a commit that came later than the slowest device of the node's class can be."""
+    size = proof.Size(n=task.n, links=task.links, segments=task.segments)
+    work_s = size.flops / (_SLOWEST_SHARE * _sheet_tflops(node) * 1e12)
+    took = (asked.committed_at or asked.asked_at) - asked.asked_at
+    if took <= _SLOWEST_START + timedelta(seconds=work_s):
+        return ""
+    return f"it took {took.total_seconds():.0f} s, which is too slow for what the node says it is"
+
+
+def _sheet_tflops(node: Node) -> float:
+    """TFLOP/s of its slowest device by the data sheet; of a processor, of the cores that it has."""
+    cores = min(max(1, node.cpu_cores), _MOST_LET_CORES)
+    speeds = [
+        class_tflops(name) * (cores if is_cpu(name) else 1)
+        for name in node.gpus.filter(present=True).values_list("gpu_class", flat=True)
+    ]
+    # A node whose devices are all gone has nothing to let, and so nothing to lie about.
+    return min(speeds, default=class_tflops("cpu-"))
 
 
 def _figure(value: float, field: str) -> float:

@@ -90,6 +90,7 @@ def host(transactional_db: None, valkey: object) -> Iterator[str]:
 def small_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proofs that take a millisecond; their mathematics is the same at any size."""
     monkeypatch.setattr(proof, "FOR_CPU", proof.Size(n=64, links=2, segments=3))
+    monkeypatch.setattr(proof, "FOR_GPU", proof.Size(n=128, links=2, segments=3))
 
 
 def prove(node: Node, *, now: datetime, spoil: Callable[[Prover], None] | None = None) -> str:

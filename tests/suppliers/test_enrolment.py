@@ -17,9 +17,10 @@ from marketplace.core.errors import (
     Unauthenticated,
 )
 from marketplace.models import digest
-from suppliers import enrolment, services
-from suppliers.models import EnrolmentToken, Gpu, Node
-from tests.suppliers.conftest import make_ready
+from suppliers import enrolment, services, verification
+from suppliers.inventory import apply_inventory
+from suppliers.models import Benchmark, EnrolmentToken, Gpu, Node
+from tests.suppliers.conftest import make_ready, prove
 from tests.suppliers.machine import Machine, gpu_device, inventory
 
 
@@ -141,12 +142,32 @@ def test_a_name_is_given_once_in_a_site(token, enrol, now):
         enrolment.enrol(Machine().enrol_request(token, name="rack-1"), now=now)
 
 
-def test_a_device_is_listed_by_one_node_only(token, enrol, now):
-    enrol("rack-1", Machine(inventory=inventory(gpu_device("GPU-1"))))
+def test_a_device_is_listed_by_one_node_only(token, enrol, owner, now):
+    node, machine = enrol("rack-1", Machine(inventory=inventory(gpu_device("GPU-1"))))
+    make_ready(node, machine, by=owner, now=now)
     thief = Machine(inventory=inventory(gpu_device("GPU-9"), gpu_device("GPU-1", 1)))
     with pytest.raises(Conflict, match="GPU-1 is listed by another node"):
         enrolment.enrol(thief.enrol_request(token, name="rack-2"), now=now)
     assert Gpu.objects.get().node.name == "rack-1"
+
+
+def test_a_node_that_proved_nothing_keeps_no_device_from_its_owner(token, enrol, now):
+    squatter, claimed = enrol("rack-1", Machine(inventory=inventory(gpu_device("GPU-1"))))
+    machine = Machine(inventory=inventory(gpu_device("GPU-1")))
+    mine = enrolment.enrol(machine.enrol_request(token, name="rack-2"), now=now).node
+    assert Gpu.objects.get().node_id == mine
+    machine.node = mine
+    assert prove(Node.objects.get(pk=mine), now=now) == ""
+    assert not apply_inventory(squatter, claimed.inventory, now=now)
+    assert Gpu.objects.get().node_id == mine
+
+
+def test_a_new_key_does_not_go_on_with_the_old_ones_proof(enrol, owner, now):
+    node, _ = enrol()
+    verification.ask_proof(node, now=now)
+    _, secret = enrolment.make_rekey_token(node, by=owner, now=now)
+    enrolment.enrol(Machine(inventory=inventory()).enrol_request(secret), now=now)
+    assert Benchmark.objects.get().verdict == "it has a new key"
 
 
 def test_a_device_of_a_retired_node_may_enrol_anew(token, enrol, owner, now):

@@ -59,8 +59,9 @@ def test_a_vanished_gpu_is_kept_and_not_let(enrol, now):
     assert set(Gpu.objects.values_list("present", flat=True)) == {True}
 
 
-def test_listing_another_nodes_gpu_quarantines_and_changes_nothing_else(enrol, now):
-    enrol("rack-1", Machine(inventory=inventory(gpu_device("GPU-1"))))
+def test_listing_another_nodes_gpu_quarantines_and_changes_nothing_else(enrol, owner, now):
+    node, machine = enrol("rack-1", Machine(inventory=inventory(gpu_device("GPU-1"))))
+    make_ready(node, machine, by=owner, now=now)
     liar, _ = enrol("rack-2", Machine(inventory=inventory(gpu_device("GPU-2"))))
     claimed = inventory(gpu_device("GPU-2"), gpu_device("GPU-1", 1), cpu_cores=99)
     assert not inventories.apply_inventory(liar, claimed, now=now)

@@ -208,11 +208,47 @@ def test_a_forger_runs_out_of_tries_for_the_day(enrol, owner, now):
     verification.ask_proof(node, now=now + timedelta(days=1))
 
 
-def test_a_measured_link_to_storage_is_kept_for_planning(node, now):
+@pytest.mark.parametrize(("measured", "kept"), [(940.0, 940.0), (0.0, 5.0), (1e8, 100_000.0)])
+def test_a_measured_link_to_storage_is_kept_for_planning_if_it_can_be(node, now, measured, kept):
     now += SECOND
     prover = Prover(verification.ask_proof(node, now=now))
-    commit = msgspec.structs.replace(prover.commit(), details={"storage_mbps": 940.0})
+    commit = msgspec.structs.replace(prover.commit(), details={"storage_mbps": measured})
     cells = verification.commit_proof(node, prover.task.id, commit, now=now).cells
     verification.open_proof(node, prover.task.id, prover.open(cells), now=now)
     node.refresh_from_db()
-    assert node.bandwidth_mbps == 940.0
+    assert node.bandwidth_mbps == kept
+
+
+def test_a_node_is_believed_no_faster_than_its_class_can_be(enrol, now):
+    processor, _ = enrol("rack-1")
+    gpu, _ = enrol("rack-2", Machine(inventory=inventory(gpu_device("GPU-1"))))
+    for node, claimed, kept in (
+        (processor, 0.05, 0.05),
+        (processor, 1e6, 0.22),
+        (gpu, 1e6, 1087.9),
+    ):
+        now += timedelta(minutes=1)
+        prover = Prover(verification.ask_proof(node, now=now))
+        commit = msgspec.structs.replace(prover.commit(), tflops=claimed)
+        verification.commit_proof(node, prover.task.id, commit, now=now)
+        said = Benchmark.objects.get(pk=prover.task.id)
+        assert said.tflops == pytest.approx(kept)
+        said.delete()
+
+
+def test_a_true_proof_that_took_a_processor_to_compute_proves_no_gpu(enrol, now):
+    node, _ = enrol("rack-1", Machine(inventory=inventory(gpu_device("GPU-1"))))
+    prover = Prover(verification.ask_proof(node, now=now + SECOND))
+    later = now + timedelta(minutes=6)
+    cells = verification.commit_proof(node, prover.task.id, prover.commit(), now=later).cells
+    flaw = verification.open_proof(node, prover.task.id, prover.open(cells), now=later)
+    assert "too slow" in flaw
+    node.refresh_from_db()
+    assert node.state == "quarantined"
+
+
+def test_an_agent_that_begins_anew_has_all_the_time_again(node, now):
+    asked = verification.ask_proof(node, now=now)
+    again = verification.ask_proof(node, now=now + timedelta(minutes=4))
+    assert again.seed != asked.seed
+    assert Benchmark.objects.get(pk=asked.id).passed is None
