@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
 
 from agent import protocol
-from marketplace.core.errors import Conflict, Forbidden, Invalid, MarketError, TooLarge
+from marketplace.core.errors import Conflict, Forbidden, Invalid, MarketError, Missing, TooLarge
 from marketplace.http import status_of
 from scheduler import assignments, tasks, uploads
 from suppliers import enrolment, sessions, verification
@@ -67,7 +67,15 @@ def enrol(request: HttpRequest) -> HttpResponse:
 @_endpoint("GET")
 def proof(request: HttpRequest) -> HttpResponse:
     """The proof that this node owes now; 404 if none is due."""
-    return _answer(verification.ask_proof(_node(request), now=timezone.now()))
+    node = _node(request)
+    try:
+        return _answer(verification.ask_proof(node, now=timezone.now()))
+    except Missing as error:
+        none = _problem(error.code, str(error), status_of(error))
+        # All is well with a node that owes nothing, and each asks every ten minutes: Django's
+        # word for a response that it need not warn of.
+        none._has_been_logged = True  # type: ignore[attr-defined]
+        return none
 
 
 @_endpoint("POST")

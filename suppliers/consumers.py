@@ -89,6 +89,10 @@ class Conversation:
             pass
         except Refusal as refusal:
             await self._refuse(refusal)
+        except (django.db.DataError, django.db.IntegrityError) as error:
+            # Not for want of a database: the same message would fail again.
+            log.warning("node %s says what can't be kept: %s", self._node, error)
+            await self._refuse(Refusal("malformed", "no message of this protocol says such things"))
         except django.db.Error as error:
             log.warning("a socket closes for want of the database: %s", error)
             await self._refuse(Refusal("unavailable", "the market's database is away; try again"))
@@ -182,7 +186,7 @@ class Conversation:
                         raise Refusal("out_of_order", "hello is said once", final=True)
             except MarketError as error:
                 raise Refusal(error.code, str(error)) from None
-            except django.db.Error as error:
+            except (django.db.OperationalError, django.db.InterfaceError) as error:
                 # Not answered is not taken in: the node says it again, and its jobs run on.
                 log.warning("a message of node %s waits for the database: %s", self._node, error)
 

@@ -105,8 +105,8 @@ class Refused(Wire, frozen=True, kw_only=True, tag_field="type", tag="refused"):
 class Exit(Wire, frozen=True, kw_only=True):
     """How a process ended; `why` is the keeper's word for what ended it."""
 
-    code: int | None
-    signal: int | None
+    code: Annotated[int, Meta(ge=-255, le=255)] | None
+    signal: Annotated[int, Meta(ge=-255, le=255)] | None
     why: Name
 
 

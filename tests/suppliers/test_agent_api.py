@@ -57,6 +57,12 @@ def test_a_machine_enrols_proves_itself_and_is_ready(client, token, owner, now, 
     assert problem(client.get(f"{ROOT}/proof", headers=shown)).message == "no proof is due"
 
 
+def test_a_node_that_owes_no_proof_is_nothing_to_warn_of(client, ready, now, caplog):
+    answer = client.get(f"{ROOT}/proof", headers=bearer(ready[0], now))
+    assert (answer.status_code, problem(answer).code) == (404, "missing")
+    assert "proof" not in caplog.text
+
+
 def test_a_forged_proof_is_told_so(client, node, now):
     shown = bearer(node, now)
     prover = Prover(protocol.decode(client.get(f"{ROOT}/proof", headers=shown).content, ProofTask))

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
+from django.db import connection
 from django.utils import timezone
 from websockets.exceptions import ConnectionClosed
 
@@ -171,6 +172,31 @@ async def test_a_broken_message_closes_its_socket_and_harms_nothing(host, ready,
     async with dial(host, machine) as peer:
         await peer.greet()
         await peer.acked(0)
+
+
+async def test_what_the_database_cannot_keep_is_refused_and_not_waited_for(
+    host, ready, monkeypatch
+):
+    _, machine = ready
+
+    def too_large(*_: object, **__: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 99999999999::int")
+
+    monkeypatch.setattr("suppliers.dialogue.note_owner", too_large)
+    async with dial(host, machine) as peer:
+        await peer.greet()
+        await peer.say(heartbeat(0, owner_busy=True, owner_why="a game"))
+        assert (await peer.refusal()).code == "malformed"
+
+
+@pytest.mark.parametrize("field", ["code", "signal"])
+async def test_a_process_ends_with_a_code_that_processes_have(field):
+    with pytest.raises(protocol.Malformed):
+        protocol.decode(
+            json.dumps({"code": 0, "signal": None, "why": "exited", field: 256}).encode(),
+            protocol.Exit,
+        )
 
 
 async def test_an_escaped_backslash_before_u0000_is_an_ordinary_text(host, ready):
