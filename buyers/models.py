@@ -212,7 +212,7 @@ class Checkpoint(Folder):
             models.UniqueConstraint(fields=["job", "epoch", "step"], name="checkpoint_once")
         ]
         # For resuming: the furthest one of a job.
-        indexes = [models.Index(fields=["job", "-step", "-epoch"], name="checkpoint_furthest")]
+        indexes = [models.Index(fields=["job", "-epoch", "-step"], name="checkpoint_furthest")]
 
 
 class RunLog(Folder):

@@ -17,8 +17,9 @@ from agent.recipes.catalog import FineTuning, ParameterError, Parameters, Script
 from buyers import references, rows
 from buyers.models import Artifact, Dataset, Job
 from marketplace.core import estimates
-from marketplace.core.errors import Invalid
+from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.estimates import BaseShape
+from marketplace.core.hardware import Level
 from marketplace.core.ids import uuid7
 from marketplace.core.money import accrued, format_amount
 from marketplace.core.specs import JobRequest
@@ -77,6 +78,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     """
     if request.deadline is not None and request.deadline <= now:
         raise Invalid("the deadline has already passed; give a later one", field="deadline")
+    _require_one_node(request)
     parameters = _parameters(request)
     base, dataset, script = _inputs(org, request)
     _require_environment(request.environment)
@@ -115,7 +117,8 @@ def create_job(
     """A queued job. The engine places it.
 
     `limits` is GPU class → most micros per GPU-hour. Raises Invalid if there is no class to bid
-    on, or the budget could not even pay for one checkpoint on the cheapest.
+    on, or the budget could not even pay for one checkpoint on the cheapest; Conflict if the org
+    has as many live jobs as it may.
     """
     if not limits:
         raise Invalid(
@@ -123,6 +126,7 @@ def create_job(
             field="limits",
         )
     _require_a_save(request, min(limits.values()))
+    _require_room(org)
     return Job.objects.create(
         id=uuid7(),
         org=org,
@@ -141,6 +145,16 @@ def create_job(
         **_what(request, plan),
         **_where(request, plan),
     )
+
+
+def _require_room(org: Org) -> None:
+    """Two at once may both be the last: a flood is kept out, and nobody waits for a lock."""
+    most = settings.POLICY.live_jobs
+    if Job.objects.of(org).live().count() >= most:
+        raise Conflict(
+            f"your organisation has {most} jobs waiting or running, which is the most; "
+            "wait until one ends, or cancel one"
+        )
 
 
 def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
@@ -169,6 +183,19 @@ def _where(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "tier": request.tier,
         "kappa": request.kappa,
     }
+
+
+def _require_one_node(request: JobRequest) -> None:
+    """Gangs over several nodes, and gangs that grow and shrink, are not run by agents yet."""
+    if request.level > Level.NODE and request.gpus_min > 1:
+        raise Invalid(
+            "jobs over several nodes can't be run yet; ask for GPUs in one node (level node)",
+            field="level",
+        )
+    if request.gpus_max > request.gpus_min:
+        raise Invalid(
+            "jobs that grow and shrink can't be run yet; leave gpus_max out", field="gpus_max"
+        )
 
 
 def _parameters(request: JobRequest) -> Parameters:

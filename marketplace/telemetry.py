@@ -19,7 +19,6 @@ from django.conf import settings
 
 log = logging.getLogger(__name__)
 
-MARKET_GROUP = "market"
 # One group for all processes that hold nodes' sockets, not one a node: a reconnect then costs no
 # subscription, and a socket lives on while Valkey is away.
 NODES_GROUP = "nodes"
@@ -122,6 +121,18 @@ def samples(nodes: list[UUID]) -> dict[UUID, list[dict[str, Any]]]:
     except (redis.RedisError, OSError):
         return {}
     return {node: json.loads(text) for node, text in zip(nodes, found, strict=True) if text}
+
+
+def count(key: str, *, keep_s: int) -> int:
+    """How often this key has been counted, this time included; 0 while Valkey is away."""
+    try:
+        with _redis().pipeline() as pipe:
+            pipe.incr(key)
+            pipe.expire(key, keep_s)
+            return int(pipe.execute()[0])
+    except (redis.RedisError, OSError) as error:
+        log.warning("%s was not counted: %s", key, error)
+        return 0
 
 
 @functools.cache

@@ -129,11 +129,11 @@ def _take_in(job: Job, share: Assignment, status: protocol.Status | None, now: d
     if status.state in ("running", "draining") or status.running_ms:
         share.running_at = share.running_at or now
     if status.step > share.step:
-        share.step, share.progressed_at = status.step, now
+        share.step = status.step
         job.step = max(job.step, status.step)
         job.save(update_fields=["step"])
     share.detail = status.detail[:300]
-    share.save(update_fields=["running_at", "step", "progressed_at", "detail"])
+    share.save(update_fields=["running_at", "step", "detail"])
     if status.state == "gone" and share.gone_at is None:
         _gone(share, status.exit, now)
     elif _ORDER.index(status.state) > _ORDER.index(share.state):

@@ -30,6 +30,7 @@ from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
 from scheduler.models import ClearingPrice, Round
 from scheduler.specs import Seat
+from suppliers.models import Gpu
 
 log = logging.getLogger(__name__)
 
@@ -233,20 +234,27 @@ def _still_good(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Pla
     if not by_job:
         return []
     wanted = [snapshot.jobs[index].pk for index in by_job]
-    queued = Job.objects.queued().filter(pk__in=wanted).select_for_update().order_by("pk")
+    queued = (
+        Job.objects.queued().filter(pk__in=wanted).select_for_update(no_key=True).order_by("pk")
+    )
     jobs = {job.pk: job for job in queued}
     fresh = {row.offer.pk: row for row in market.standing(now)}
+    # What is left of each offer as gang after gang takes its part.
+    free = {offer: list(row.free) for offer, row in fresh.items()}
     placements = []
     for index, rows in by_job.items():
         job = jobs.get(snapshot.jobs[index].pk)
-        seats = _seats(snapshot, rows, fresh)
+        seats = _seats(snapshot, rows, fresh, free) if job else None
         if job is None or seats is None:
             moved = snapshot.jobs[index].pk
             log.info("job %s is left to the next round: it or its offer has moved", moved)
             continue
+        for seat in seats:
+            free[seat.offer.pk] = [gpu for gpu in free[seat.offer.pk] if gpu not in seat.gpus]
         gpu_class = seats[0].gpus[0].gpu_class
+        cells = tuple(prices.cell_of(fresh[seat.offer.pk].stands) for seat in seats)
         level = int(matches.level[index])
-        placements.append(Placement(job, gpu_class, level, seats))
+        placements.append(Placement(job, gpu_class, level, seats, cells))
     return placements
 
 
@@ -254,6 +262,7 @@ def _seats(
     snapshot: Snapshot,
     rows: Sequence[tuple[int, int, float]],
     fresh: Mapping[UUID, Standing],
+    free: Mapping[UUID, Sequence[Gpu]],
 ) -> tuple[Seat, ...] | None:
     """A gang's seats from its rows, or None if an offer has gone, changed or is let by now."""
     by_node: dict[int, list[tuple[int, float]]] = {}
@@ -263,22 +272,20 @@ def _seats(
     for node, slots in by_node.items():
         row = fresh.get(snapshot.rows[node].offer.pk)
         count = sum(gpus for gpus, _ in slots)
-        if row is None or len(row.free) < count:
+        if row is None or len(free[row.offer.pk]) < count:
             return None
         exact = sum(gpus * price for gpus, price in slots) / count
         # Floats come back as micros; never under the ask, which was one exactly.
         price = max(round(exact * MICRO), row.stands.ask)
-        seats.append(Seat(row.offer, row.free[:count], price))
+        seats.append(Seat(row.offer, tuple(free[row.offer.pk][:count]), price))
     return tuple(seats)
 
 
 def _publish(round: Round, placements: Sequence[Placement], now: datetime) -> None:
     """What this round's GPUs were let for, cell by cell: a mean where sites are pooled."""
     let: dict[tuple[str, str, int], list[int]] = {}
-    stands = {row.offer.pk: row.stands for row in market.standing(now)}
     for placement in placements:
-        for seat in placement.seats:
-            cell = prices.cell_of(stands[seat.offer.pk])
+        for seat, cell in zip(placement.seats, placement.cells, strict=True):
             slot = 1 << (len(seat.gpus).bit_length() - 1)
             paid = let.setdefault((placement.gpu_class, cell, slot), [])
             paid += [seat.price_micros] * len(seat.gpus)

@@ -10,6 +10,7 @@ from marketplace.ledger import services as ledger
 from marketplace.ledger.services import FEES, Move
 from scheduler.models import Credit, Lease
 
+_BROKEN: Final = "the node ended it before a checkpoint could be saved"
 _REASONS: Final = {
     "node_lost": "the node was lost, and with it what ran since the last checkpoint",
     "reclaimed": "the owner took the node back before a checkpoint could be saved",
@@ -25,14 +26,18 @@ def give(job: Job, lease: Lease, *, now: datetime) -> int:
     platform also stands in for innocent ranks, which keep theirs. Call when the lease has been
     settled, with its accounts held (`metering.settle_lease` holds them).
     """
-    reason = _REASONS.get(lease.end_reason)
     shares = list(lease.assignments.order_by("pk"))
-    if reason is None or not shares:
+    reason = _REASONS.get(lease.end_reason)
+    if reason is None and any(share.at_fault for share in shares):
+        # The buyer's word came after the node's fault, and does not excuse it.
+        reason = _BROKEN
+    if reason is None:
         return 0
     # The gang's checkpoint is rank 0's: all ranks lose what came after it.
     saved = max(share.saved_ms for share in shares) // 1000
     lost = [share for share in shares if share.billed_s > saved]
     wallet = ledger.wallet(job.org_id)
+    payable = ledger.balances({ledger.payable(share.supplier_id) for share in lost})
     moves, given = [], []
     for share in lost:
         paid = charge(share.price_micros, share.gpus_count, saved, share.billed_s)
@@ -40,7 +45,8 @@ def give(job: Job, lease: Lease, *, now: datetime) -> int:
             share.price_micros, share.gpus_count, saved, share.billed_s, take_bps=lease.take_bps
         )
         supplier = ledger.payable(share.supplier_id)
-        own = min(paid - kept, ledger.balance(supplier)) if share.at_fault else 0
+        own = min(paid - kept, payable[supplier]) if share.at_fault else 0
+        payable[supplier] -= own
         if own:
             moves.append(Move("credit", supplier, wallet, own, share.pk, "supplier"))
         if paid - own:

@@ -15,7 +15,8 @@ from marketplace.core.states import (
     NODE_FAULT_ENDS,
     SUPPLIER_SIDE_ENDS,
 )
-from scheduler import metering
+from marketplace.ledger import services as ledger
+from scheduler import escrow, metering
 from scheduler.models import Assignment, Lease
 
 # The same for what is the job's own doing.
@@ -33,26 +34,26 @@ RESUMABLE_EXIT: Final = 75
 def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, str]:
     """(end_reason, detail in words) of a lease whose `shares` are gone. Pure but for one look.
 
-    Work that is done is done, whatever else was on its way; then the first reason given counts;
-    then what the worst rank says.
+    An artifact is proof of being done, whatever else was on its way; then the reason given counts
+    (a script that was asked to leave may well exit 0 half way); then what the worst rank says.
     """
     if job.artifacts.filter(epoch=lease.epoch).exists():
         return "completed", ""
+    if lease.end_reason:
+        return lease.end_reason, lease.end_detail
     if all(share.exit_code == 0 for share in shares):
         if job.recipe == "script":
             return "completed", ""
-        if not lease.end_reason:
-            return "failed", "it ended well but left no artifact"
-    if lease.end_reason:
-        return lease.end_reason, lease.end_detail
+        return "failed", "it ended well but left no artifact"
     worst = next(share for share in shares if share.exit_code != 0)
     why = worst.exit_why
     if why == "unpaid":
-        if _at_the_wall(job, lease, worst):
-            return "stopped", f"its budget of {format_amount(job.budget_micros)} is used up"
-        return "unpaid", "the wallet ran dry; top it up and resume"
+        return _out_of_money(job, lease, shares)
     if why in NODE_BROKE:
         return "node_lost", worst.detail or NODE_BROKE[why]
+    if why == "drain":
+        # Nobody of ours asked: the node was cut off for too long, and let it save and leave.
+        return "expired", worst.detail or "the node lost sight of the market, saved and left"
     return "failed", _failure(worst)
 
 
@@ -101,13 +102,15 @@ def _requeue(job: Job, lease: Lease, reason: str) -> tuple[str, str]:
     return "requeue", reason
 
 
-def _at_the_wall(job: Job, lease: Lease, share: Assignment) -> bool:
-    """Whether the budget, not the wallet, was what ended the money."""
-    ahead = share.price_micros * lease.gpus_count * settings.POLICY.settle_s / 3600
-    return (
-        job.budget_left - ahead
-        < share.price_micros * lease.gpus_count * (lease.save_s + settings.POLICY.settle_s) / 3600
-    )
+def _out_of_money(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, str]:
+    """The keeper ended it where its escrow ended: by the budget, the wallet, or our own absence."""
+    needed = escrow.smallest(escrow.hourly(shares), len(shares), lease.save_s, settings.POLICY)
+    if job.budget_left < needed:
+        return "stopped", f"its budget of {format_amount(job.budget_micros)} is used up"
+    held = ledger.balances([ledger.wallet(job.org_id), ledger.escrow(job.pk)])
+    if sum(held.values()) < needed:
+        return "unpaid", "the wallet ran dry; top it up and resume"
+    return "expired", "the market was away when its escrow was to be filled; it goes on"
 
 
 def _failure(share: Assignment) -> str:

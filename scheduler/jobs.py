@@ -35,11 +35,11 @@ def submit(org: Org, request: JobRequest, *, by: User, now: datetime) -> Job:
     Raises Invalid for what can't run, NotEnoughMoney if the wallet doesn't cover a start.
     """
     plan = buyers.plan(org, request, now=now)
-    capped = limits.of(request, plan)
+    capped = limits.of(request, plan, now=now)
     job = buyers.create_job(
         org, request, plan=plan, limits=capped, order=Job.Order.BID, by=by, now=now
     )
-    _require_start(job, max(capped.values()))
+    _require_start(job, min(capped.values()))
     transaction.on_commit(lambda: telemetry.job_changed(job.pk), robust=True)
     return job
 
@@ -60,7 +60,7 @@ def take(quote: Quote, *, option: int, by: User, now: datetime) -> Job:
     request = JobRequest.from_json(quote.request)
     plan = buyers.plan(quote.org, request, now=now)
     price = int(chosen["price_micros"])
-    capped = limits.of(request, plan)
+    capped = limits.of(request, plan, now=now)
     capped[chosen["gpu_class"]] = max(price, capped.get(chosen["gpu_class"], 0))
     # From here on nobody else places anything.
     locks.hold(MARKET_LOCK)
@@ -78,7 +78,7 @@ def take(quote: Quote, *, option: int, by: User, now: datetime) -> Job:
 
 
 def cancel(job: Job, *, by: User, now: datetime) -> Job:
-    """Ends a job for good; what it had saved and paid stays. It gets its grace, to stop cleanly.
+    """Ends a job for good and at once; what it had saved and paid stays.
 
     Raises Conflict if it has already come to rest.
     """
@@ -98,13 +98,15 @@ def resume(job: Job, *, by: User, now: datetime, budget: str = "") -> Job:
     NotEnoughMoney if budget or wallet don't cover a start.
     """
     job = metering.locked_job(job.pk)
+    if job.deadline_at is not None and job.deadline_at <= now:
+        raise Conflict("its deadline has passed; order it anew, with a later one or none")
     if budget:
         job.budget_micros = parse_amount(budget, field="budget")
         if job.budget_micros <= job.spent_micros:
             spent = format_amount(job.spent_micros)
             raise Invalid(f"the job has already spent {spent}; the budget must be more than that",
                           field="budget")  # fmt: skip
-    _require_start(job, max(job.limits.values()))
+    _require_start(job, min(job.limits.values()))
     job.fruitless, job.avoid_nodes = 0, []
     job.save(update_fields=["budget_micros", "fruitless", "avoid_nodes"])
     job.advance("resume", now=now, by=by.get_username(), queued_at=now)

@@ -36,6 +36,8 @@ class Placement:
     gpu_class: str
     level: int
     seats: tuple[Seat, ...]
+    cells: tuple[str, ...] = ()
+    """Of each seat, by the name that its prices are published under; empty outside of rounds."""
 
 
 def place(placements: Sequence[Placement], *, round: Round | None, now: datetime) -> list[Lease]:
@@ -95,6 +97,8 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
         reason, detail = jobends.verdict(job, lease, broken)
         drain(job, lease, reason, detail=detail, grace_s=0, now=now)
     if all(share.settled_at for share in shares) and lease.state != "ended":
+        # What it has cost decides what it can still afford.
+        metering.settle_lease(job, lease, now=now)
         reason, detail = jobends.verdict(job, lease, shares)
         end(job, lease, reason, detail, now=now)
 
@@ -102,10 +106,14 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
 def drain(
     job: Job, lease: Lease, reason: str, *, detail: str, grace_s: float, now: datetime
 ) -> None:
-    """Asks all nodes of a lease to checkpoint and leave; the first reason stays."""
+    """Asks all nodes of a lease to checkpoint and leave.
+
+    The first reason stays, but the buyer's word overrules: what they stop or cancel while it is
+    leaving for another reason does not go on elsewhere.
+    """
     if lease.state == "ended":
         return
-    if not lease.end_reason:
+    if not lease.end_reason or _weight(reason) > _weight(lease.end_reason):
         lease.end_reason, lease.end_detail = reason, detail[:300]
         lease.save(update_fields=["end_reason", "end_detail"])
     shares = [share for share in lease.assignments.order_by("rank") if share.gone_at is None]
@@ -137,6 +145,10 @@ def release(share: Assignment, *, now: datetime) -> None:
     LeasedGpu.objects.filter(
         lease=share.lease_id, gpu__node=share.node_id, released_at=None
     ).update(released_at=now)
+
+
+def _weight(reason: str) -> int:
+    return {"cancelled": 2, "stopped": 1}.get(reason, 0)
 
 
 def _draft(

@@ -1,5 +1,6 @@
 """What a job may pay on each GPU class: the buyer's words, made into a bid."""
 
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from django.conf import settings
@@ -20,12 +21,13 @@ class Timed(Protocol):
         """Estimated seconds on one gang of this class."""
 
 
-def of(request: JobRequest, plan: Timed) -> dict[str, int]:
+def of(request: JobRequest, plan: Timed, *, now: datetime) -> dict[str, int]:
     """GPU class → most micros per GPU-hour, for all classes that are in the market.
 
     A class that the buyer names has the limit they gave; else the one limit for all; else what
     the budget allows if the job is to finish within it. A machine without a GPU is never chosen
-    for a buyer who named classes and not that one.
+    for a buyer who named classes and not that one, and a class that would not be done by the
+    deadline for none.
     """
     classes = set(Gpu.objects.filter(present=True).values_list("gpu_class", flat=True).distinct())
     found = {}
@@ -33,6 +35,8 @@ def of(request: JobRequest, plan: Timed) -> dict[str, int]:
         if request.limits and not request.limit_micros and name not in request.limits:
             continue
         if request.limits and is_cpu(name) and name not in request.limits:
+            continue
+        if request.deadline and now + timedelta(seconds=plan.seconds_on(name)) > request.deadline:
             continue
         limit = request.limits.get(name) or request.limit_micros or _affordable(request, plan, name)
         if limit > 0:

@@ -44,12 +44,13 @@ _UNBILLED: Final = frozenset({"preempted", "reclaimed"})
 
 def locked_job(job_id: UUID) -> Job:
     """The job, locked to the end of the transaction; with it its lease, assignments and money."""
-    return Job.objects.select_for_update().get(pk=job_id)
+    return Job.objects.select_for_update(no_key=True).get(pk=job_id)
 
 
 @transaction.atomic
-def beat(node: Node, heartbeat: protocol.Heartbeat, *, now: datetime) -> None:
-    """Accrues running time from one heartbeat. Call it before the same heartbeat is reported.
+def beat(node: Node, heartbeat: protocol.Heartbeat | protocol.Hello, *, now: datetime) -> None:
+    """Accrues running time from one heartbeat, or the hello after a cut. Call it before the same
+    message is reported.
 
     The caller has checked that `seq` rises and `boot_id` is the socket's. What is not running,
     or of an older epoch, or not this node's, is passed over.

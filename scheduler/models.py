@@ -187,7 +187,6 @@ class Assignment(Stateful):
     granted_bytes = models.BigIntegerField(default=0, help_text="Uploads allowed so far")
     # What it reports
     step = models.BigIntegerField(default=0)
-    progressed_at = models.DateTimeField(null=True)
     detail = models.CharField(max_length=300, blank=True)
     running_at = models.DateTimeField(null=True)
     gone_at = models.DateTimeField(null=True)

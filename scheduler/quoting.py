@@ -99,7 +99,7 @@ def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
 
 
 def _options(org: Org, request: JobRequest, plan: Plan, now: datetime) -> list[Option]:
-    wanted = _wants(org, request, plan)
+    wanted = _wants(org, request, plan, now)
     rows = book.standing(now)
     speeds = timing.measured_tflops([row.node for row in rows])
     last = prices.last_by_cell(now)
@@ -122,7 +122,7 @@ def _options(org: Org, request: JobRequest, plan: Plan, now: datetime) -> list[O
     return [replace(option, index=index) for index, option in enumerate(shown)]
 
 
-def _wants(org: Org, request: JobRequest, plan: Plan) -> Wants:
+def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
     return Wants(
         org=str(org.pk),
         gpus=request.gpus_min,
@@ -135,7 +135,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan) -> Wants:
         environment=request.environment,
         runs_code=plan.script is not None,
         avoid=frozenset(),
-        limits=limits.of(request, plan),
+        limits=limits.of(request, plan, now=now),
     )
 
 

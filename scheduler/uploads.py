@@ -73,10 +73,10 @@ def commit(
         (protocol.File(path=f.path, bytes=f.bytes, sha256=f.sha256) for f in request.files),
         key=lambda file: file.path,
     )
-    reply = protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
     # What is committed stays as it is: a repeat may not put anything together again.
-    if _committed(share, request) is not None:
-        return reply
+    before = _committed(share, request)
+    if before is not None:
+        return protocol.CommitReply(manifest=before.sha256)
     # The network first, outside of any transaction.
     for file in request.files:
         _verify(prefix, file)
@@ -89,7 +89,7 @@ def commit(
         _write(job, share, request, _folder(manifest, prefix, now))
     if request.kind == "checkpoint":
         _retire_old(job, now)
-    return reply
+    return protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
 
 
 def _prefix(share: Assignment, epoch: int, kind: str, step: int) -> str:

@@ -7,7 +7,6 @@ market's own pulse.
 import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -31,25 +30,28 @@ _MOST_STEPS: Final = 10**9
 
 
 def watch(*, now: datetime) -> None:
-    """One look around. What goes wrong with one lease is logged and keeps none of the others."""
-    if _listening(now):
-        _lose_silent_nodes(now)
+    """One look around. What goes wrong with one lease is logged and keeps none of the others.
+
+    Everything here is told by its level, not its edge: what one look could not do, the next does.
+    """
     live = Lease.objects.live()
-    hold = now - timedelta(seconds=settings.POLICY.hold_s)
-    slow = Q(state="reserved", created_at__lt=hold) | Q(
-        state__in=("reserved", "starting"), start_by__lt=now
-    )
-    _for_each(live.filter(slow, end_reason=""), _start_timeout, now)
+    if _listening(now):
+        _mark_silent_nodes(now)
+        unsettled = Q(assignments__settled_at=None)
+        lost = unsettled & Q(assignments__node__lost_at__isnull=False)
+        _for_each(live.filter(lost).distinct(), _lose_what_is_lost, now)
+        hold = now - timedelta(seconds=settings.POLICY.hold_s)
+        slow = Q(state="reserved", created_at__lt=hold) | Q(
+            state__in=("reserved", "starting"), start_by__lt=now
+        )
+        _for_each(live.filter(slow, end_reason=""), _start_timeout, now)
+        _for_each(live.exclude(end_reason=""), _overdue, now)
+    gone = Q(assignments__gone_at__isnull=False, assignments__settled_at=None)
+    _for_each(live.filter(gone).distinct(), _stop_waiting, now)
     _for_each(live.filter(until__lt=now, end_reason=""), _expire, now)
     _for_each(live.filter(job__deadline_at__lt=now, end_reason=""), _deadline, now)
-    _for_each(live.exclude(end_reason=""), _overdue, now)
-    for job in Job.objects.queued().filter(deadline_at__lt=now):
-        with transaction.atomic():
-            job = metering.locked_job(job.pk)
-            if job.state == "queued":
-                job.advance("stop", now=now, reason="its deadline has passed")
-                metering.rest(job, now=now)
-    _close_windows(now)
+    _stop_late_jobs(now)
+    _take_back(now)
 
 
 def connected(node: Node, hello: protocol.Hello, *, now: datetime) -> None:
@@ -108,19 +110,19 @@ def _listening(now: datetime) -> bool:
     return since is not None and now - since >= timedelta(seconds=policy.listening_s)
 
 
-def _lose_silent_nodes(now: datetime) -> None:
+def _mark_silent_nodes(now: datetime) -> None:
     silent = now - timedelta(seconds=settings.POLICY.lost_after_s)
     for node in Node.objects.filter(last_seen_at__lt=silent, lost_at=None).exclude(state="retired"):
         # Guarded: it may have spoken since we looked.
         lost = Node.objects.filter(pk=node.pk, last_seen_at__lt=silent, lost_at=None)
         if lost.update(lost_at=now):
             log.warning("node %s is lost: silent since %s", node, node.last_seen_at)
-            shares = Assignment.objects.on(node).wanted().select_related("lease")
-            _for_each(
-                Lease.objects.live().filter(assignments__in=shares),
-                partial(_lose, node=node),
-                now,
-            )
+
+
+def _lose_what_is_lost(job: Job, lease: Lease, now: datetime) -> None:
+    shares = lease.assignments.filter(settled_at=None, node__lost_at__isnull=False)
+    for share in shares.select_related("node"):
+        _lose(job, lease, now, node=share.node)
 
 
 def _lose(job: Job, lease: Lease, now: datetime, *, node: Node) -> None:
@@ -164,10 +166,7 @@ def _deadline(job: Job, lease: Lease, now: datetime) -> None:
 
 
 def _overdue(job: Job, lease: Lease, now: datetime) -> None:
-    """A node that was asked to end a job and hasn't, long past the grace, is no node to wait for.
-
-    Only the process counts: one that is gone may go on sending its result.
-    """
+    """A node that was asked to end a process and hasn't, long past the grace, is given up on."""
     patience = timedelta(seconds=settings.POLICY.lost_after_s)
     for share in lease.assignments.filter(gone_at=None, drain_at__isnull=False):
         asked = share.drain_at or now
@@ -176,10 +175,39 @@ def _overdue(job: Job, lease: Lease, now: datetime) -> None:
             return
 
 
-def _close_windows(now: datetime) -> None:
-    """Offers whose weekly window has ended, or ends within the notice, have their nodes back."""
-    live = Assignment.objects.filter(gone_at=None, drain_at=None).values("offer")
-    for offer in Offer.objects.filter(pk__in=live).exclude(windows=[]).select_related("node"):
+def _stop_waiting(job: Job, lease: Lease, now: datetime) -> None:
+    """A process is gone and its node has yet to send what it left: not for ever, and not at all
+    if the buyer has cancelled the job."""
+    patience = timedelta(seconds=settings.POLICY.settle_wait_s)
+    cancelled = lease.end_reason == "cancelled"
+    late = lease.assignments.filter(
+        gone_at__lt=now + timedelta(microseconds=1) if cancelled else now - patience,
+        settled_at=None,
+    )
+    if late.update(settled_at=now):
+        leases.follow(job, lease, now=now)
+
+
+def _stop_late_jobs(now: datetime) -> None:
+    for late in Job.objects.queued().filter(deadline_at__lt=now):
+        with transaction.atomic():
+            job = metering.locked_job(late.pk)
+            if job.state == "queued":
+                job.advance("stop", now=now, reason="its deadline has passed")
+                metering.rest(job, now=now)
+
+
+def _take_back(now: datetime) -> None:
+    """What runs where it no longer may: the weekly window ends within the notice, the owner has
+    come back, or the node is drained or in quarantine. A lease may have been placed in between."""
+    running = Assignment.objects.filter(gone_at=None, drain_at=None)
+    for node in Node.objects.filter(assignments__in=running).distinct():
+        if node.owner_busy:
+            reclaim(node, why=node.owner_why or "its owner needs it", now=now)
+        elif node.state != "ready":
+            reclaim(node, why=f"the node is {node.state}", now=now)
+    offers = Offer.objects.filter(pk__in=running.values("offer")).exclude(windows=[])
+    for offer in offers.select_related("node"):
         ahead = now + timedelta(seconds=offer.notice_s)
         if windows.closes_at(offer.windows, ahead) is None:
             reclaim(offer.node, why="its weekly window ends", now=now)

@@ -65,6 +65,8 @@ def open_session(hello: Hello, *, nonce: str, now: datetime) -> Opened:
         trusted = inventory.apply_inventory(node, hello.inventory, now=now)
     except MarketError as error:
         raise Refusal(error.code, str(error), final=True) from None
+    if trusted:
+        metering.beat(node, hello, now=now)
     watch.connected(node, hello, now=now)
     if not trusted:
         watch.reclaim(node, why="it is in quarantine", now=now)

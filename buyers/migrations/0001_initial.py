@@ -390,7 +390,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="checkpoint",
-            index=models.Index(fields=["job", "-step", "-epoch"], name="checkpoint_furthest"),
+            index=models.Index(fields=["job", "-epoch", "-step"], name="checkpoint_furthest"),
         ),
         migrations.AddConstraint(
             model_name="checkpoint",

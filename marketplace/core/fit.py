@@ -52,17 +52,12 @@ class Stands:
     ask: int
 
 
-def misfit(wants: Wants, stands: Stands, *, price: bool = True) -> str:
+def misfit(wants: Wants, stands: Stands) -> str:
     """Why the job can't have this offer now, in words; empty if it can.
 
-    Who may run what comes first, then what the machine is, then what is free, then the price
-    (left out with `price=False`).
+    Who may run what comes first, then what the machine is, then what is free, then the price.
     """
-    return (
-        _not_allowed(wants, stands)
-        or _not_suited(wants, stands)
-        or _not_free(wants, stands, price=price)
-    )
+    return _not_allowed(wants, stands) or _not_suited(wants, stands) or _not_free(wants, stands)
 
 
 def suits(wants: Wants, stands: Stands) -> bool:
@@ -101,9 +96,9 @@ def _not_suited(wants: Wants, stands: Stands) -> str:
     return ""
 
 
-def _not_free(wants: Wants, stands: Stands, *, price: bool) -> str:
+def _not_free(wants: Wants, stands: Stands) -> str:
     if not stands.free or (wants.level == Level.NODE and stands.free < wants.gpus):
         return "its GPUs are let"
-    if price and stands.ask > wants.limits[stands.gpu_class]:
+    if stands.ask > wants.limits[stands.gpu_class]:
         return "its price is over the limit"
     return ""

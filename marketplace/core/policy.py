@@ -36,6 +36,8 @@ class Policy:
     """start_timeout = this + 2 × bytes to fetch / the node's measured bandwidth."""
     hang_s: float = 600
     """No step and no GPU or CPU use for this long is a hang."""
+    settle_wait_s: float = 3600
+    """How long a node may take to send what an ended job left; then the lease ends without it."""
     lease_max_s: int = 24 * 3600
     """A lease keeps its price this long, then checkpoints and is placed anew."""
     attempts_without_progress: int = 3
@@ -71,6 +73,12 @@ class Policy:
     """What one lease may upload in all: a quota against a runaway job."""
     dataset_bytes: int = 50 * 2**30
     """Largest dataset version."""
+    uncommitted_bytes: int = 200 * 2**30
+    """What an org may have begun to upload and not committed: four of the largest versions."""
+    live_jobs: int = 500
+    """Most jobs of one org that wait or run: each is read in every round."""
+    open_top_ups: int = 10
+    """Most top-ups of one org that wait to be paid: each is asked about in every sweep."""
     swaps_limit: int = 3
     """Sockets that take over one key within `swaps_window_s` quarantine the node."""
     swaps_window_s: float = 600

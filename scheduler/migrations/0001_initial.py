@@ -74,7 +74,6 @@ class Migration(migrations.Migration):
                     models.BigIntegerField(default=0, help_text="Uploads allowed so far"),
                 ),
                 ("step", models.BigIntegerField(default=0)),
-                ("progressed_at", models.DateTimeField(null=True)),
                 ("detail", models.CharField(blank=True, max_length=300)),
                 ("running_at", models.DateTimeField(null=True)),
                 ("gone_at", models.DateTimeField(null=True)),

@@ -182,3 +182,11 @@ def test_a_round_with_nothing_to_match_is_not_worth_a_row(buyer, supplier, now):
         clearing.clear_market(now=now + timedelta(seconds=second))
         Node.objects.update(last_seen_at=now + timedelta(seconds=second))
     assert Round.objects.count() == 1
+
+
+def test_two_jobs_share_one_machine(buyer, supplier, now):
+    world.agent(supplier, now=now, gpus=4)
+    for _ in range(2):
+        world.job(buyer, now=now, gpus_min=2, gpus_max=2)
+    assert clearing.clear_market(now=now) == 2
+    assert LeasedGpu.objects.values("gpu").distinct().count() == 4

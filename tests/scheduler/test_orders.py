@@ -180,14 +180,18 @@ class TestATake:
             jobs.take(quote, option=0, by=poor.members.get(), now=now)
         assert not Job.objects.exists()
 
-    def test_takes_a_gang_over_one_site_whole(self, buyer, who, supplier, wanted, now):
-        first = world.agent(supplier, now=now, gpus=4)
-        world.agent(supplier, now=now, gpus=4, site=first.node.site)
-        quote = quoting.quote(buyer, wanted(gpus=8, level="site"), now=now)
-        job = jobs.take(quote, option=0, by=who, now=now)
-        lease = job.leases.get()
-        assert lease.gpus_count == 8
-        assert lease.assignments.count() == 2
+    def test_of_several_nodes_is_refused_before_anyone_pays(self, buyer, supplier, wanted, now):
+        world.agent(supplier, now=now, gpus=4)
+        with pytest.raises(Invalid, match="several nodes"):
+            quoting.quote(buyer, wanted(gpus=8, level="site"), now=now)
+        with pytest.raises(Invalid, match="grow and shrink"):
+            quoting.quote(buyer, wanted(gpus=2, gpus_max=4), now=now)
+
+    def test_that_would_miss_its_deadline_does_not_fit(self, buyer, supplier, wanted, now):
+        world.agent(supplier, now=now)
+        soon = (now + timedelta(hours=1)).isoformat()
+        option = quoting.quote(buyer, wanted(deadline=soon), now=now).options[0]
+        assert not option["fits"]
 
 
 class TestABid:
