@@ -70,7 +70,10 @@ def main(folder: Path = DATA) -> int:
     began = time.monotonic()
     screen = Screen()
     try:
-        with screen.running(), live_site(folder, screen.note) as site:
+        screen.title()
+        with contextlib.ExitStack() as running:
+            with screen.step("The market starts: database, broker, storage, payments, the site"):
+                site = running.enter_context(live_site(folder, screen.note))
             _run(site, screen)
         screen.done(time.monotonic() - began)
     except (StackError, GridloomError, base_model.BaseModelError) as error:
@@ -81,11 +84,11 @@ def main(folder: Path = DATA) -> int:
 
 def _run(site: LiveSite, screen: Screen) -> None:
     buyer = next(account for account in site.accounts if account["role"] == "buyer")
+    client = Client(site.stack.site_url, buyer["key"])
     with _base_in_the_making(site.stack.folder) as making:
         with screen.step("Two suppliers' machines enrol, prove themselves and go on offer"):
             site.start_nodes(screen.note)
         with screen.step(f"{buyer['org']} tops up ${TOP_UP} by card"):
-            client = Client(site.stack.site_url, buyer["key"])
             balance = pay(client, TOP_UP)
             screen.note(f"The wallet holds ${balance / 1e6:,.2f}.")
         with screen.step("The base model is published, once, for everybody"):
@@ -93,16 +96,7 @@ def _run(site: LiveSite, screen: Screen) -> None:
     with screen.step("A dataset of the standard library's docstrings is made and uploaded"):
         data = _upload(site, client, screen)
     with screen.step("The job is quoted, and the best offer taken"):
-        quote = client.quote(
-            name="Teach a model our codebase", recipe="lora", base=base_model.NAME, dataset=data,
-            budget=BUDGET, parameters=TRAINING,
-        )  # fmt: skip
-        screen.options(quote)
-        if quote.best is None:
-            reasons = "; ".join(f"{option.node}: {option.why}" for option in quote.options)
-            raise StackError(f"No machine here can run the job: {reasons}")
-        job = client.take(quote, quote.best.index)
-        screen.note(f"The job's page: {site.stack.site_url}/buy/jobs/{job.id}/")
+        job = _take(site, client, screen, data)
     with screen.step("A second, small job bids and waits for a round"):
         errand = _bid(site, client)
     with screen.step("It trains on somebody else's machine"):
@@ -110,22 +104,36 @@ def _run(site: LiveSite, screen: Screen) -> None:
     with screen.step("The second job has been matched, run and settled too"):
         errand = client.wait(errand)
         _require(errand, "succeeded")
-        screen.note(f"A round placed it on {errand.nodes[0].node}; it cost what its receipt says.")
+        screen.note(f"A round placed it on {errand.nodes[0].node}.")
+    _keep(site, client, screen, job, base)
+
+
+def _take(site: LiveSite, client: Client, screen: Screen, data: str) -> Job:
+    quote = client.quote(
+        name="Teach a model our codebase", recipe="lora", base=base_model.NAME, dataset=data,
+        budget=BUDGET, parameters=TRAINING,
+    )  # fmt: skip
+    screen.options(quote)
+    if quote.best is None:
+        reasons = "; ".join(f"{option.node}: {option.why}" for option in quote.options)
+        raise StackError(f"No machine here can run the job: {reasons}")
+    job = client.take(quote, quote.best.index)
+    screen.note(f"The job's page: {site.stack.site_url}/buy/jobs/{job.id}/")
+    return job
+
+
+def _keep(site: LiveSite, client: Client, screen: Screen, job: Job, base: Path) -> None:
+    """The model comes home, and is used; the books are checked."""
     with screen.step("The model is downloaded, checked by hash, and used"):
         folder = client.download(job, site.stack.folder / "downloads" / str(job.id))
         evaluation = json.loads((folder / "evaluation.json").read_text())
-        asked = evaluation["answers"][0]
-        answer = _use(base, folder, asked["prompt"])
+        answer = _use(base, folder, evaluation["answers"][0]["prompt"])
     with screen.step("The books balance"):
         (printed,) = site.supervisor.run(site.stack.command("audit"))
         if printed.strip() != "0":
             raise StackError(f"the ledger's sum is {printed.strip()}, not 0")
-    screen.summary(
-        evaluation=evaluation,
-        answer=answer,
-        receipt=client.receipt(job),
-        folder=folder,
-    )
+    receipt = client.receipt(job)
+    screen.summary(evaluation=evaluation, answer=answer, receipt=receipt, folder=folder)
 
 
 @contextlib.contextmanager

@@ -23,13 +23,9 @@ class Screen:
         self._console = Console(highlight=False)
         self._step = ""
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """The whole of it."""
+    def title(self) -> None:
+        """What this is."""
         self._console.print(Panel("[bold]Gridloom[/]: an idle machine, a job, a paid-for model"))
-        with self.step("The market starts"):
-            pass
-        yield
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[None]:
