@@ -42,6 +42,13 @@ _NAMES = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 _PASSWORDS = ("postgres", "valkey", "s3", "secret_key", "stripe", "webhook")
+_SITE = ("--lifespan=off", "--ws-max-size", str(1 << 20))
+# Twice the longest message of the protocol (64 KiB): a longer one is refused in words. Compression
+# would cost each of thousands of sockets its own buffers, and let small messages unfold to large.
+_AGENTS = (
+    *("--lifespan=on", "--ws", "websockets-sansio"),
+    *("--ws-per-message-deflate", "false", "--ws-max-size", str(128 * 1024)),
+)
 Say = Callable[[str], None]
 
 
@@ -114,8 +121,8 @@ class Stack:
     def site_services(self) -> list[Service]:
         """The market's own five processes."""
         return [
-            self._web("web", Stage.WEB, "application", ports.SITE, "--lifespan=off"),
-            self._web("agents", Stage.AGENTS, "agents", ports.AGENTS, "--lifespan=on"),
+            self._web("web", Stage.WEB, "application", ports.SITE, *_SITE),
+            self._web("agents", Stage.AGENTS, "agents", ports.AGENTS, *_AGENTS),
             self._celery("clearing", "-Q", "clearing", "-P", "solo"),
             self._celery("worker", "-Q", "celery", "--concurrency", "2"),
             Service(
@@ -197,7 +204,7 @@ class Stack:
             cwd=ROOT,
         )
 
-    def _web(self, name: str, stage: Stage, app: str, port: ports.Wish, lifespan: str) -> Service:
+    def _web(self, name: str, stage: Stage, app: str, port: ports.Wish, *options: str) -> Service:
         number = self.port[port.name]
 
         def answers(_: Child) -> bool:
@@ -207,9 +214,9 @@ class Stack:
             name=name,
             stage=stage,
             argv=(
-                *_python("uvicorn", f"marketplace.asgi:{app}", lifespan),
+                *_python("uvicorn", f"marketplace.asgi:{app}"),
                 *("--host", "127.0.0.1", "--port", str(number), "--no-access-log"),
-                *("--timeout-graceful-shutdown", "3", "--ws-max-size", str(1 << 20)),
+                *("--timeout-graceful-shutdown", "3", *options),
             ),
             env=self.environment(),
             is_ready=answers,

@@ -8,7 +8,9 @@ import sys
 import time
 
 import pytest
+import uvicorn
 
+from agent.protocol import MAX_MESSAGE
 from marketplace.devstack import stack as stacks
 from marketplace.devstack.live import end_jobs, follow_market
 from marketplace.devstack.process import StackError
@@ -40,6 +42,18 @@ def test_ports_and_secrets_are_kept_between_starts(tmp_path, told):
     assert second.secrets == first.secrets
     assert (tmp_path / "stack.json").stat().st_mode & 0o077 == 0
     assert told == []
+
+
+def test_uvicorn_knows_all_that_it_is_told(tmp_path, told):
+    with opened(tmp_path, told.append, anywhere=True) as stack:
+        web, agents = (
+            uvicorn.main.make_context("uvicorn", list(service.argv[3:])).params
+            for service in stack.site_services()[:2]
+        )
+    assert (web["lifespan"], agents["lifespan"]) == ("off", "on")
+    # One small message may not unfold to a large one, nor each idle node cost a compressor.
+    assert (agents["ws"], agents["ws_per_message_deflate"]) == ("websockets-sansio", False)
+    assert agents["ws_max_size"] == 2 * MAX_MESSAGE
 
 
 def test_two_stacks_share_no_secret(tmp_path, told):
