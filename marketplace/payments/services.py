@@ -7,17 +7,20 @@ whose every step is a no-op the second time. So webhooks may come twice, late, s
 """
 
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID, uuid5
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import Model, Q, QuerySet
 
-from marketplace.core.errors import Invalid, MarketError, Missing, Unavailable
+from marketplace import locks
+from marketplace.core.errors import Conflict, Invalid, MarketError, Missing, Unavailable
 from marketplace.core.money import MICRO, format_amount, parse_amount
 from marketplace.core.states import TOP_UP
 from marketplace.ledger import services as ledger
@@ -29,6 +32,8 @@ from marketplace.payments.gateway import Checkout, Dispute, Notice
 from marketplace.payments.models import TopUp, WebhookEvent
 
 log = logging.getLogger(__name__)
+
+_Row = TypeVar("_Row", bound=Model)
 
 SMALLEST: Final = 1 * MICRO
 LARGEST: Final = 100_000 * MICRO
@@ -42,6 +47,8 @@ _PAGE_OPEN: Final = timedelta(hours=1)
 _PATIENCE: Final = timedelta(minutes=1)
 # The processor settles within days, or there is nothing to settle.
 _COST_KNOWN_AFTER: Final = timedelta(days=14)
+# Rows that a sweep holds in memory at once.
+_SLICE: Final = 100
 _NAMESPACE: Final = UUID("0d6b5c0e-9a44-5f5a-8f0e-0c8b7f6d2a11")
 
 
@@ -57,16 +64,13 @@ def start_top_up(
 ) -> str:
     """The address of a page on which `by` pays `amount` micros into the org's wallet.
 
-    Raises Invalid for less than 1, more than 100,000 or parts of a cent, and Unavailable if the
-    processor doesn't answer; then nothing can be paid. Not inside a transaction: it asks the
-    processor.
+    Raises Invalid for less than 1, more than 100,000 or parts of a cent, Conflict if too many are
+    still to be paid, and Unavailable if the processor doesn't answer; then nothing can be paid.
+    Not inside a transaction: it asks the processor.
     """
     _require_amount(amount)
     # 1. The row first: its id makes the request idempotent, and the payment ours.
-    top_up = TopUp.objects.create(
-        org=org, amount=amount, created_by=by, created_at=now,
-        state=TOP_UP.initial, state_since=now,
-    )  # fmt: skip
+    top_up = _open(org, amount, by, now=now)
     # 2. The page.
     try:
         session_id, url = gateway.create_checkout(
@@ -110,20 +114,8 @@ def settle_pending(*, now: datetime) -> int:
     For webhooks that never came, costs that were not known yet, and events that could not be
     acted on. Stops at once, until the next sweep, when the processor doesn't answer.
     """
-    before = now - _PATIENCE
-    waiting = TopUp.objects.open() | TopUp.objects.with_unknown_cost().filter(
-        credited_at__gt=now - _COST_KNOWN_AFTER
-    )
-    unheard = WebhookEvent.objects.filter(applied_at=None, received_at__lte=before)
-    questions = [
-        *(
-            partial(_ask_about, top_up, now=now)
-            for top_up in waiting.filter(created_at__lte=before).order_by("created_at")
-        ),
-        *(partial(_is_applied, event, now=now) for event in unheard.order_by("received_at")),
-    ]
     settled = 0
-    for ask in questions:
+    for ask in _questions(now=now):
         try:
             settled += ask()
         except Unavailable as error:
@@ -133,6 +125,50 @@ def settle_pending(*, now: datetime) -> int:
             # One that can't be settled must not keep the others waiting.
             log.exception("a payment can't be settled; a person must look")
     return settled
+
+
+@transaction.atomic
+def _open(org: Org, amount: int, by: User, *, now: datetime) -> TopUp:
+    # Two at once must not both be the last that is let in.
+    locks.hold(f"top-ups {org.pk}")
+    most = settings.POLICY.open_top_ups
+    if TopUp.objects.of(org).open().count() >= most:
+        raise Conflict(
+            f"your organisation has {most} top-ups that wait to be paid, which is the most; pay "
+            f"one, or wait: a page left unpaid closes after {_PAGE_OPEN // timedelta(minutes=1)} "
+            "minutes"
+        )
+    return TopUp.objects.create(
+        org=org, amount=amount, created_by=by, created_at=now,
+        state=TOP_UP.initial, state_since=now,
+    )  # fmt: skip
+
+
+def _questions(*, now: datetime) -> Iterator[Callable[[], bool]]:
+    """What to ask the processor about, the oldest first, read in slices.
+
+    Each slice begins after the last one's end, so that what stays open is asked about once.
+    """
+    before = now - _PATIENCE
+    waiting = TopUp.objects.open() | TopUp.objects.with_unknown_cost().filter(
+        credited_at__gt=now - _COST_KNOWN_AFTER
+    )
+    for top_up in _slices(waiting.filter(created_at__lte=before), "created_at"):
+        yield partial(_ask_about, top_up, now=now)
+    unheard = WebhookEvent.objects.filter(applied_at=None, received_at__lte=before)
+    for event in _slices(unheard, "received_at"):
+        yield partial(_is_applied, event, now=now)
+
+
+def _slices(rows: QuerySet[_Row], when: str) -> Iterator[_Row]:
+    """`rows` from the oldest on, by the moment in `when`, so many at a time."""
+    rows = rows.order_by(when, "pk")
+    rest = rows
+    while found := list(rest[:_SLICE]):
+        yield from found
+        last = found[-1]
+        at, pk = getattr(last, when), last.pk
+        rest = rows.filter(Q(**{f"{when}__gt": at}) | Q(**{when: at, "pk__gt": pk}))
 
 
 def _require_amount(amount: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 
-from marketplace.core.errors import Invalid, Unavailable
+from marketplace.core.errors import Conflict, Invalid, Unavailable
 from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
 from marketplace.ledger.services import CASH, PROCESSOR_FEES, wallet
@@ -209,3 +209,36 @@ def test_one_payment_that_cannot_be_settled_does_not_hold_up_the_others(
     webhooks.wait_for("charge.updated")
     assert services.settle_pending(now=now + LATER) == 1
     assert ledger.balance(wallet(buyer.pk)) == 25 * MICRO
+
+
+def test_an_org_has_only_so_many_top_ups_open(
+    stand: StandIn, buyer: Org, ada: User, now: datetime
+) -> None:
+    for _ in range(10):
+        start(buyer, ada, now)
+    with pytest.raises(Conflict, match="has 10 top-ups that wait to be paid.*closes after 60"):
+        start(buyer, ada, now)
+    other = Org.objects.create(name="Elsewhere", slug="elsewhere", created_at=now)
+    start(other, ada, now)
+    TopUp.objects.of(buyer).earliest("created_at").advance("expire", now=now, reason="left")
+    start(buyer, ada, now)
+
+
+def test_a_sweep_asks_about_each_once_the_oldest_first_whatever_stays_open(
+    stand: StandIn, buyer: Org, ada: User, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "_SLICE", 2)
+    asked: list[str] = []
+    really = services.gateway.retrieve_checkout
+
+    def ask(session: str) -> Any:
+        asked.append(session)
+        return really(session)
+
+    monkeypatch.setattr(services.gateway, "retrieve_checkout", ask)
+    # Two are of the same moment, across the end of a slice.
+    for age in (5, 4, 4, 2, 1):
+        start(buyer, ada, now - timedelta(minutes=age))
+    assert services.settle_pending(now=now + LATER) == 0
+    known = TopUp.objects.of(buyer).order_by("created_at", "pk")
+    assert asked == [top_up.checkout_session_id for top_up in known]
