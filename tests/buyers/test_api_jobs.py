@@ -82,7 +82,7 @@ def test_a_log_of_long_ago_is_read_from_storage(api, ran, s3):
     from marketplace import storage
 
     text = b"x" * 40_000 + b"the end"
-    storage.put("logs/stdout.log", text)
+    storage.put(storage.file_key("logs/", "0" * 64), text)
     files = [{"path": "stdout.log", "bytes": len(text), "sha256": "0" * 64}]
     RunLog.objects.create(
         **folder(job=ran.job, epoch=ran.lease.epoch, rank=0, prefix="logs/", manifest=files)

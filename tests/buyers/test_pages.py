@@ -211,7 +211,7 @@ def test_a_file_of_a_model_is_read_by_a_link_made_for_the_click(member, ran, s3)
 
     from marketplace import storage
 
-    storage.put("x/model.safetensors", b"0123456789")
+    storage.put(storage.file_key(ran.artifact.prefix, "0" * 64), b"0123456789")
     path = reverse("artifact_file", args=[ran.artifact.pk])
     link = member.get(path, {"path": "model.safetensors"}).headers["Location"]
     answer = httpx.get(link)

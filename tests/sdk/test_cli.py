@@ -99,8 +99,8 @@ def test_a_folder_is_uploaded_and_what_came_of_it_downloaded(gridloom, ran, s3, 
     assert "pairs@2: 7 rows" in gridloom("upload", str(data))
     assert "pairs" in gridloom("datasets")
 
-    storage.put("x/model.safetensors", b"0123456789")
     digest = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"
+    storage.put(storage.file_key(ran.artifact.prefix, digest), b"0123456789")
     Artifact.objects.update(manifest=[{"path": "model.safetensors", "bytes": 10, "sha256": digest}])
     target = tmp_path / "model"
     gridloom("download", str(ran.job.pk), str(target))

@@ -125,8 +125,8 @@ def test_what_a_job_made_is_downloaded_and_checked(client, ran, s3, tmp_path):
     files = {"model.safetensors": b"w" * 100_000, "tokenizer/vocab.json": b"{}", "empty": b""}
     manifest = []
     for path, data in files.items():
-        storage.put(f"made/{path}", data)
         digest = hashlib.sha256(data).hexdigest()
+        storage.put(storage.file_key("made/", digest), data)
         manifest.append({"path": path, "bytes": len(data), "sha256": digest})
     Artifact.objects.update(manifest=manifest, prefix="made/")
 
@@ -144,7 +144,8 @@ def test_what_a_job_made_is_downloaded_and_checked(client, ran, s3, tmp_path):
     client.download(ran.job.pk, folder)
     assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]
 
-    storage.put("made/model.safetensors", b"x" * 100_000)
+    spoilt = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    storage.put(storage.file_key("made/", spoilt), b"x" * 100_000)
     with pytest.raises(GridloomError, match="not what its hash says"):
         client.download(ran.job.pk, tmp_path / "again")
 
