@@ -16,6 +16,7 @@ import msgspec
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import Sum
 
 from agent import protocol
 from buyers import rows
@@ -52,18 +53,19 @@ def start(
 
     Declaring what the latest version already holds gives that version: with no PUTs if it is
     committed, with fresh ones if it was begun. Raises Invalid and TooLarge for files that can't
-    be.
+    be, Conflict if the org has begun too much that it has not committed.
     """
     name = _checked_name(name)
     declared = _checked(files)
     digest = protocol.manifest_sha256(declared)
     with transaction.atomic():
-        # Two uploads at once must not both become version 2.
-        locks.hold(f"dataset {org.pk} {name}")
+        # Two uploads at once must not both become version 2, nor both be the last that is let in.
+        locks.hold(f"datasets {org.pk}")
         latest = Dataset.objects.of(org).filter(name=name).order_by("-version").first()
         if latest is not None and latest.sha256 == digest:
             dataset = latest
         else:
+            _require_room(org, declared)
             pk = uuid7()
             dataset = Dataset.objects.create(
                 id=pk,
@@ -103,6 +105,30 @@ def commit(dataset: Dataset, *, now: datetime) -> Dataset:
     else:
         dataset.refresh_from_db()
     return dataset
+
+
+def discard(dataset: Dataset) -> None:
+    """Removes a version that was begun and shall not be finished, with what was sent of it.
+
+    Raises Conflict if it is committed. Writes to the network: not for use in a transaction.
+    """
+    with transaction.atomic():
+        if not Dataset.objects.filter(pk=dataset.pk, committed_at=None).delete()[0]:
+            raise Conflict(f"{dataset} is committed; only a version still begun can be discarded")
+    declared = manifest(dataset.manifest)
+    storage.delete({storage.file_key(dataset.prefix, file.sha256) for file in declared})
+
+
+def _require_room(org: Org, files: Sequence[protocol.File]) -> None:
+    """Needs the org's lock."""
+    begun = Dataset.objects.of(org).filter(committed_at=None).aggregate(sum=Sum("bytes"))["sum"]
+    most = settings.POLICY.uncommitted_bytes
+    if (begun or 0) + sum(file.bytes for file in files) > most:
+        raise Conflict(
+            f"your organisation has begun {(begun or 0) / 2**30:.4g} GiB of uploads that are not "
+            f"committed, and may have {most / 2**30:.4g}; finish one and commit it, or discard it "
+            "(DELETE /api/v1/datasets/<id>/)"
+        )
 
 
 def _checked_name(name: str) -> str:

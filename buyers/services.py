@@ -117,8 +117,7 @@ def create_job(
     """A queued job. The engine places it.
 
     `limits` is GPU class → most micros per GPU-hour. Raises Invalid if there is no class to bid
-    on, or the budget could not even pay for one checkpoint on the cheapest; Conflict if the org
-    has as many live jobs as it may.
+    on or the budget pays for no checkpoint on the cheapest, Conflict if the org has too many.
     """
     if not limits:
         raise Invalid(

@@ -20,6 +20,13 @@ def _flag(name: str, *, default: bool) -> bool:
     return text in {"true", "1"}
 
 
+def _per_minute(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise ImproperlyConfigured(f"{name} must be a whole number above 0, not {text!r}")
+    return int(text)
+
+
 def _url(name: str, default: str, *schemes: str) -> str:
     url = os.environ.get(name, default).rstrip("/")
     if url and urlsplit(url).scheme not in schemes:
@@ -184,12 +191,18 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["marketplace.http.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["marketplace.throttles.PerMinute"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.CursorPagination",
     "PAGE_SIZE": 50,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "marketplace.http.api_exception",
+}
+# A person's most requests a minute. A busy program of one org stays far below.
+THROTTLES = {
+    "quotes": _per_minute("THROTTLE_QUOTES", 60),
+    "writes": _per_minute("THROTTLE_WRITES", 300),
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Gridloom",

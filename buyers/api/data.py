@@ -66,6 +66,12 @@ class DatasetView(BuyerView):
         dataset = get_object_or_404(Dataset.objects.of(self.org).committed(), pk=pk)
         return folder_files(dataset, str(dataset))
 
+    @extend_schema(responses={204: None})
+    def delete(self, request: Request, pk: UUID) -> Response:
+        """Discards a version that was begun and not committed, with the files sent so far."""
+        datasets.discard(get_object_or_404(Dataset.objects.of(self.org), pk=pk))
+        return Response(status=204)
+
 
 class CommitView(BuyerView):
     """All files are sent: have them checked, and the version made usable."""

@@ -46,6 +46,8 @@ class _JobView(BuyerView):
 class QuotesView(BuyerView):
     """Where a job could run, how long it would take and what it would cost, before paying."""
 
+    throttle_scope = "quotes"
+
     @extend_schema(request=JobIn, responses={201: QuoteOut}, parameters=[REPEATABLE])
     def post(self, request: Request) -> Response:
         def ask() -> dict[str, Any]:

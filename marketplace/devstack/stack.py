@@ -36,7 +36,7 @@ _WISHES = (
     *ports.S3_WISHES,
 )
 # Of the caller's environment, what may reach the processes: settings, and the way out.
-_PREFIXES = ("POLICY_", "S3_", "STRIPE_", "EMAIL_", "CUDA_", "NVIDIA_", "PYTHONPYCACHE")
+_PREFIXES = tuple("POLICY_ THROTTLE_ S3_ STRIPE_ EMAIL_ CUDA_ NVIDIA_ PYTHONPYCACHE".split())
 _NAMES = (
     *("DATABASE_URL", "REDIS_URL", "LOG_LEVEL", "ALLOW_UNSANDBOXED_NODES", "DEBUG"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),

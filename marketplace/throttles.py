@@ -1,0 +1,47 @@
+"""How often one person may ask the REST API for something that costs us: per minute, by scope.
+
+Quotes read the whole book, writes take locks. The minutes are counted in Valkey, for all
+processes together; while it is away nobody is held up. Reading is free.
+"""
+
+import math
+import time
+from typing import TYPE_CHECKING, Final
+
+from django.conf import settings
+from rest_framework.exceptions import ErrorDetail, Throttled
+from rest_framework.permissions import SAFE_METHODS
+from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
+
+from marketplace import telemetry
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView
+
+_MINUTE: Final = 60
+
+
+class PerMinute(BaseThrottle):
+    """A view says `throttle_scope = "quotes"`; all other views' POSTs and the like are writes.
+
+    Counted by person, whichever of their keys they use: a key is made in no time. Who is not
+    known yet is refused elsewhere.
+    """
+
+    def allow_request(self, request: Request, view: "APIView") -> bool:
+        """True, or raises Throttled, whose message says what the limit is."""
+        if request.method in SAFE_METHODS or not request.user.is_authenticated:
+            return True
+        scope = getattr(view, "throttle_scope", "writes")
+        minute, second = divmod(time.time(), _MINUTE)
+        most = settings.THROTTLES[scope]
+        key = f"throttle:{scope}:{request.user.pk}:{minute:.0f}"
+        if telemetry.count(key, keep_s=2 * _MINUTE) <= most:
+            return True
+        wait = math.ceil(_MINUTE - second)
+        error = Throttled(wait=wait)
+        error.detail = ErrorDetail(
+            f"that was more than {most} {scope} in a minute; go on in {wait} s", "throttled"
+        )
+        raise error
