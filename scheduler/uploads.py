@@ -123,7 +123,8 @@ def _upload(prefix: str, file: protocol.FileToSend) -> protocol.Upload:
         return protocol.Upload(
             path=file.path, upload_id=None, puts=[protocol.Put(url=put.url, headers=put.headers)]
         )
-    upload_id = storage.start_parts(key)
+    # An upload that outlasts its URLs goes on where it was.
+    upload_id = file.upload_id or storage.start_parts(key)
     puts = [
         storage.signed_part(
             key, upload_id, number, size=part.bytes, sha256=part.sha256, seconds=seconds

@@ -8,7 +8,9 @@ import os
 
 NOBODY = "127.0.0.1:9"
 
-for _name in [name for name in os.environ if name.startswith(("POLICY_", "STRIPE_", "S3_"))]:
+for _name in [
+    name for name in os.environ if name.startswith(("POLICY_", "STRIPE_", "S3_", "THROTTLE_"))
+]:
     del os.environ[_name]
 _told = {
     "DEBUG": "true",

@@ -16,11 +16,6 @@ H100 = "h100-sxm"
 
 
 @pytest.fixture
-def buyer(now):
-    return world.org("Buyer", now=now, wallet=1000 * MICRO)
-
-
-@pytest.fixture
 def supplier(now):
     return world.org("Supplier", now=now)
 

@@ -25,11 +25,6 @@ def seconds(count: float) -> timedelta:
 
 
 @pytest.fixture
-def buyer(now):
-    return world.org("Buyer", now=now, wallet=1000 * MICRO)
-
-
-@pytest.fixture
 def node(now):
     world.listening(now)
     return world.agent(world.org("Supplier", now=now), now=now)

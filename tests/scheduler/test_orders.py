@@ -24,11 +24,6 @@ ASK = gross_ask(MICRO, take_bps=800)
 
 
 @pytest.fixture
-def buyer(now):
-    return world.org("Buyer", now=now, wallet=1000 * MICRO)
-
-
-@pytest.fixture
 def who(buyer):
     return buyer.members.get()
 
