@@ -251,7 +251,8 @@ class Client:
             await asyncio.sleep(_APART_S)
             with contextlib.suppress(TimeoutError):
                 wait = min(self._beat_by - time.monotonic(), _SAMPLES_S)
-                await asyncio.wait_for(self._bell.wait(), max(wait, 0))
+                async with asyncio.timeout(max(wait, 0)):
+                    await self._bell.wait()
 
     def _due(self, sent: dict[UUID, tuple[Usage, float]], now: float) -> list[Usage]:
         """Claims not yet said on this socket, or said and not answered for a while."""

@@ -238,7 +238,8 @@ class Life:
                 self.save()
             pause = _STARTING_S if seen.state == "starting" else _RUNNING_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._bell.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._bell.wait()
         await self._ended(seen, watch)
 
     async def _obey(self, seen: files.Status, *, hung: bool) -> None:

@@ -52,7 +52,8 @@ class Prover:
             if is_idle():
                 wait = await self._look(wait)
             try:
-                await asyncio.wait_for(self._again.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._again.wait()
                 wait = _FIRST_S
             except TimeoutError:
                 wait = min(2 * wait, _LONGEST_S)
@@ -119,7 +120,8 @@ async def _ask(
     assert process.stderr is not None
     process.stdin.write(protocol.encode(question) + b"\n")
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), _WITHIN_S)
+        async with asyncio.timeout(_WITHIN_S):
+            line = await process.stdout.readline()
     except TimeoutError:
         raise NotProven(f"it took longer than {_WITHIN_S:g} s") from None
     if not line:

@@ -80,7 +80,9 @@ def _cost(book: Book, kinds: Cells, last: Mapping[str, Sequence[float]], names: 
     cost = np.repeat(price[:, :1], NODE_GPUS + 1, axis=1)
     for gpus in range(1, NODE_GPUS + 1):
         cut = slots(gpus)
-        cost[:, gpus] = sum(size * price[:, SLOTS.index(size)] for size in cut) / gpus
+        mean = sum(size * price[:, SLOTS.index(size)] for size in cut) / gpus
+        # A mean of equal floats may fall a hair below them; nobody is let below their ask.
+        cost[:, gpus] = np.maximum(mean, book.node_ask)
     return cost
 
 

@@ -77,7 +77,11 @@ def test_a_pid_file_that_names_nobody_is_removed(tmp_path, text):
 
 def test_a_postmaster_left_from_a_killed_stack_is_stopped(tmp_path):
     """Anything that works in the folder stands in for one; it is asked as PostgreSQL is."""
-    code = "import signal; print('up', flush=True); signal.pause()"
+    # PostgreSQL sets its own handler; who starts us may have SIGINT ignored, and children inherit.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "print('up', flush=True); signal.pause()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as left:
