@@ -7,21 +7,11 @@ from django import forms
 
 from agent.recipes import catalog
 from buyers.models import Artifact, Dataset
-from marketplace.core.errors import Invalid, MarketError
 from marketplace.core.hardware import REGIONS, Trust
+from marketplace.forms import RefusableForm
 from marketplace.models import Org
 
 _NONE = [("", "–")]
-
-
-class RefusableForm(forms.Form):
-    """A form that can also show why a service said no."""
-
-    def refuse(self, error: MarketError) -> None:
-        """Puts the service's words beside the field at fault, or above them all."""
-        field = error.field.partition(".")[0] if isinstance(error, Invalid) else ""
-        field = {"limits": "limit"}.get(field, field)
-        self.add_error(field if field in self.fields else None, str(error))
 
 
 class TopUpForm(RefusableForm):
@@ -52,6 +42,8 @@ class ResumeForm(RefusableForm):
 
 class JobForm(RefusableForm):
     """A job as wanted. Empty fields are the market's to fill in."""
+
+    shown_by = {"limits": "limit"}
 
     name = forms.CharField(max_length=100, required=False)
     recipe = forms.ChoiceField()

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from django.db.models import Avg, Count, QuerySet, Sum
 
 from buyers.models import Job
-from scheduler import book
+from scheduler import book, prices
 from scheduler.models import ClearingPrice, Round
 
 _HISTORY = timedelta(days=7)
@@ -62,11 +62,7 @@ def look(*, now: datetime, rounds: int = 10) -> MarketView:
 
 def last_prices(now: datetime) -> dict[str, tuple[int, datetime]]:
     """GPU class → the last price something was let at in a round, and when."""
-    latest = (
-        ClearingPrice.objects.filter(gpus__gt=0, at__gte=now - _HISTORY)
-        .order_by("gpu_class", "-at")
-        .distinct("gpu_class")
-    )
+    latest = prices.latest("gpu_class", since=now - _HISTORY)
     return {row.gpu_class: (row.price_micros, row.at) for row in latest}
 
 

@@ -42,6 +42,20 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def energy(kwh: float) -> str:
+    """Kilowatt-hours in the unit that reads best: "1.25 kWh", "3.1 Wh", "0.05 Wh"."""
+    if kwh >= 0.1 or not kwh:
+        return f"{kwh:,.2f} kWh"
+    return f"{kwh * 1000:.1f} Wh" if kwh >= 0.001 else f"{kwh * 1000:.2g} Wh"
+
+
+def carbon(grams: float) -> str:
+    """Grams of CO2: "1.2 kg CO₂", "31 g CO₂", "0.02 g CO₂"."""
+    if grams >= 1000:
+        return f"{grams / 1000:,.1f} kg CO₂"
+    return f"{grams:.0f} g CO₂" if grams >= 10 or not grams else f"{grams:.2g} g CO₂"
+
+
 def plain(text: str) -> Text:
     """Somebody else's words: no markup, no escape sequences that could steer the terminal."""
     kept = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
@@ -61,7 +75,7 @@ def quote(found: Quote) -> Table:
             money(option.price_micros),
             times if option.fits else "",
             costs if option.fits else "",
-            f"{option.kwh:.3f} kWh" if option.fits else "",
+            energy(option.kwh) if option.fits else "",
             plain(option.why),
             style="" if option.fits else "dim",
         )
@@ -107,22 +121,24 @@ def job(found: Job) -> Table:
 
 
 def receipt(found: Receipt) -> Table:
-    """What ran, at which price, and who got what of it."""
-    table = _table("Node", "GPU-seconds", "Per GPU-hour", "Charged", "Take", "Supplier", "Energy")
+    """What ran, at which price, and who got what of it: lines that read at any width."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for line in found.lines:
-        table.add_row(
-            plain(f"{line.node} ({line.supplier})"), f"{line.gpu_seconds:,}",
-            money(line.price_micros), money(line.charge_micros),
-            f"{money(line.fee_micros)} ({line.take_bps / 100:g} %)", money(line.earnings_micros),
-            f"{line.kwh:.4f} kWh, {line.g_co2:.1f} g CO₂",
-        )  # fmt: skip
+        price = f"{line.gpu_seconds:,} GPU-seconds at {money(line.price_micros)} per GPU-hour"
+        table.add_row(plain(f"{line.node} ({line.supplier})"), price, money(line.charge_micros))
         for credit in line.credits:
             reason = plain(f"credit: {credit.reason}")
-            table.add_row(reason, "", "", money(-credit.micros), "", "", "", style="dim")
-    energy = f"{found.kwh:.4f} kWh{', estimated' if found.estimated else ''}"
+            table.add_row("", reason, money(-credit.micros), style="dim")
     table.add_section()
-    table.add_row("In all", f"{found.gpu_seconds:,}", "", money(found.total_micros),
-                  money(found.fees_micros), money(found.earnings_micros), energy)  # fmt: skip
+    rates = sorted({line.take_bps for line in found.lines})
+    take = " and ".join(f"{rate / 100:g} %" for rate in rates)
+    table.add_row("In all", f"{found.gpu_seconds:,} GPU-seconds", money(found.total_micros),
+                  style="bold")  # fmt: skip
+    table.add_row("  of it", "the supplier's earnings", money(found.earnings_micros))
+    table.add_row("  of it", f"the take ({take})" if take else "the take", money(found.fees_micros))
+    grams = sum(line.g_co2 for line in found.lines)
+    estimated = ", estimated: nothing here measures power" if found.estimated else ""
+    table.add_row("Energy", f"{energy(found.kwh)}, {carbon(grams)}{estimated}", "")
     return table
 
 

@@ -1,11 +1,9 @@
 """What only a browser can tell: the live page lives, and an upload goes past us to the storage."""
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -14,14 +12,12 @@ from playwright.async_api import Page, async_playwright, expect
 
 from buyers.models import Dataset, Job, MetricPoint
 from marketplace import telemetry
+from tests import debian
 from tests.buyers import folders
 from tests.buyers.conftest import client_of
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync --disable-dev-shm-usage").split()  # fmt: skip
-
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs the Debian package chromium")
 
 expect.set_options(timeout=30_000)  # on the busiest machine; nothing is judged by its pace
 
@@ -31,8 +27,9 @@ async def tab(site, buyer) -> AsyncIterator[Page]:
     """A logged-in tab that fails the test if the page's own scripts do."""
     name = settings.SESSION_COOKIE_NAME
     cookie = (await sync_to_async(client_of)(buyer)).cookies[name].value
+    chromium = await sync_to_async(debian.chromium)()
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         context = await browser.new_context(base_url=site, viewport={"width": 1200, "height": 1400})
         await context.add_cookies([{"name": name, "value": cookie, "url": site}])
         tab = await context.new_page()

@@ -68,7 +68,7 @@ def test_a_job_is_quoted_taken_and_cancelled(gridloom, wanted, node):
     assert job in gridloom("jobs")
     assert "queued → placed" in gridloom("job", job)
     gridloom("cancel", job)
-    assert "Charged" in gridloom("receipt", job)
+    assert "the take (8 %)" in gridloom("receipt", job)
 
 
 def test_a_bid_is_stopped_and_resumed(gridloom, wanted, node):
