@@ -158,6 +158,10 @@ class Job(Stateful):
     budget_micros = models.BigIntegerField(help_text="Never a micro over, in all")
     deadline_at = models.DateTimeField(null=True)
     estimated_seconds = models.FloatField(default=0.0)
+    quoted = models.JSONField(
+        default=dict,
+        help_text="Of a taken quote: seconds_low, seconds, seconds_high, micros; empty for a bid",
+    )
     # What it has come to
     queued_at = models.DateTimeField()
     spent_micros = models.BigIntegerField(default=0, help_text="Charged so far, over all leases")

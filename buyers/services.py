@@ -86,7 +86,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         _check_script(request, parameters, script)
     else:
         _check_tuning(request, parameters, base, dataset)
-    shape = _shape(base)
+    shape = shape_of(base)
     plain = catalog.as_json(parameters)
     folders = [folder for folder in (base, dataset, script) if folder is not None]
     return Plan(
@@ -100,7 +100,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         disk_bytes=request.disk_bytes,
         bytes_in=sum(folder.bytes for folder in folders),
         hours=request.hours,
-        row_tokens=_row_tokens(dataset),
+        row_tokens=row_tokens(dataset),
     )
 
 
@@ -113,17 +113,14 @@ def create_job(
     order: str,
     by: User,
     now: datetime,
+    quoted: Mapping[str, float] | None = None,
 ) -> Job:
-    """A queued job. The engine places it.
+    """A queued job, which the engine places; `quoted` is as in `Job.quoted`.
 
     `limits` is GPU class → most micros per GPU-hour. Raises Invalid if there is no class to bid
     on or the budget pays for no checkpoint on the cheapest, Conflict if the org has too many.
     """
-    if not limits:
-        raise Invalid(
-            "no GPU class that you accept is in the market; name others, or raise the budget",
-            field="limits",
-        )
+    _require_a_class(limits)
     _require_a_save(request, min(limits.values()))
     _require_room(org)
     return Job.objects.create(
@@ -136,6 +133,7 @@ def create_job(
         limits=dict(limits),
         budget_micros=request.budget_micros,
         deadline_at=request.deadline,
+        quoted=dict(quoted or {}),
         estimated_seconds=min(plan.seconds_on(name) for name in limits),
         queued_at=now,
         total_steps=int(plan.parameters.get("steps", 0)),
@@ -144,6 +142,14 @@ def create_job(
         **_what(request, plan),
         **_where(request, plan),
     )
+
+
+def _require_a_class(limits: Mapping[str, int]) -> None:
+    if not limits:
+        raise Invalid(
+            "no GPU class that you accept is in the market; name others, or raise the budget",
+            field="limits",
+        )
 
 
 def _require_room(org: Org) -> None:
@@ -284,7 +290,7 @@ def _check_tuning(
             "it was made from",
             field="base",
         )
-    if not (_shape(base) or (request.memory_bytes and request.hours)):
+    if not (shape_of(base) or (request.memory_bytes and request.hours)):
         raise Invalid(
             "the size of this base is not known; say how much memory it needs on each GPU "
             "(memory_gib) and how long it will about run (hours)",
@@ -301,7 +307,7 @@ def _check_tuning(
             )
 
 
-def _shape(base: Artifact | None) -> BaseShape | None:
+def shape_of(base: Artifact | None) -> BaseShape | None:
     """A base's own shape, or that of what it was made from."""
     while base is not None:
         if base.shape:
@@ -314,7 +320,7 @@ def _memory(recipe: str, parameters: Mapping[str, Any], shape: BaseShape | None)
     return estimates.estimate(recipe, parameters, shape, tflops=1.0).memory_bytes
 
 
-def _row_tokens(dataset: Dataset | None) -> float | None:
+def row_tokens(dataset: Dataset | None) -> float | None:
     """The mean length of a dataset's rows, guessed from their bytes."""
     if dataset is None or not dataset.rows:
         return None

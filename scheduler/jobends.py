@@ -16,7 +16,7 @@ from marketplace.core.states import (
     SUPPLIER_SIDE_ENDS,
 )
 from marketplace.ledger import services as ledger
-from scheduler import escrow, metering
+from scheduler import escrow, metering, paces
 from scheduler.models import Assignment, Lease
 
 # The same for what is the job's own doing.
@@ -68,6 +68,7 @@ def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
         if job.state == "placed":
             # It started and finished between two heartbeats.
             job.advance("start", now=now)
+        paces.note(job, lease, now=now)
     job.save(update_fields=["fruitless", "avoid_nodes"])
     queued_at = now if event == "requeue" else job.queued_at
     job.advance(event, now=now, reason=reason, queued_at=queued_at)

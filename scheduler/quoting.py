@@ -21,7 +21,7 @@ from marketplace.core.hardware import Level, Tier, Trust, is_cpu
 from marketplace.core.money import accrued
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
-from scheduler import book, limits, prices, timing
+from scheduler import book, limits, paces, prices, timing
 from scheduler.book import Standing
 
 MAX_UNFIT: Final = 20
@@ -102,12 +102,13 @@ def _options(org: Org, request: JobRequest, plan: Plan, now: datetime) -> list[O
     wanted = _wants(org, request, plan, now)
     rows = book.standing(now)
     speeds = timing.measured_tflops([row.node for row in rows])
-    last = prices.last_by_cell(now)
+    last, known = prices.last_by_cell(now), paces.expected(plan, now=now)
     found = []
     for seats in _gangs(wanted, rows):
         asks = [prices.to_pay(row.stands, last) for row, _ in seats]
         slowest = min((speeds.get(row.node.pk) or 0.0) for row, _ in seats)
-        spent = timing.estimated(plan, tflops=slowest, gpus=request.gpus_min)
+        pace = known.get(seats[0][0].stands.gpu_class)
+        spent = timing.estimated(plan, tflops=slowest, gpus=request.gpus_min, pace=pace)
         why = _over_budget(request, max(asks), spent)
         found.append(_option(seats, max(asks), spent, why=why, plan=plan))
     unfit = [

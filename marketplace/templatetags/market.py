@@ -4,6 +4,7 @@ from datetime import datetime
 
 from django import template
 
+from marketplace.core import words
 from marketplace.core.money import format_amount
 
 register = template.Library()
@@ -33,16 +34,7 @@ def duration(seconds: float | None) -> str:
     """3,725 s as "1 h 2 min"."""
     if seconds is None:
         return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{hours // 24} d {hours % 24} h"
+    return words.duration(seconds)
 
 
 @register.filter
