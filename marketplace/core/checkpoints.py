@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 LEAST_S: Final = 60.0
 """However cheap a save is: a minute, or a run turns into nothing but saving."""
@@ -49,13 +50,13 @@ def hours_lost(save_s: float, every_s: float) -> float:
 class Kept:
     """One committed checkpoint that still has its files and can be gone on from."""
 
-    id: object
+    id: UUID
     epoch: int
     proven: bool
     """Whether a job has gone on from it."""
 
 
-def retired(found: Sequence[Kept], *, most: int, unproven: int) -> list[object]:
+def retired(found: Sequence[Kept], *, most: int, unproven: int) -> list[UUID]:
     """Ids whose files are removed. `found`: newest first.
 
     The newest `most` stay; and, until the newest attempt has left `unproven` of its own, the last
