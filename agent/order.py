@@ -106,6 +106,8 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
     those of the interpreter that runs the keeper. `python` is looked up in the first."""
     gpus: list[Annotated[int, Meta(ge=0, le=255)]] = []
     """Indexes N of the leased /dev/nvidiaN."""
+    cwd: str = "/job"
+    """Where it begins, as seen inside the sandbox."""
 
     def __post_init__(self) -> None:
         for name in self.inputs:
@@ -114,7 +116,7 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
         for path in (*self.inputs.values(), *self.training_env):
             if not path.startswith("/"):
                 raise ValueError(f"{path!r} must be an absolute path on the host")
-        for text in (*self.argv, *self.env, *self.env.values()):
+        for text in (*self.argv, *self.env, *self.env.values(), self.cwd):
             if "\0" in text:
                 raise ValueError("arguments and environment can't hold a NUL character")
         for name in self.env:

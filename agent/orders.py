@@ -1,5 +1,6 @@
 """From what the market wants run to how this machine runs it: checked, then written down."""
 
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,9 @@ from agent.sandbox import outputs, workspace
 
 RESUME: Final = "resume"
 OUTPUT: Final = "output"
+SCRIPT: Final = "script"
+WORK: Final = "work"
+"""A script's working directory: its project's copy, where it may write."""
 METRICS: Final = "metrics.jsonl"
 _INSIDE: Final = "/job"
 
@@ -74,6 +78,8 @@ def write(folder: Path, spec: AssignmentSpec, machine: Machine) -> None:
     output.mkdir(parents=True)
     output.chmod(0o777)  # the job's uid may be of its own; only that one reaches the work folder
     (folder / "job" / "job.json").write_bytes(msgspec.json.encode(_told(spec)))
+    if spec.recipe == SCRIPT:
+        _lay_out_work(folder, spec)
     files.write(folder / files.ORDER, _order(folder, spec, machine))
 
 
@@ -85,9 +91,22 @@ def folders_of(spec: AssignmentSpec) -> list[tuple[str, list[File], bool]]:
     return found
 
 
+def _lay_out_work(folder: Path, spec: AssignmentSpec) -> None:
+    """The project as its own folder, to run in and to write to; and what an earlier attempt had
+    saved where it lay, for a script that looks there by itself."""
+    laid = [(folder / "inputs" / SCRIPT, folder / "job" / WORK)]
+    if spec.resume is not None and spec.resume.place:
+        laid.append((folder / "inputs" / RESUME, folder / "job" / spec.resume.place))
+    for source, target in laid:
+        shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
 def _strange(spec: AssignmentSpec) -> str:
     """Which name in it could lead out of the job's folder, or onto another; "" if none does."""
     given = [one.name for one in spec.inputs]
+    place = spec.resume.place if spec.resume is not None else ""
+    if place and (paths.fault_of_paths([place]) or place.split("/")[0] not in (OUTPUT, WORK)):
+        return f"its checkpoint would be laid at {place[:80]!r}, outside of its folders"
     for name, these, _ in folders_of(spec):
         if why := paths.fault_of_name(name) or paths.fault_of_paths(one.path for one in these):
             return why
@@ -102,10 +121,24 @@ def _misfit(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> s
         return f"it asks for the device {strange[0]}, which isn't here" if strange else "no device"
     if busy := sorted(set(spec.devices) & set(taken)):
         return f"the device {busy[0]} is still in use"
+    laid = sum(file.bytes for file in _laid_out(spec))
+    if laid > spec.disk_bytes:
+        return (
+            f"its project and checkpoint have {laid >> 20} MiB, and it books "
+            f"{spec.disk_bytes >> 20} MiB of disk"
+        )
     if spec.memory_bytes > machine.inventory.memory_bytes:
         has, books = machine.inventory.memory_bytes >> 20, spec.memory_bytes >> 20
         return f"it books {books} MiB of memory, and this machine has {has} MiB"
     return ""
+
+
+def _laid_out(spec: AssignmentSpec) -> list[File]:
+    """The files that are copied into the work folder, and count as its disk."""
+    if spec.recipe != SCRIPT:
+        return []
+    project = [file for one in spec.inputs if one.name == SCRIPT for file in one.files]
+    return project + (spec.resume.files if spec.resume and spec.resume.place else [])
 
 
 def _order(folder: Path, spec: AssignmentSpec, machine: Machine) -> KeeperOrder:
@@ -125,6 +158,7 @@ def _order(folder: Path, spec: AssignmentSpec, machine: Machine) -> KeeperOrder:
         inputs={name: str(folder / "inputs" / name) for name in names},
         training_env=list(machine.training.folders),
         gpus=[machine.minors[uuid] for uuid in gpus],
+        cwd=f"{_INSIDE}/{WORK}" if spec.recipe == SCRIPT else _INSIDE,
     )
 
 

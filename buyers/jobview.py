@@ -13,7 +13,7 @@ from buyers.models import Artifact, Checkpoint, Job, MetricPoint
 from marketplace import storage, telemetry
 from marketplace.core.errors import MarketError
 from marketplace.models import StateChange
-from scheduler import jobs
+from scheduler import jobs, restores
 from scheduler.models import Assignment, Lease
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ class JobView:
     """The live one, else the last."""
     shares: Sequence[Assignment]
     checkpoints: Sequence[Checkpoint]
+    went_on: str
+    """Whether a script's last attempt went on from what was saved, in words; "" if it can't be
+    told."""
     artifact: Artifact | None
     story: Sequence[StateChange]
     latest: MetricPoint | None
@@ -71,6 +74,7 @@ def look(job: Job, *, now: datetime) -> JobView:
         lease=lease,
         shares=list(shares),
         checkpoints=list(job.checkpoints.exclude(committed_at=None).order_by("-step", "-epoch")),
+        went_on=restores.how_it_went_on(job, lease) if lease else "",
         artifact=job.artifacts.exclude(committed_at=None).first(),
         story=list(job.story()),
         latest=_points(job).filter(values__has_key="loss").last(),

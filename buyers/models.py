@@ -202,6 +202,14 @@ class Job(Stateful):
         return self.budget_micros - self.spent_micros
 
 
+class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
+    def usable(self) -> Self:
+        """Whole, still there, and not known or said to be bad."""
+        return self.filter(
+            committed_at__isnull=False, deleted_at=None, doubted_at=None, bad_at=None
+        )
+
+
 class Checkpoint(Folder):
     """A state that a job can go on from. Committed whole or not at all, fenced by epoch."""
 
@@ -209,14 +217,29 @@ class Checkpoint(Folder):
     epoch = models.BigIntegerField()
     step = models.BigIntegerField()
     seconds = models.FloatField(default=0.0, help_text="What writing it cost the job")
+    running_ms = models.BigIntegerField(null=True, help_text="Running time when it was written")
+    place = models.CharField(max_length=400, blank=True, help_text="Where it lay, below /job")
     deleted_at = models.DateTimeField(null=True, help_text="Files removed by retention")
+    # What came of going on from it
+    proven_at = models.DateTimeField(null=True, help_text="A node restored it and ran")
+    doubted_at = models.DateTimeField(null=True, help_text="A node could not; to be looked at")
+    bad_at = models.DateTimeField(null=True, help_text="Its bytes are not what they should be")
+
+    objects = CheckpointQuerySet.as_manager()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["job", "epoch", "step"], name="checkpoint_once")
         ]
         # For resuming: the furthest one of a job.
-        indexes = [models.Index(fields=["job", "-epoch", "-step"], name="checkpoint_furthest")]
+        indexes = [
+            models.Index(fields=["job", "-epoch", "-step"], name="checkpoint_furthest"),
+            # For judging: the few that somebody could not read.
+            models.Index(
+                fields=["doubted_at"], condition=Q(doubted_at__isnull=False),
+                name="checkpoint_doubted",
+            ),
+        ]  # fmt: skip
 
 
 class RunLog(Folder):

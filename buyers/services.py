@@ -16,7 +16,7 @@ from agent.recipes import catalog
 from agent.recipes.catalog import FineTuning, ParameterError, Parameters, ScriptParameters
 from buyers import references, rows
 from buyers.models import Artifact, Dataset, Job
-from marketplace.core import estimates
+from marketplace.core import checkpoints, estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.estimates import BaseShape
 from marketplace.core.hardware import Level
@@ -122,7 +122,7 @@ def create_job(
     """
     _require_a_class(limits)
     _require_a_save(request, min(limits.values()))
-    _require_room(org)
+    require_room(org)
     return Job.objects.create(
         id=uuid7(),
         org=org,
@@ -152,8 +152,11 @@ def _require_a_class(limits: Mapping[str, int]) -> None:
         )
 
 
-def _require_room(org: Org) -> None:
-    """Two at once may both be the last: a flood is kept out, and nobody waits for a lock."""
+def require_room(org: Org) -> None:
+    """Raises Conflict if the org has as many jobs waiting or running as it may.
+
+    Two at once may both be the last: a flood is kept out, and nobody waits for a lock.
+    """
     most = settings.POLICY.live_jobs
     if Job.objects.of(org).live().count() >= most:
         raise Conflict(
@@ -263,6 +266,12 @@ def _check_script(
             "enough, and name the environment's lock if it must be an exact one",
             field="script",
         )
+    if script is not None and script.bytes > request.disk_bytes:
+        raise Invalid(
+            f"{script} has {script.bytes / 2**30:.1f} GiB, and is copied into the job's own disk "
+            f"of {request.disk_bytes / 2**30:.1f} GiB: book more (disk_gib)",
+            field="disk_gib",
+        )
     if not request.memory_bytes:
         raise Invalid(
             "a script must say how much memory it needs on each GPU (memory_gib)",
@@ -330,7 +339,8 @@ def row_tokens(dataset: Dataset | None) -> float | None:
 
 def _require_a_save(request: JobRequest, price: int) -> None:
     """The cheapest thinkable checkpoint; the engine looks again, at the price that it pays."""
-    least = accrued(price, request.gpus_min, 2 * settings.POLICY.save_default_s)
+    reserve = checkpoints.reserve_seconds(settings.POLICY.save_default_s)
+    least = accrued(price, request.gpus_min, reserve)
     if request.budget_micros < least:
         raise Invalid(
             f"a budget of {format_amount(request.budget_micros)} does not even pay for saving "

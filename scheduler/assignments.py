@@ -9,11 +9,11 @@ from django.conf import settings
 from django.db import transaction
 
 from agent import protocol
-from buyers.models import Checkpoint, Folder, Job
+from buyers.models import Folder, Job
 from marketplace import storage
 from marketplace.core.errors import Conflict, Missing
 from marketplace.core.states import NODE_BROKE
-from scheduler import leases, metering, specs
+from scheduler import leases, metering, restores, specs
 from scheduler.models import Assignment, LeasedGpu
 from suppliers.models import Node
 
@@ -66,10 +66,8 @@ def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
         raise Conflict("this assignment has ended; nothing of it may be read any more")
     job = share.lease.job
     folders: list[Folder] = [folder for _, folder, _ in specs.inputs_of(job)]
-    resume = protocol.decode(bytes(share.spec), protocol.AssignmentSpec).resume
-    if resume is not None:
-        manifest = protocol.manifest_sha256(resume.files)
-        folders += Checkpoint.objects.filter(job=job, step=resume.step, sha256=manifest)
+    if (resume := restores.given(share)) is not None:
+        folders.append(resume)
     return {
         entry["sha256"]: storage.signed_get(
             storage.file_key(folder.prefix, entry["sha256"]),
@@ -167,6 +165,8 @@ def _gone(share: Assignment, exit: protocol.Exit | None, now: datetime) -> None:
         exit_why=exit.why[:60] if exit else "", at_fault=share.at_fault,
     )  # fmt: skip
     leases.release(share, now=now)
+    if share.exit_why == restores.UNREADABLE:
+        restores.doubt(share, now=now)
 
 
 def _free_zombies(node: Node, said: set[UUID], now: datetime) -> None:

@@ -38,6 +38,11 @@ app.conf.update(
             "schedule": settings.POLICY.watch_s,
             "options": {"expires": settings.POLICY.watch_s},
         },
+        "judge_checkpoints": {
+            "task": "scheduler.tasks.judge_checkpoints",
+            "schedule": 15.0,
+            "options": {"expires": 15.0},
+        },
         "sweep_payments": {
             "task": "scheduler.tasks.sweep_payments",
             "schedule": 300.0,

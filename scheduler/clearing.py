@@ -17,6 +17,7 @@ from django.db import transaction
 
 from buyers.models import Job
 from marketplace import locks
+from marketplace.core import checkpoints
 from marketplace.core.fit import Stands, Wants, suits
 from marketplace.core.hardware import REGIONS, is_cpu, region_mask
 from marketplace.core.ids import uuid7
@@ -155,10 +156,11 @@ def _anywhere(wanted: Wants) -> Wants:
 
 
 def _hours_lost(job: Job) -> float:
-    """What an interruption costs: half a checkpoint interval, and the save."""
+    """What an interruption costs, on a machine of which nothing is known yet."""
     policy = settings.POLICY
-    save = job.save_s if job.save_s is not None else policy.save_default_s
-    return float((2 * save * policy.mtbf_s) ** 0.5 / 2 + save) / 3600
+    save = checkpoints.save_seconds(job.save_s, policy.save_default_s)
+    every = checkpoints.interval(save, failures_per_hour=3600 / policy.mtbf_s)
+    return checkpoints.hours_lost(save, every)
 
 
 def _supply(number: int, row: Standing, products: _Products, now: datetime) -> Supply:

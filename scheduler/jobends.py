@@ -6,6 +6,7 @@ from typing import Final
 
 from django.conf import settings
 
+from agent.recipes.catalog import Exit
 from buyers.models import Job
 from marketplace.core.money import format_amount
 from marketplace.core.states import (
@@ -16,7 +17,7 @@ from marketplace.core.states import (
     SUPPLIER_SIDE_ENDS,
 )
 from marketplace.ledger import services as ledger
-from scheduler import escrow, metering, paces
+from scheduler import escrow, metering, paces, restores
 from scheduler.models import Assignment, Lease
 
 # The same for what is the job's own doing.
@@ -27,8 +28,6 @@ _JOB_BROKE: Final = {
     "hang": "it made no step and used no processor for too long, and was killed",
     "output": "it left output that can't be accepted",
 }
-RESUMABLE_EXIT: Final = 75
-"""EX_TEMPFAIL: a recipe's word for "I have saved and left as you asked"."""
 
 
 def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, str]:
@@ -49,6 +48,8 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
     why = worst.exit_why
     if why == "unpaid":
         return _out_of_money(job, lease, shares)
+    if why == restores.UNREADABLE:
+        return "bad_checkpoint", worst.detail
     if why in NODE_BROKE:
         return "node_lost", worst.detail or NODE_BROKE[why]
     if why == "drain":
@@ -119,6 +120,6 @@ def _failure(share: Assignment) -> str:
         return share.detail or _JOB_BROKE[share.exit_why]
     if share.exit_signal:
         return f"it was ended by signal {share.exit_signal}"
-    if share.exit_code == RESUMABLE_EXIT:
-        return "it stopped by itself without being asked to (exit code 75)"
+    if share.exit_code == Exit.STOPPED:
+        return f"it stopped by itself without being asked to (exit code {Exit.STOPPED:d})"
     return f"it ended with exit code {share.exit_code}; the log says more"

@@ -100,9 +100,12 @@ def resume(job: Job, *, by: User, now: datetime, budget: str = "") -> Job:
     """Queues a stopped job again, from its last checkpoint, perhaps with a higher budget.
 
     `budget` is a decimal amount, in all; raises Invalid if it is below what is already spent,
-    NotEnoughMoney if budget or wallet don't cover a start.
+    NotEnoughMoney if budget or wallet don't cover a start, Conflict if it isn't stopped or the
+    org has too many jobs that wait or run.
     """
     job = metering.locked_job(job.pk)
+    if job.state == "stopped":
+        buyers.require_room(job.org)
     if job.deadline_at is not None and job.deadline_at <= now:
         raise Conflict("its deadline has passed; order it anew, with a later one or none")
     if budget:

@@ -20,7 +20,7 @@ from buyers.models import Job
 from marketplace import telemetry
 from marketplace.core.ids import uuid7
 from marketplace.ledger import services as ledger
-from scheduler import credits, escrow, jobends, metering, specs
+from scheduler import book, credits, escrow, jobends, metering, restores, specs
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
 from scheduler.specs import Seat
 
@@ -58,8 +58,9 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
     )
     leases, shares, held_gpus = [], [], []
     epochs = _epochs(len(placements))
-    for placement, epoch in zip(placements, epochs, strict=True):
-        lease, parts = _draft(placement, epoch, round, now)
+    rates = _failure_rates(placements, now)
+    for placement, epoch, rate in zip(placements, epochs, rates, strict=True):
+        lease, parts = _draft(placement, epoch, round, failures_per_hour=rate, now=now)
         if not _fund(placement.job, lease, parts, now):
             continue
         leases.append(lease)
@@ -86,6 +87,7 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
         lease.advance("start", now=now)
     if lease.state == "starting" and all(share.running_at for share in shares):
         lease.advance("run", now=now, running_at=max(s.running_at for s in shares if s.running_at))
+        restores.prove(lease, now=now)
         if job.state == "placed":
             job.advance("start", now=now)
     leaving = lease.end_reason or any(share.state in ("draining", "gone") for share in shares)
@@ -100,7 +102,7 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
         # What it has cost decides what it can still afford.
         metering.settle_lease(job, lease, now=now)
         reason, detail = jobends.verdict(job, lease, shares)
-        end(job, lease, reason, detail, now=now)
+        _end(job, lease, reason, detail, now=now)
 
 
 def drain(
@@ -126,10 +128,15 @@ def drain(
     _announce([lease], shares)
 
 
-def end(job: Job, lease: Lease, reason: str, detail: str, *, now: datetime) -> None:
-    """Ends a lease: bills the last of it, credits what was lost, and moves its job on."""
-    lease.end_reason = reason
-    metering.settle_lease(job, lease, now=now)
+def release(share: Assignment, *, now: datetime) -> None:
+    """The process is reported gone: the GPUs may be let again."""
+    LeasedGpu.objects.filter(
+        lease=share.lease_id, gpu__node=share.node_id, released_at=None
+    ).update(released_at=now)
+
+
+def _end(job: Job, lease: Lease, reason: str, detail: str, *, now: datetime) -> None:
+    """Ends a lease that has been billed: credits what was lost, and moves its job on."""
     lease.advance(
         "end", now=now, reason=f"{reason}: {detail}" if detail else reason,
         end_reason=reason, end_detail=detail[:300], ended_at=now,
@@ -140,19 +147,26 @@ def end(job: Job, lease: Lease, reason: str, detail: str, *, now: datetime) -> N
     _announce([lease], list(lease.assignments.all()))
 
 
-def release(share: Assignment, *, now: datetime) -> None:
-    """The process is reported gone: the GPUs may be let again."""
-    LeasedGpu.objects.filter(
-        lease=share.lease_id, gpu__node=share.node_id, released_at=None
-    ).update(released_at=now)
-
-
 def _weight(reason: str) -> int:
     return {"cancelled": 2, "stopped": 1}.get(reason, 0)
 
 
+def _failure_rates(placements: Sequence[Placement], now: datetime) -> list[float]:
+    """Failures an hour of each gang: it fails as soon as any of its machines does."""
+    nodes = {seat.node.pk: seat.node for each in placements for seat in each.seats}
+    known = book.reliability_of(list(nodes.values()), now=now)
+    return [
+        sum(known[seat.node.pk].failures_per_hour for seat in each.seats) for each in placements
+    ]
+
+
 def _draft(
-    placement: Placement, epoch: int, round: Round | None, now: datetime
+    placement: Placement,
+    epoch: int,
+    round: Round | None,
+    *,
+    failures_per_hour: float,
+    now: datetime,
 ) -> tuple[Lease, list[Assignment]]:
     job, seats, policy = placement.job, placement.seats, settings.POLICY
     gpus = sum(len(seat.gpus) for seat in seats)
@@ -177,14 +191,23 @@ def _draft(
         start_by=now + timedelta(seconds=patience),
     )
     shares = [
-        _draft_share(job, lease, seat, rank, world=len(seats), now=now)
+        _draft_share(
+            job, lease, seat, rank, world=len(seats), failures_per_hour=failures_per_hour, now=now
+        )
         for rank, seat in enumerate(seats)
     ]
     return lease, shares
 
 
 def _draft_share(
-    job: Job, lease: Lease, seat: Seat, rank: int, *, world: int, now: datetime
+    job: Job,
+    lease: Lease,
+    seat: Seat,
+    rank: int,
+    *,
+    world: int,
+    failures_per_hour: float,
+    now: datetime,
 ) -> Assignment:
     share = Assignment(
         id=uuid7(),
@@ -198,7 +221,10 @@ def _draft_share(
         state=Assignment.MACHINE.initial,
         state_since=now,
     )
-    share.spec = specs.build(job, lease, share, seat, world=world, policy=settings.POLICY)
+    share.spec = specs.build(
+        job, lease, share, seat, world=world, failures_per_hour=failures_per_hour,
+        policy=settings.POLICY,
+    )  # fmt: skip
     share.spec_sha256 = protocol.sha256_hex(share.spec)
     return share
 

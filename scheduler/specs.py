@@ -1,11 +1,11 @@
 """What a node is told to run: a job's rows become the bytes of an AssignmentSpec."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent import protocol
 from buyers.models import Checkpoint, Folder, Job
+from marketplace.core import checkpoints
 from marketplace.core.hardware import is_cpu
 from marketplace.core.policy import Policy
 from scheduler.models import Assignment, Lease
@@ -30,11 +30,19 @@ class Seat:
 
 
 def build(
-    job: Job, lease: Lease, share: Assignment, seat: Seat, *, world: int, policy: Policy
+    job: Job,
+    lease: Lease,
+    share: Assignment,
+    seat: Seat,
+    *,
+    world: int,
+    failures_per_hour: float,
+    policy: Policy,
 ) -> bytes:
-    """The spec of one rank, as the bytes that are hashed and sent."""
+    """The spec of one rank, as the bytes that are hashed and sent. `failures_per_hour`: of all
+    the gang's machines together."""
     resume = furthest(job)
-    inputs = list(inputs_of(job))
+    save_s = checkpoints.save_seconds(job.save_s, policy.save_default_s)
     return protocol.encode(
         protocol.AssignmentSpec(
             assignment=share.pk,
@@ -44,11 +52,8 @@ def build(
             epoch=lease.epoch,
             recipe=job.recipe,
             parameters=job.parameters,
-            inputs=[
-                protocol.Input(name=name, files=files_of(folder), public=public)
-                for name, folder, public in inputs
-            ],
-            resume=protocol.Resume(step=resume.step, files=files_of(resume)) if resume else None,
+            inputs=_inputs(job),
+            resume=_resume(resume),
             seed=job.seed,
             rank=share.rank,
             world=world,
@@ -60,7 +65,7 @@ def build(
             save_s=float(lease.save_s),
             start_timeout_s=start_timeout(job, seat.node, resume, policy),
             hang_s=policy.hang_s,
-            checkpoint_s=_checkpoint_interval(job, policy),
+            checkpoint_s=checkpoints.interval(save_s, failures_per_hour=failures_per_hour),
             lineage=_lineage(job),
         )
     )
@@ -79,8 +84,7 @@ def furthest(job: Job) -> Checkpoint | None:
     Each attempt went on from the one before, so a later epoch is never behind; and a node that
     claims an absurd step rules its own attempt only.
     """
-    committed = Checkpoint.objects.filter(job=job, committed_at__isnull=False, deleted_at=None)
-    return committed.order_by("-epoch", "-step").first()
+    return Checkpoint.objects.usable().filter(job=job).order_by("-epoch", "-step").first()
 
 
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
@@ -106,15 +110,17 @@ def _host_memory(seat: Seat) -> int:
     return int(seat.node.memory_bytes * _HOST_SHARE * len(seat.gpus) / fitted)
 
 
-def _checkpoint_interval(job: Job, policy: Policy) -> float:
-    """Seconds between checkpoints: √(2 · save · mean time between failures).
+def _inputs(job: Job) -> list[protocol.Input]:
+    return [
+        protocol.Input(name=name, files=files_of(folder), public=public)
+        for name, folder, public in inputs_of(job)
+    ]
 
-    J. W. Young, "A first order approximation to the optimum checkpoint interval", CACM 17(9),
-    1974. The rate is that of an unproven node; a minute at least, so that a cheap save does not
-    turn into nothing but saving.
-    """
-    save = job.save_s if job.save_s is not None else policy.save_default_s
-    return max(60.0, math.sqrt(2 * save * policy.mtbf_s))
+
+def _resume(checkpoint: Checkpoint | None) -> protocol.Resume | None:
+    if checkpoint is None:
+        return None
+    return protocol.Resume(step=checkpoint.step, files=files_of(checkpoint), place=checkpoint.place)
 
 
 def _lineage(job: Job) -> dict[str, object]:

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from marketplace.locks import single_flight
 from marketplace.payments import services as payments
-from scheduler import clearing, metering
+from scheduler import clearing, metering, restores
 from scheduler import watch as watching
 from scheduler.celery import app
 
@@ -47,6 +47,14 @@ def watch() -> None:
     with single_flight("watch") as mine:
         if mine:
             watching.watch(now=timezone.now())
+
+
+@app.task
+def judge_checkpoints() -> None:
+    """Reads what a node could not go on from, and says who was wrong."""
+    with single_flight("judge_checkpoints") as mine:
+        if mine:
+            restores.judge(now=timezone.now())
 
 
 @app.task

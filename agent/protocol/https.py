@@ -6,7 +6,7 @@ from uuid import UUID
 from msgspec import Meta
 
 from agent.protocol.node import Inventory
-from agent.protocol.wire import Count, Name, Path, Sha256, Text, UploadKind, Wire
+from agent.protocol.wire import Count, Name, Path, PlaceInJob, Sha256, Text, UploadKind, Wire
 
 
 class EnrolRequest(Wire, frozen=True, kw_only=True):
@@ -51,6 +51,8 @@ class Resume(Wire, frozen=True, kw_only=True):
 
     step: Count
     files: list[File]
+    place: PlaceInJob = ""
+    """Where it lay below /job, and is laid again; "" for nowhere."""
 
 
 class AssignmentSpec(Wire, frozen=True, kw_only=True):
@@ -159,6 +161,10 @@ class CommitRequest(Wire, frozen=True, kw_only=True):
     files: Annotated[list[SentFile], Meta(min_length=1, max_length=10_000)]
     seconds: float = 0.0
     """How long writing it took the job, if known: the reserve for the save follows it."""
+    running_ms: Count | None = None
+    """Running time at which a checkpoint was written, long before all of it was sent."""
+    place: PlaceInJob = ""
+    """Where it lay below /job, for a script that looks for its own last one there."""
 
 
 class CommitReply(Wire, frozen=True, kw_only=True):

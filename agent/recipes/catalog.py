@@ -22,7 +22,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 JOB_FILE: Final = "/job/job.json"
-SCRIPT_FOLDER: Final = "/job/inputs/script"
+WORK_FOLDER: Final = "/job/work"
+"""The project's copy, which a script may write to: its working directory."""
 ALL_LINEAR: Final = "all-linear"
 
 
@@ -211,7 +212,7 @@ def validate(recipe: str, raw: Mapping[str, object]) -> Parameters:
 def command(recipe: str, parameters: Parameters) -> list[str]:
     """The argv inside the sandbox; `python` is the training environment's."""
     if isinstance(parameters, ScriptParameters):
-        return ["python", f"{SCRIPT_FOLDER}/{parameters.entry}", *parameters.args]
+        return ["python", f"{WORK_FOLDER}/{parameters.entry}", *parameters.args]
     _struct_of(recipe)
     return ["python", "-m", "agent.recipes", JOB_FILE]
 

@@ -138,10 +138,9 @@ def launch(folder: Path, order: KeeperOrder) -> Running:
 def message(folder: Path, order: KeeperOrder) -> bytes:
     """Our init's only message: its limits and the job's command and environment."""
     limits = _rlimits(order)
-    argv, env, cwd = order.argv, _environment(order), "/job"
+    argv, env, cwd = order.argv, _environment(order), order.cwd
     if order.rung.wall == "none":
-        argv, env = plain.translate(folder, argv, env)
-        cwd = str(folder / "job")
+        [*argv, cwd], env = plain.translate(folder, [*argv, cwd], env)
     uid = workspace.owner(folder, order.rung) if order.rung.wall == "root" else -1
     fields = [
         str(uid),

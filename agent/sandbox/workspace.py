@@ -86,7 +86,7 @@ def prepare(folder: Path, order: KeeperOrder) -> None:
         _make_image(folder, order, uid)
     job.chmod(0o700)
     if order.rung.wall == "root":
-        os.chown(job, uid, uid)
+        _give(job, uid)
 
 
 def attach(folder: Path) -> None:
@@ -109,6 +109,13 @@ def free_bytes(folder: Path) -> int:
     """What an ordinary user may still write on this folder's disk."""
     space = os.statvfs(folder)
     return space.f_bavail * space.f_frsize
+
+
+def _give(job: Path, uid: int) -> None:
+    """All that we have laid out is the job's own; no process of it has run here yet."""
+    for above, _, names in os.walk(job):
+        for path in (above, *(os.path.join(above, name) for name in names)):
+            os.chown(path, uid, uid, follow_symlinks=False)
 
 
 def _make_image(folder: Path, order: KeeperOrder, uid: int) -> None:

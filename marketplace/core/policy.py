@@ -69,6 +69,8 @@ class Policy:
     """Life of a presigned URL."""
     checkpoints_kept: int = 2
     """Older checkpoints of a job are deleted: two, so that a bad newest one is no end."""
+    checkpoints_unproven: int = 3
+    """Until an attempt has left so many, the last good one of an earlier attempt is kept, too."""
     upload_bytes_per_lease: int = 200 * 2**30
     """What one lease may upload in all: a quota against a runaway job."""
     dataset_bytes: int = 50 * 2**30

@@ -151,6 +151,7 @@ JOB_EVENT_AFTER: Final[dict[str, str]] = {
     "node_lost": "requeue",
     "expired": "requeue",
     "start_timeout": "requeue",
+    "bad_checkpoint": "requeue",
 }
 
 # Ends that are the supplier's side's doing: three in a row without progress fail the job.

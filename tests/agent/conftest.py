@@ -75,5 +75,5 @@ def spec(script: Input, *inputs: Input, **changes: object) -> AssignmentSpec:
     return AssignmentSpec(**fields)  # type: ignore[arg-type]
 
 
-def resume(step: int, folder: Input) -> Resume:
-    return Resume(step=step, files=folder.files)
+def resume(step: int, folder: Input, place: str = "") -> Resume:
+    return Resume(step=step, files=folder.files, place=place)

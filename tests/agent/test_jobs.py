@@ -30,16 +30,16 @@ open(f"{told['output']}/artifact/inner/model", "wb").write(b"the result")
 OBEDIENT = b"""
 import os, signal, sys, time
 def leave(*_):
-    os.makedirs("output/checkpoint-9")
-    open("output/checkpoint-9/w", "w").write("saved")
+    os.makedirs("/job/output/checkpoint-9")
+    open("/job/output/checkpoint-9/w", "w").write("saved")
     sys.exit(75)
 signal.signal(signal.SIGTERM, leave)
-open("metrics.jsonl", "w").write('{"step": 1, "loss": 2}\\n')
+open("/job/metrics.jsonl", "w").write('{"step": 1, "loss": 2}\\n')
 while True:
     time.sleep(0.05)
 """
-SPARSE = """os.makedirs('output/artifact')
-for name in 'ab': os.truncate(os.open(f'output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
+SPARSE = """os.makedirs('/job/output/artifact')
+for name in 'ab': os.truncate(os.open(f'/job/output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
 """
 FOREVER = b"import time\nwhile True: time.sleep(0.05)"
 
@@ -97,7 +97,7 @@ async def test_a_job_goes_on_from_its_checkpoint(market: Market, node: State, de
     code = b"""
 import os
 path = os.environ["GRIDLOOM_RESUME_FROM"]
-print(open(path + "/weights").read(), sorted(os.listdir("inputs")))
+print(open(path + "/weights").read(), sorted(os.listdir("/job/inputs")))
 """
     folder = market.offer({"weights": b"from step 7"}, "resume")
     script = market.offer({"main.py": code}, "script")
@@ -265,11 +265,13 @@ async def test_a_hostile_checkpoint_is_not_taken_and_the_job_goes_on(
 ):
     code = b"""
 import os, time
-os.makedirs("output/checkpoint-1")
-os.symlink("/etc/passwd", "output/checkpoint-1/weights")
+os.makedirs("/job/output/.making")
+os.symlink("/etc/passwd", "/job/output/.making/weights")
+time.sleep(0.05)
+os.rename("/job/output/.making", "/job/output/checkpoint-1")
 time.sleep(2)
-os.makedirs("output/artifact")
-open("output/artifact/model", "w").write("fine")
+os.makedirs("/job/output/artifact")
+open("/job/output/artifact/model", "w").write("fine")
 """
     job = market.want(spec(market.offer({"main.py": code}, "script"), devices=[device]))
     await market.until(lambda: "'weights': it is a symlink" in market.detail(job))
@@ -282,11 +284,17 @@ open("output/artifact/model", "w").write("fine")
 @pytest.mark.parametrize(
     ("leave", "words"),
     [
-        ("os.makedirs('output/artifact'); os.mkfifo('output/artifact/w')", "'w': it is a FIFO"),
-        ("os.makedirs('output/artifact'); os.symlink('/etc', 'output/artifact/w')", "symlink"),
+        (
+            "os.makedirs('/job/output/artifact'); os.mkfifo('/job/output/artifact/w')",
+            "'w': it is a FIFO",
+        ),
+        (
+            "os.makedirs('/job/output/artifact'); os.symlink('/etc', '/job/output/artifact/w')",
+            "symlink",
+        ),
         (SPARSE, "83886080 bytes in all (0 on disk)"),
-        ("os.symlink('/etc', 'output/artifact')", "the artifact is not a folder"),
-        ("os.makedirs('output/artifact')", "the artifact is empty"),
+        ("os.symlink('/etc', '/job/output/artifact')", "the artifact is not a folder"),
+        ("os.makedirs('/job/output/artifact')", "the artifact is empty"),
     ],
 )
 async def test_a_hostile_artifact_fails_the_job_and_says_why(

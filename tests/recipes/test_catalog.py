@@ -94,7 +94,7 @@ def test_a_script_runs_as_its_author_would_run_it() -> None:
     found = catalog.validate("script", {"entry": "src/train.py", "args": ["--epochs", "3"]})
     assert isinstance(found, ScriptParameters)
     assert catalog.command("script", found) == [
-        "python", "/job/inputs/script/src/train.py", "--epochs", "3",
+        "python", "/job/work/src/train.py", "--epochs", "3",
     ]  # fmt: skip
 
 
