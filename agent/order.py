@@ -5,6 +5,7 @@ file or the new one, never half of one. Times are milliseconds: `*_up_ms` of the
 clock (CLOCK_BOOTTIME), `running_ms` since the job's process started.
 """
 
+import ipaddress
 import os
 import re
 import time
@@ -87,6 +88,33 @@ class Limits(_File, frozen=True, kw_only=True):
     """Of each of stdout.log and stderr.log, their rotated half included."""
 
 
+class Peer(_File, frozen=True, kw_only=True):
+    """Another rank of the gang: its address inside, and where its machine takes the packets."""
+
+    address: str
+    lan: str
+    port: Annotated[int, Meta(ge=1024, le=65535)]
+
+
+class Network(_File, frozen=True, kw_only=True):
+    """The network of its own that a gang's sandbox joins (`agent.sandbox.network`)."""
+
+    id: Annotated[int, Meta(ge=1, lt=2**24)]
+    address: str
+    lan: str
+    port: Annotated[int, Meta(ge=1024, le=65535)]
+    mtu: Annotated[int, Meta(ge=576, le=65000)]
+    peers: Annotated[list[Peer], Meta(min_length=1, max_length=255)]
+
+    def __post_init__(self) -> None:
+        for one in (self, *self.peers):
+            for address in (one.address, one.lan):
+                try:
+                    ipaddress.IPv4Address(address)
+                except ValueError:
+                    raise ValueError(f"{address!r} is no IPv4 address") from None
+
+
 class KeeperOrder(_File, frozen=True, kw_only=True):
     """How to run one assignment; written once by the agent, read once by its keeper."""
 
@@ -106,6 +134,8 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
     those of the interpreter that runs the keeper. `python` is looked up in the first."""
     gpus: list[Annotated[int, Meta(ge=0, le=255)]] = []
     """Indexes N of the leased /dev/nvidiaN."""
+    network: Network | None = None
+    """None: the job reaches nothing but its own loopback."""
 
     def __post_init__(self) -> None:
         for name in self.inputs:

@@ -9,16 +9,18 @@ import msgspec
 from agent import order as files
 from agent import paths
 from agent.hardware import Machine
-from agent.order import KeeperOrder, Limits
-from agent.protocol import AssignmentSpec, File, Malformed, decode, sha256_hex
+from agent.order import KeeperOrder, Limits, Network, Peer
+from agent.protocol import AssignmentSpec, File, Gang, Malformed, decode, sha256_hex
 from agent.recipes import catalog
 from agent.record import Record
 from agent.sandbox import outputs, workspace
+from agent.sandbox.network import CARD
 
 RESUME: Final = "resume"
 OUTPUT: Final = "output"
 METRICS: Final = "metrics.jsonl"
 _INSIDE: Final = "/job"
+_MASTER_PORT: Final = 29_500
 
 
 class SpecRefused(RuntimeError):
@@ -48,8 +50,8 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
     given = [one.name for one in spec.inputs]
     if spec.environment != machine.training.shown.lock:
         why = "it was quoted for another training environment than this node has by now"
-    elif spec.world != 1:
-        why = "this agent runs jobs of one node only"
+    elif why_not := _unfit_for_gang(spec, machine):
+        why = why_not
     elif machine.rung is None:
         why = "no sandbox holds on this node"
     elif missing := [name for name in needed if name not in given]:
@@ -94,6 +96,24 @@ def _strange(spec: AssignmentSpec) -> str:
     return "its inputs' names clash" if len({*given, RESUME}) <= len(given) else ""
 
 
+def _unfit_for_gang(spec: AssignmentSpec, machine: Machine) -> str:
+    """Why this node can't be a rank of its gang; "" if it can, or there is none."""
+    if spec.gang is None:
+        return "it is of several nodes, and names none" if spec.world != 1 else ""
+    if machine.lan is None:
+        return "this node takes no part in gangs of several nodes"
+    if len(spec.gang.members) != spec.world or spec.rank >= spec.world:
+        return "its gang has another size than it says"
+    own = spec.gang.members[spec.rank]
+    if own.lan != machine.lan.address:
+        return f"it was placed on {own.lan}, and this node is at {machine.lan.address} by now"
+    try:
+        _network(spec, machine)
+    except ValueError as error:
+        return f"its network makes no sense: {error}"
+    return ""
+
+
 def _misfit(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> str:
     """What of this machine does not suffice; "" if all of it does."""
     ours = {device.uuid for device in machine.inventory.devices}
@@ -125,6 +145,26 @@ def _order(folder: Path, spec: AssignmentSpec, machine: Machine) -> KeeperOrder:
         inputs={name: str(folder / "inputs" / name) for name in names},
         training_env=list(machine.training.folders),
         gpus=[machine.minors[uuid] for uuid in gpus],
+        network=_network(spec, machine),
+    )
+
+
+def _network(spec: AssignmentSpec, machine: Machine) -> Network | None:
+    """The gang's network as this rank joins it; raises ValueError for addresses that are none."""
+    if spec.gang is None or machine.lan is None:
+        return None
+    own = spec.gang.members[spec.rank]
+    return Network(
+        id=spec.gang.network,
+        address=own.address,
+        lan=own.lan,
+        port=own.port,
+        mtu=machine.lan.mtu,
+        peers=[
+            Peer(address=member.address, lan=member.lan, port=member.port)
+            for rank, member in enumerate(spec.gang.members)
+            if rank != spec.rank
+        ],
     )
 
 
@@ -137,9 +177,29 @@ def _environment(spec: AssignmentSpec, gpus: list[str]) -> dict[str, str]:
     }
     if spec.resume is not None:
         told["GRIDLOOM_RESUME_FROM"] = f"{_INSIDE}/inputs/{RESUME}"
+    if spec.gang is not None:
+        told |= _meeting(spec, spec.gang)
     if gpus:
         told["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return told
+
+
+def _meeting(spec: AssignmentSpec, gang: Gang) -> dict[str, str]:
+    """What torch.distributed and its like look for: one process on each node, which may start
+    more (torchrun sets its own for those)."""
+    return {
+        "MASTER_ADDR": gang.members[0].address,
+        "MASTER_PORT": str(_MASTER_PORT),
+        "RANK": str(spec.rank),
+        "WORLD_SIZE": str(spec.world),
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "NODE_RANK": str(spec.rank),
+        "NNODES": str(spec.world),
+        "GLOO_SOCKET_IFNAME": CARD,
+        "NCCL_SOCKET_IFNAME": CARD,
+        "NCCL_IB_DISABLE": "1",  # no card but ours is in the sandbox
+    }
 
 
 def _told(spec: AssignmentSpec) -> dict[str, object]:
@@ -155,4 +215,18 @@ def _told(spec: AssignmentSpec) -> dict[str, object]:
         "seed": spec.seed,
         "checkpoint_s": spec.checkpoint_s,
         "lineage": spec.lineage,
+        "gang": _told_of_gang(spec),
+    }
+
+
+def _told_of_gang(spec: AssignmentSpec) -> dict[str, object] | None:
+    """The whole gang, for a recipe that makes a cluster of it."""
+    if spec.gang is None:
+        return None
+    members = spec.gang.members
+    return {
+        "rank": spec.rank,
+        "addresses": [member.address for member in members],
+        "gpus": [member.gpus for member in members],
+        "token": spec.gang.token,
     }

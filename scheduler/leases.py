@@ -176,15 +176,21 @@ def _draft(
         until=now + timedelta(seconds=policy.lease_max_s),
         start_by=now + timedelta(seconds=patience),
     )
+    gang = specs.gang_of(lease, seats)
     shares = [
-        _draft_share(job, lease, seat, rank, world=len(seats), now=now)
-        for rank, seat in enumerate(seats)
+        _draft_share(job, lease, seat, rank, gang=gang, now=now) for rank, seat in enumerate(seats)
     ]
     return lease, shares
 
 
 def _draft_share(
-    job: Job, lease: Lease, seat: Seat, rank: int, *, world: int, now: datetime
+    job: Job,
+    lease: Lease,
+    seat: Seat,
+    rank: int,
+    *,
+    gang: protocol.Gang | None,
+    now: datetime,
 ) -> Assignment:
     share = Assignment(
         id=uuid7(),
@@ -198,7 +204,7 @@ def _draft_share(
         state=Assignment.MACHINE.initial,
         state_since=now,
     )
-    share.spec = specs.build(job, lease, share, seat, world=world, policy=settings.POLICY)
+    share.spec = specs.build(job, lease, share, seat, gang=gang, policy=settings.POLICY)
     share.spec_sha256 = protocol.sha256_hex(share.spec)
     return share
 

@@ -149,7 +149,9 @@ def _gangs(wanted: Wants, rows: Sequence[Standing]) -> Iterable[list[tuple[Stand
     by_site: dict[object, list[Standing]] = {}
     for row in rows:
         if row.stands.free < wanted.gpus and not misfit(wanted, row.stands):
-            by_site.setdefault((row.node.site_id, row.stands.gpu_class), []).append(row)
+            # The ranks speak with each other, so they run one and the same environment.
+            alike = (row.place, row.stands.gpu_class, row.stands.environment)
+            by_site.setdefault(alike, []).append(row)
     for members in by_site.values():
         members.sort(key=lambda row: (row.stands.ask, -row.stands.free, row.stands.node))
         gang = _fill(members, wanted.gpus)

@@ -1,6 +1,8 @@
 """What a node is told to run: a job's rows become the bytes of an AssignmentSpec."""
 
+import ipaddress
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,8 @@ from suppliers.models import Gpu, Node, Offer
 
 # What the system and the agent keep of a GPU machine's memory.
 _HOST_SHARE = 0.9
+# Each lease's network is its own, so all may use the same addresses.
+_INSIDE = ipaddress.IPv4Network("10.64.0.0/24")
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,36 @@ class Seat:
         return self.offer.node
 
 
+def gang_of(lease: Lease, seats: Sequence[Seat]) -> protocol.Gang | None:
+    """The network that a lease's nodes share, by rank; None for a lease on one node.
+
+    Epochs are never repeated, so no two leases that run at a time share a network.
+    """
+    if len(seats) == 1:
+        return None
+    return protocol.Gang(
+        network=1 + lease.epoch % (2**23 - 1),
+        token=secrets.token_hex(32),
+        members=[
+            protocol.Member(
+                address=str(_INSIDE[rank + 1]),
+                lan=seat.node.lan_address,
+                port=protocol.FIRST_PORT + rank,
+                gpus=len(seat.gpus),
+            )
+            for rank, seat in enumerate(seats)
+        ],
+    )
+
+
 def build(
-    job: Job, lease: Lease, share: Assignment, seat: Seat, *, world: int, policy: Policy
+    job: Job,
+    lease: Lease,
+    share: Assignment,
+    seat: Seat,
+    *,
+    gang: protocol.Gang | None,
+    policy: Policy,
 ) -> bytes:
     """The spec of one rank, as the bytes that are hashed and sent."""
     resume = furthest(job)
@@ -51,7 +83,7 @@ def build(
             resume=protocol.Resume(step=resume.step, files=files_of(resume)) if resume else None,
             seed=job.seed,
             rank=share.rank,
-            world=world,
+            world=len(gang.members) if gang else 1,
             devices=[gpu.uuid for gpu in seat.gpus],
             memory_bytes=_host_memory(seat),
             disk_bytes=job.disk_bytes,
@@ -61,6 +93,7 @@ def build(
             start_timeout_s=start_timeout(job, seat.node, resume, policy),
             hang_s=policy.hang_s,
             checkpoint_s=_checkpoint_interval(job, policy),
+            gang=gang,
             lineage=_lineage(job),
         )
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from agent.order import KeeperOrder, Rung
-from agent.sandbox import bubblewrap, cgroups, plain, seccomp, workspace
+from agent.sandbox import bubblewrap, cgroups, network, plain, seccomp, workspace
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PIPE_BYTES = 256 * 1024
@@ -105,8 +105,11 @@ def launch(folder: Path, order: KeeperOrder) -> Running:
     ours, theirs = socket.socketpair()
     groups = _groups(folder, order)
     fds = _Descriptors(order.rung)
+    namespace = None
     try:
-        bubblewrap.write_etc(folder, _shown_uid(folder, order.rung))
+        namespace = _join(order)
+        address = order.network.address if order.network else "127.0.0.1"
+        bubblewrap.write_etc(folder, _shown_uid(folder, order.rung), address)
         argv = _command(folder, order, fds, theirs.fileno())
         process = subprocess.Popen(
             argv,
@@ -118,13 +121,16 @@ def launch(folder: Path, order: KeeperOrder) -> Running:
             close_fds=True,
             pass_fds=(theirs.fileno(), *fds.for_bwrap),
             start_new_session=order.rung.wall == "none",
-            preexec_fn=lambda: _prepare_child(groups, order.limits.cpus),  # noqa: PLW1509
+            preexec_fn=lambda: _prepare_child(groups, order.limits.cpus, namespace),  # noqa: PLW1509
         )
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         if groups:
             groups.destroy()
         fds.close_all()
         raise StartFailed(str(error)) from error
+    finally:
+        if namespace is not None:
+            os.close(namespace)  # the job holds it from here on, and it goes with the job
     theirs.close()
     running = Running(process, process.pid, groups)
     running.stdout, running.stderr = fds.ours()
@@ -244,7 +250,21 @@ def _shown_uid(folder: Path, rung: Rung) -> int:
     return bubblewrap.NOBODY if rung.wall == "userns" else workspace.owner(folder, rung)
 
 
-def _prepare_child(groups: cgroups.Groups | None, cpus: list[int]) -> None:
+def _join(order: KeeperOrder) -> int | None:
+    """The gang's network; None for a job of one node."""
+    if order.network is None:
+        return None
+    if order.rung.wall != "root":
+        raise StartFailed("a gang's network takes a sandbox made by root")
+    try:
+        return network.make(order.network)
+    except network.NetworkError as error:
+        raise StartFailed(f"the gang's network can't be made: {error}") from None
+
+
+def _prepare_child(groups: cgroups.Groups | None, cpus: list[int], namespace: int | None) -> None:
+    if namespace is not None:
+        network.enter(namespace)
     if groups:
         groups.enter()
     if cpus:

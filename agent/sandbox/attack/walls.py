@@ -263,17 +263,19 @@ def take_descriptors_of_init(targets: Targets) -> str | None:
 
 
 def interfaces(targets: Targets) -> str | None:
-    foreign = [name for _, name in socket.if_nameindex() if name != "lo"]
+    known = {"lo", *targets["cards"]}
+    foreign = [name for _, name in socket.if_nameindex() if name not in known]
     return f"has {foreign}" if foreign else None
 
 
 def routes(targets: Targets) -> str | None:
-    """Any route but through loopback reaches some address outside."""
+    """Any route but through loopback, or to the gang's own net, reaches some address outside."""
     with open("/proc/net/route") as file:
         lines = [line.split() for line in file.read().splitlines()[1:]]
     with open("/proc/net/ipv6_route") as file:
         lines += [[line.split()[-1]] for line in file]
-    foreign = [line for line in lines if line[0] != "lo"]
+    own = [(card, targets["net"]) for card in targets["cards"]]
+    foreign = [line for line in lines if line[0] != "lo" and tuple(line[:2]) not in own]
     return f"{len(foreign)} routes, by {foreign[0][0]}" if foreign else None
 
 
@@ -291,6 +293,28 @@ def route_to_metadata(targets: Targets) -> str | None:
 def host_loopback(targets: Targets) -> str | None:
     with socket.create_connection(("127.0.0.1", targets["port"]), timeout=2):
         return "connected to a port of the host"
+
+
+def host_addresses(targets: Targets) -> str | None:
+    """The host by its addresses in its own networks, on a port where it listens."""
+    for address in targets["addresses"]:
+        try:
+            with socket.create_connection((address, targets["open_port"]), timeout=2):
+                return f"connected to the host at {address}"
+        except OSError:
+            continue
+    return None
+
+
+def redirect_neighbours(targets: Targets) -> str | None:
+    """Writes a neighbour's address anew (SIOCSARP): whoever may, can choose where packets go."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
+        protocol = struct.pack("=HxxI8x", socket.AF_INET, 1)
+        hardware = struct.pack("=H6s8x", 1, bytes(6))
+        request = protocol + hardware + struct.pack("=I16s16s", 4, bytes(16), b"lo")
+        if ctypes.CDLL(None).ioctl(channel.fileno(), 0x8955, request) == 0:
+            return "may redirect its neighbours"
+    return None
 
 
 def configure_network(targets: Targets) -> str | None:
@@ -379,7 +403,15 @@ CHECKS: dict[str, Callable[[Targets], str | None]] = {
         *(environment, inherited_descriptors, capabilities, new_privileges, system_call_filter),
         *(become_root, groups_of_the_agent, see_host_processes, signal_host_processes),
         *(read_init, take_descriptors_of_init, interfaces, routes, route_to_metadata),
-        *(host_loopback, configure_network, shared_memory_of_the_host, processors, priority),
+        *(
+            host_loopback,
+            host_addresses,
+            redirect_neighbours,
+            configure_network,
+            shared_memory_of_the_host,
+            processors,
+            priority,
+        ),
         *(out_of_memory_order, core_dumps, temporary_files, fork_bomb),
     )
 }
