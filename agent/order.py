@@ -89,30 +89,26 @@ class Limits(_File, frozen=True, kw_only=True):
 
 
 class Peer(_File, frozen=True, kw_only=True):
-    """Another rank of the gang: its address inside, and where its machine takes the packets."""
+    """A rank of a gang: its address inside, and where its machine takes the packets."""
 
     address: str
     lan: str
     port: Annotated[int, Meta(ge=1024, le=65535)]
 
+    def __post_init__(self) -> None:
+        for address in (self.address, self.lan):
+            try:
+                ipaddress.IPv4Address(address)
+            except ValueError:
+                raise ValueError(f"{address!r} is no IPv4 address") from None
 
-class Network(_File, frozen=True, kw_only=True):
+
+class Network(Peer, frozen=True, kw_only=True):
     """The network of its own that a gang's sandbox joins (`agent.sandbox.network`)."""
 
     id: Annotated[int, Meta(ge=1, lt=2**24)]
-    address: str
-    lan: str
-    port: Annotated[int, Meta(ge=1024, le=65535)]
     mtu: Annotated[int, Meta(ge=576, le=65000)]
     peers: Annotated[list[Peer], Meta(min_length=1, max_length=255)]
-
-    def __post_init__(self) -> None:
-        for one in (self, *self.peers):
-            for address in (one.address, one.lan):
-                try:
-                    ipaddress.IPv4Address(address)
-                except ValueError:
-                    raise ValueError(f"{address!r} is no IPv4 address") from None
 
 
 class KeeperOrder(_File, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """From what the market wants run to how this machine runs it: checked, then written down."""
 
+import secrets
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -220,9 +221,16 @@ def _told(spec: AssignmentSpec) -> dict[str, object]:
 
 
 def _told_of_gang(spec: AssignmentSpec) -> dict[str, object] | None:
-    """The whole gang, for a recipe that makes a cluster of it."""
-    if spec.gang is None:
+    """The gang, for a recipe that makes a cluster of it; None for a job on one GPU."""
+    if spec.gang is None and len(spec.devices) == 1:
         return None
+    if spec.gang is None:  # several GPUs of one node meet on its own loopback
+        return {
+            "rank": 0,
+            "addresses": ["127.0.0.1"],
+            "gpus": [len(spec.devices)],
+            "token": secrets.token_hex(32),
+        }
     members = spec.gang.members
     return {
         "rank": spec.rank,

@@ -273,9 +273,10 @@ def _check_script(
 def _check_tuning(
     request: JobRequest, parameters: FineTuning, base: Artifact | None, dataset: Dataset | None
 ) -> None:
-    if request.gpus_min > 1:
+    if request.gpus_min > parameters.batch_size:
         raise Invalid(
-            f"{request.recipe} trains on one GPU; ask for 1, or bring a script that uses more",
+            f"{request.gpus_min} GPUs share the {parameters.batch_size} rows of a step, and each "
+            "needs one: ask for fewer GPUs, or raise batch_size",
             field="gpus",
         )
     paths = {entry["path"] for entry in base.manifest} if base else set()

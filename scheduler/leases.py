@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from agent import protocol
+from agent.protocol import Gang
 from buyers.models import Job
 from marketplace import telemetry
 from marketplace.core.ids import uuid7
@@ -94,8 +95,7 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
     # One rank that ended badly takes the gang with it.
     broken = [share for share in shares if share.gone_at and share.exit_code != 0]
     if broken and not lease.end_reason and any(not share.gone_at for share in shares):
-        reason, detail = jobends.verdict(job, lease, broken)
-        drain(job, lease, reason, detail=detail, grace_s=0, now=now)
+        _break_up(job, lease, broken, now=now)
     if all(share.settled_at for share in shares) and lease.state != "ended":
         # What it has cost decides what it can still afford.
         metering.settle_lease(job, lease, now=now)
@@ -116,11 +116,15 @@ def drain(
     if not lease.end_reason or _weight(reason) > _weight(lease.end_reason):
         lease.end_reason, lease.end_detail = reason, detail[:300]
         lease.save(update_fields=["end_reason", "end_detail"])
+    _ask_to_leave(lease, reason, grace_s=grace_s, now=now)
+
+
+def _ask_to_leave(lease: Lease, why: str, *, grace_s: float, now: datetime) -> None:
     shares = [share for share in lease.assignments.order_by("rank") if share.gone_at is None]
     for share in shares:
         sooner = share.drain_at is None or grace_s < share.drain_grace_s
         if sooner:
-            share.drain_why = share.drain_why or reason
+            share.drain_why = share.drain_why or why
             share.drain_grace_s, share.drain_at = grace_s, share.drain_at or now
     Assignment.objects.bulk_update(shares, ["drain_why", "drain_grace_s", "drain_at"])
     _announce([lease], shares)
@@ -145,6 +149,18 @@ def release(share: Assignment, *, now: datetime) -> None:
     LeasedGpu.objects.filter(
         lease=share.lease_id, gpu__node=share.node_id, released_at=None
     ).update(released_at=now)
+
+
+def _break_up(job: Job, lease: Lease, broken: Sequence[Assignment], *, now: datetime) -> None:
+    """The rest of a gang leaves for those that broke, whose word is not always the last: a rank
+    that has left for another's sake says so, and the other's own word is still to come."""
+    reason, detail = jobends.verdict(job, lease, broken)
+    # Those who are left may hold all that was learnt: time to save it, unless the job failed.
+    grace_s = 0.0 if reason == "failed" else float(lease.save_s)
+    if any(share.exit_code != jobends.PEER_LOST_EXIT for share in broken):
+        drain(job, lease, reason, detail=detail, grace_s=grace_s, now=now)
+    else:
+        _ask_to_leave(lease, "parted", grace_s=grace_s, now=now)
 
 
 def _weight(reason: str) -> int:
@@ -184,13 +200,7 @@ def _draft(
 
 
 def _draft_share(
-    job: Job,
-    lease: Lease,
-    seat: Seat,
-    rank: int,
-    *,
-    gang: protocol.Gang | None,
-    now: datetime,
+    job: Job, lease: Lease, seat: Seat, rank: int, *, gang: Gang | None, now: datetime
 ) -> Assignment:
     share = Assignment(
         id=uuid7(),

@@ -83,6 +83,7 @@ class Lease(Stateful):
         NODE_LOST = "node_lost"
         EXPIRED = "expired"
         START_TIMEOUT = "start_timeout"
+        PARTED = "parted"
 
     job = models.ForeignKey(Job, models.PROTECT, related_name="leases")
     round = models.ForeignKey(Round, models.PROTECT, null=True, related_name="leases")

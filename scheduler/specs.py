@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent import protocol
+from agent.protocol import Gang
 from buyers.models import Checkpoint, Folder, Job
 from marketplace.core.hardware import is_cpu
 from marketplace.core.policy import Policy
@@ -33,14 +34,14 @@ class Seat:
         return self.offer.node
 
 
-def gang_of(lease: Lease, seats: Sequence[Seat]) -> protocol.Gang | None:
+def gang_of(lease: Lease, seats: Sequence[Seat]) -> Gang | None:
     """The network that a lease's nodes share, by rank; None for a lease on one node.
 
     Epochs are never repeated, so no two leases that run at a time share a network.
     """
     if len(seats) == 1:
         return None
-    return protocol.Gang(
+    return Gang(
         network=1 + lease.epoch % (2**23 - 1),
         token=secrets.token_hex(32),
         members=[
@@ -56,13 +57,7 @@ def gang_of(lease: Lease, seats: Sequence[Seat]) -> protocol.Gang | None:
 
 
 def build(
-    job: Job,
-    lease: Lease,
-    share: Assignment,
-    seat: Seat,
-    *,
-    gang: protocol.Gang | None,
-    policy: Policy,
+    job: Job, lease: Lease, share: Assignment, seat: Seat, *, gang: Gang | None, policy: Policy
 ) -> bytes:
     """The spec of one rank, as the bytes that are hashed and sent."""
     resume = furthest(job)

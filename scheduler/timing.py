@@ -22,10 +22,11 @@ def measured_tflops(nodes: list[Node]) -> dict[object, float]:
     return {row.node_id: row.tflops for row in passed}
 
 
-def estimated(plan: Plan, *, tflops: float | None, gpus: int) -> Estimate:
-    """The job's memory and time on `gpus` devices of `tflops` each."""
+def estimated(plan: Plan, *, tflops: float | None, gpus: int, efficiency: float = 1.0) -> Estimate:
+    """The job's memory and time on `gpus` devices of `tflops` each, of which the share
+    `efficiency` is left beside their waiting for each other."""
     if plan.hours:
-        seconds = plan.hours * 3600
+        seconds = plan.hours * 3600 / efficiency
         return Estimate(
             memory_bytes=plan.memory_bytes,
             seconds_low=seconds * _GUESS_LOW,
@@ -33,7 +34,7 @@ def estimated(plan: Plan, *, tflops: float | None, gpus: int) -> Estimate:
             seconds_high=seconds * _GUESS_HIGH,
             flops=0.0,
         )
-    speed = (tflops or _UNMEASURED_TFLOPS) * gpus
+    speed = (tflops or _UNMEASURED_TFLOPS) * gpus * efficiency
     return estimate(
         plan.recipe, plan.parameters, plan.shape, tflops=speed, row_tokens=plan.row_tokens
     )

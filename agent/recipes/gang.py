@@ -10,6 +10,7 @@ If a rank is lost that can't be spared, all leave with `Exit.PEER_LOST`, and the
 from the last checkpoint elsewhere.
 """
 
+import logging
 import os
 import shutil
 import socket
@@ -208,7 +209,7 @@ def _train(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> i
         f"{gang.addresses[0]}:{_RAY_PORT}",
         _node_ip_address=gang.addresses[0],
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     _await_nodes(len(gang.addresses), stop)
     tell(f"{len(gang.addresses)} nodes train together")

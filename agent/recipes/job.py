@@ -61,7 +61,7 @@ class Stop:
 
 
 class Gang(Struct, frozen=True, kw_only=True):
-    """The lease's ranks, by rank: where each is in the lease's network, and its GPUs."""
+    """The lease's nodes, by rank: where each is in the lease's network, and its GPUs."""
 
     rank: int
     addresses: list[str]
@@ -83,7 +83,7 @@ class Job(Struct, frozen=True, kw_only=True):
     checkpoint_s: Annotated[float, Meta(ge=0)] = 0.0
     """Seconds between checkpoints; 0 = none by time. Used where `checkpoint_every` is 0."""
     gang: Gang | None = None
-    """Of a job on several nodes."""
+    """Of a job on several GPUs."""
     lineage: dict[str, object] = {}
     """For the model card."""
 

@@ -141,12 +141,12 @@ class Run:
                 Exit.PARAMETERS,
                 f"step {index + 1}: no answer fits into max_length; raise max_length",
             )
-        loss = total / count
+        share_of_loss = total / count
         if own:
-            loss.backward()
+            share_of_loss.backward()
         learnt = [parameter for _, parameter in self._learner.trained()]
         ranks.add_gradients(learnt)
-        loss = ranks.total(loss.item())
+        loss = ranks.total(share_of_loss.item())
         norm = torch.nn.utils.clip_grad_norm_(learnt, self._parameters.max_grad_norm)
         self._refuse_nonsense(index + 1, loss, norm.item())
         self._optimizer.step()

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import agent
-from agent.order import KeeperOrder
+from agent.order import KeeperOrder, Network
 from agent.sandbox import nvidia
 
 INIT = "/opt/gridloom/init.py"
@@ -92,9 +92,10 @@ def package_parts() -> dict[str, Path]:
     return {name: path for name, path in parts.items() if path.exists()}
 
 
-def write_etc(folder: Path, uid: int, address: str = "127.0.0.1") -> None:
-    """The job's /etc: the only users and hosts that it knows (root, itself by its `address`), and
-    places to bind the host's files to."""
+def write_etc(folder: Path, uid: int, network: Network | None) -> None:
+    """The job's /etc: the only users and hosts that it knows (root, itself), and places to bind
+    the host's files to."""
+    address = network.address if network else "127.0.0.1"
     etc = folder / "etc"
     etc.mkdir(mode=0o755, exist_ok=True)
     (etc / "passwd").write_text(f"root:x:0:0::/:/bin/false\njob:x:{uid}:{uid}::/job:/bin/sh\n")

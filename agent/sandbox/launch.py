@@ -16,7 +16,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -105,32 +107,27 @@ def launch(folder: Path, order: KeeperOrder) -> Running:
     ours, theirs = socket.socketpair()
     groups = _groups(folder, order)
     fds = _Descriptors(order.rung)
-    namespace = None
     try:
-        namespace = _join(order)
-        address = order.network.address if order.network else "127.0.0.1"
-        bubblewrap.write_etc(folder, _shown_uid(folder, order.rung), address)
+        bubblewrap.write_etc(folder, _shown_uid(folder, order.rung), order.network)
         argv = _command(folder, order, fds, theirs.fileno())
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=fds.stdout[1],
-            stderr=fds.stderr[1],
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-            cwd="/",
-            close_fds=True,
-            pass_fds=(theirs.fileno(), *fds.for_bwrap),
-            start_new_session=order.rung.wall == "none",
-            preexec_fn=lambda: _prepare_child(groups, order.limits.cpus, namespace),  # noqa: PLW1509
-        )
+        with _joined(order) as namespace:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=fds.stdout[1],
+                stderr=fds.stderr[1],
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                cwd="/",
+                close_fds=True,
+                pass_fds=(theirs.fileno(), *fds.for_bwrap),
+                start_new_session=order.rung.wall == "none",
+                preexec_fn=partial(_prepare_child, groups, order.limits.cpus, namespace),  # noqa: PLW1509
+            )
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         if groups:
             groups.destroy()
         fds.close_all()
         raise StartFailed(str(error)) from error
-    finally:
-        if namespace is not None:
-            os.close(namespace)  # the job holds it from here on, and it goes with the job
     theirs.close()
     running = Running(process, process.pid, groups)
     running.stdout, running.stderr = fds.ours()
@@ -250,16 +247,23 @@ def _shown_uid(folder: Path, rung: Rung) -> int:
     return bubblewrap.NOBODY if rung.wall == "userns" else workspace.owner(folder, rung)
 
 
-def _join(order: KeeperOrder) -> int | None:
-    """The gang's network; None for a job of one node."""
+@contextlib.contextmanager
+def _joined(order: KeeperOrder) -> Iterator[int | None]:
+    """The gang's network, to start the job in; None for a job of one node. Once started, it is the
+    job that holds it, and it goes with the job."""
     if order.network is None:
-        return None
+        yield None
+        return
     if order.rung.wall != "root":
         raise StartFailed("a gang's network takes a sandbox made by root")
     try:
-        return network.make(order.network)
+        namespace = network.make(order.network)
     except network.NetworkError as error:
         raise StartFailed(f"the gang's network can't be made: {error}") from None
+    try:
+        yield namespace
+    finally:
+        os.close(namespace)
 
 
 def _prepare_child(groups: cgroups.Groups | None, cpus: list[int], namespace: int | None) -> None:

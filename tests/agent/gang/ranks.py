@@ -30,7 +30,9 @@ class Ranks:
             network=epoch,
             token=f"{epoch:064x}",
             members=[
-                Member(address=f"10.64.0.{rank + 1}", lan=LAN.address, port=FIRST_PORT + rank, gpus=1)
+                Member(
+                    address=f"10.64.0.{rank + 1}", lan=LAN.address, port=FIRST_PORT + rank, gpus=1
+                )
                 for rank in range(count)
             ],
         )
