@@ -36,6 +36,8 @@ _REQUIREMENTS: Final = frozenset(
 # 32 tokens that its chat template puts around each pair.
 _BYTES_A_TOKEN: Final = 4.9
 _CHAT_TOKENS: Final = 32
+_MOST_GANG: Final = 128
+"""A gang's network holds twice as many ranks."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     """
     if request.deadline is not None and request.deadline <= now:
         raise Invalid("the deadline has already passed; give a later one", field="deadline")
-    _require_one_node(request)
+    _require_one_site(request)
     parameters = _parameters(request)
     base, dataset, script = _inputs(org, request)
     _require_environment(request.environment)
@@ -193,13 +195,15 @@ def _where(request: JobRequest, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _require_one_node(request: JobRequest) -> None:
-    """Gangs over several nodes, and gangs that grow and shrink, are not run by agents yet."""
-    if request.level > Level.NODE and request.gpus_min > 1:
+def _require_one_site(request: JobRequest) -> None:
+    """Gangs over several sites, and gangs that grow and shrink, are not run by agents yet."""
+    if request.level > Level.SITE and request.gpus_min > 1:
         raise Invalid(
-            "jobs over several nodes can't be run yet; ask for GPUs in one node (level node)",
+            "jobs over several sites can't be run yet; ask for GPUs in one site (level site)",
             field="level",
         )
+    if request.gpus_min > _MOST_GANG:
+        raise Invalid(f"a job has at most {_MOST_GANG} GPUs", field="gpus")
     if request.gpus_max > request.gpus_min:
         raise Invalid(
             "jobs that grow and shrink can't be run yet; leave gpus_max out", field="gpus_max"
@@ -284,9 +288,10 @@ def _check_script(
 def _check_tuning(
     request: JobRequest, parameters: FineTuning, base: Artifact | None, dataset: Dataset | None
 ) -> None:
-    if request.gpus_min > 1:
+    if request.gpus_min > parameters.batch_size:
         raise Invalid(
-            f"{request.recipe} trains on one GPU; ask for 1, or bring a script that uses more",
+            f"{request.gpus_min} GPUs share the {parameters.batch_size} rows of a step, and each "
+            "needs one: ask for fewer GPUs, or raise batch_size",
             field="gpus",
         )
     paths = {entry["path"] for entry in base.manifest} if base else set()

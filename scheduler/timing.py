@@ -30,11 +30,21 @@ def measured_tflops(nodes: list[Node]) -> dict[object, float]:
     return {row.node_id: row.tflops for row in passed}
 
 
-def estimated(plan: Plan, *, tflops: float | None, gpus: int, pace: Pace | None = None) -> Estimate:
-    """The job's memory and time on `gpus` devices of `tflops` each, at the pace that jobs of its
-    kind have shown there, if any have."""
+def estimated(
+    plan: Plan,
+    *,
+    tflops: float | None,
+    gpus: int,
+    efficiency: float = 1.0,
+    pace: Pace | None = None,
+) -> Estimate:
+    """The job's memory and time on `gpus` devices of `tflops` each.
+
+    `efficiency` is the share of their time that is left beside their waiting for each other;
+    `pace` what jobs of the kind have shown on such devices, if any have.
+    """
     if plan.hours:
-        seconds = plan.hours * 3600
+        seconds = plan.hours * 3600 / efficiency
         return Estimate(
             memory_bytes=plan.memory_bytes,
             seconds_low=seconds * _GUESS_LOW,
@@ -42,7 +52,7 @@ def estimated(plan: Plan, *, tflops: float | None, gpus: int, pace: Pace | None 
             seconds_high=seconds * _GUESS_HIGH,
             flops=0.0,
         )
-    speed = (tflops or _UNMEASURED_TFLOPS) * gpus
+    speed = (tflops or _UNMEASURED_TFLOPS) * gpus * efficiency
     return estimate(
         plan.recipe, plan.parameters, plan.shape, tflops=speed, row_tokens=plan.row_tokens,
         pace=pace,

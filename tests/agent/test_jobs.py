@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from agent.config import State
-from agent.protocol import Status
+from agent.protocol import Gang, Member, Status
 from tests.agent import node as nodes
 from tests.agent.conftest import resume, spec
 from tests.agent.market import Market
@@ -41,6 +41,14 @@ while True:
 SPARSE = """os.makedirs('/job/output/artifact')
 for name in 'ab': os.truncate(os.open(f'/job/output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
 """
+GANG = Gang(
+    network=7,
+    token="a" * 64,
+    members=[
+        Member(address=f"10.64.0.{rank}", lan=f"10.0.0.{rank}", port=47_900 + rank, gpus=1)
+        for rank in (1, 2)
+    ],
+)
 FOREVER = b"import time\nwhile True: time.sleep(0.05)"
 
 
@@ -202,7 +210,8 @@ async def test_a_start_that_takes_too_long_is_given_up(market: Market, node: Sta
         ({"recipe": "alchemy"}, "there is no recipe 'alchemy'"),
         ({"parameters": {"entry": "../main.py"}}, "entry must be a .py file"),
         ({"memory_bytes": 2**50}, "MiB of memory"),
-        ({"world": 2}, "one node only"),
+        ({"world": 2}, "names none"),
+        ({"world": 2, "gang": GANG}, "this node"),
         ({"inputs": []}, "the input 'script' is missing"),
     ],
 )

@@ -101,7 +101,10 @@ def test_memory_that_the_buyer_knows_is_taken_as_it_is(plan, base, pairs):
         ({"dataset": "pairs@2"}, "dataset", "no dataset 'pairs@2'"),
         ({"dataset": "pairs@two"}, "dataset", "a version is a number"),
         ({"script": "code"}, "script", "reads no script"),
-        ({"gpus": 2}, "gpus", "trains on one GPU"),
+        ({"gpus": 2, "parameters": {"batch_size": 1}}, "gpus", "or raise batch_size"),
+        ({"gpus": 2, "level": "any"}, "level", "several sites can't be run yet"),
+        ({"gpus": 1, "gpus_max": 2}, "gpus_max", "grow and shrink"),
+        ({"gpus": 200}, "gpus", "at most 128"),
         ({"environment": "f" * 64}, "environment", "no node offers"),
     ],
 )
