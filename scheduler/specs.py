@@ -66,8 +66,7 @@ def build(
     failures_per_hour: float,
     policy: Policy,
 ) -> bytes:
-    """The spec of one rank, as the bytes that are hashed and sent. `failures_per_hour`: of all
-    the gang's machines together."""
+    """The spec of one rank, as it is hashed and sent; `failures_per_hour` of all the gang."""
     resume = furthest(job)
     save_s = checkpoints.save_seconds(job.save_s, policy.save_default_s)
     return protocol.encode(
