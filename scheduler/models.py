@@ -84,6 +84,7 @@ class Lease(Stateful):
         EXPIRED = "expired"
         START_TIMEOUT = "start_timeout"
         BAD_CHECKPOINT = "bad_checkpoint"
+        KILLED = "killed"
 
     job = models.ForeignKey(Job, models.PROTECT, related_name="leases")
     round = models.ForeignKey(Round, models.PROTECT, null=True, related_name="leases")

@@ -152,10 +152,13 @@ JOB_EVENT_AFTER: Final[dict[str, str]] = {
     "expired": "requeue",
     "start_timeout": "requeue",
     "bad_checkpoint": "requeue",
+    "killed": "requeue",
 }
 
 # Ends that are the supplier's side's doing: three in a row without progress fail the job.
 SUPPLIER_SIDE_ENDS: Final = frozenset({"reclaimed", "node_lost", "start_timeout"})
+# The same for ends of which nobody knows whose doing they were: they are tried again, and billed.
+UNEXPLAINED_ENDS: Final = frozenset({"killed"})
 # The keeper's and the agent's words for ends that are the node's doing, not the job's.
 NODE_BROKE: Final[dict[str, str]] = {
     "node_lost": "the node fell silent",
