@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -76,7 +77,19 @@ def enroll(
 
 
 @app.command()
-def run(state: _StateOption = config.DEFAULT, unsafe_no_sandbox: _UnsafeOption = False) -> None:
+def run(
+    *,
+    state: _StateOption = config.DEFAULT,
+    unsafe_no_sandbox: _UnsafeOption = False,
+    drain_when_stopped: Annotated[
+        bool,
+        typer.Option(
+            "--drain",
+            help="When stopped, say goodbye: jobs save and go on elsewhere. Without it that "
+            "happens only when the whole machine goes down.",
+        ),
+    ] = False,
+) -> None:
     """Work for the market until stopped. Stopping ends no job: the next run finds them again."""
     workspace.own_mounts()  # before there are threads
     logging.basicConfig(
@@ -92,7 +105,7 @@ def run(state: _StateOption = config.DEFAULT, unsafe_no_sandbox: _UnsafeOption =
             where, settings.training_python, settings.lan_address, unsafe=unsafe_no_sandbox
         )
         daemon = Daemon(where, settings, key, machine)
-        asyncio.run(_until_signalled(daemon))
+        asyncio.run(_until_signalled(daemon, drains=drain_when_stopped))
 
 
 @app.command("doctor")
@@ -158,12 +171,32 @@ def _show(machine: Machine) -> None:
         _console.print(f"  {reason}", style="yellow", markup=False)
 
 
-async def _until_signalled(daemon: Daemon) -> None:
+async def _until_signalled(daemon: Daemon, *, drains: bool) -> None:
     work = asyncio.ensure_future(daemon.run())
+    asked: list[bool] = []
+
+    def stop() -> None:
+        # A second signal doesn't wait for what the first has asked for.
+        if asked or not (drains or _goes_down()):
+            work.cancel()
+        asked.append(True)
+        daemon.leave()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     with contextlib.suppress(asyncio.CancelledError):
         await work
+
+
+def _goes_down() -> bool:
+    """Whether systemd is stopping the whole machine, and not us alone."""
+    if not Path("/run/systemd/system").exists():
+        return False
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        asked = ["systemctl", "is-system-running"]
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=2, check=False)
+        return said.stdout.strip() == "stopping"
+    return False
 
 
 def _drain_keepers(state: State) -> None:

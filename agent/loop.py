@@ -51,6 +51,9 @@ _TICK_S: Final = 1.0
 _LOAD_S: Final = 5.0
 _BEATS_A_CLAIM: Final = 6
 _AWAY: Final = "market_away"
+_DEAF_S: Final = 2.0
+"""A market that is away when we leave is not waited for longer than this."""
+_GOODBYE: Final = "its machine is going down"
 
 
 class Daemon:
@@ -89,16 +92,27 @@ class Daemon:
         """None until the market has said it once."""
         self._interval_s, self._spool_s = 10.0, 3600.0
         self._owner_why = ""
+        self._leaving, self._news = asyncio.Event(), asyncio.Event()
         self._foreign = Foreign(machine.cores, machine.driver)
         self._mood, self._load_at = owner.Mood(), time.monotonic()
 
+    def leave(self) -> None:
+        """Says goodbye: what runs saves, is sent, and goes on elsewhere; then `run` returns."""
+        self._leaving.set()
+
     async def run(self) -> None:
-        """Until cancelled; raises TurnedAway when the market has done so for good."""
+        """Until cancelled, or gone after `leave`; raises TurnedAway when the market has turned us
+        away for good."""
         await asyncio.to_thread(cache.sweep, self._state.cache)
         await self._find_lives()
         work = [
             asyncio.create_task(one)
-            for one in (self._client.run(), self._tick(), self._prover.run(self._is_idle))
+            for one in (
+                self._client.run(),
+                self._tick(),
+                self._prover.run(self._is_idle),
+                self._left(),
+            )
         ]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -241,8 +255,25 @@ class Daemon:
                     if life.is_running():
                         life.claim()
                 self._client.ring()
-            if self._client.away_s > self._spool_s:
+            if self._client.away_s > (_DEAF_S if self._leaving.is_set() else self._spool_s):
                 self._leave_alone()
+
+    async def _left(self) -> None:
+        """Returns once we were to leave and nothing is left to do: the market reclaims what runs
+        here as it does for an owner, and hears of each end before we are gone."""
+        await self._leaving.wait()
+        await self._ask_owner()
+        while any(self._keeps_us(life) for life in self._lives.values()):
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._news.wait()
+        self._client.ring()
+        await asyncio.sleep(_TICK_S / 4)
+
+    def _keeps_us(self, life: Life) -> bool:
+        """Whether it still runs, or has something to send to a market that is there."""
+        return life.is_running() or (self._client.away_s == 0 and not life.record.is_settled)
 
     async def _ask_owner(self) -> None:
         rules = self._config.owner
@@ -258,6 +289,8 @@ class Daemon:
             self._mood,
             drain_asked=self._state.drain.exists(),
         )
+        if self._leaving.is_set():
+            why = _GOODBYE
         if why != self._owner_why:
             log.info("the owner %s", f"needs the machine: {why}" if why else "lets it again")
             self._owner_why = why
@@ -282,6 +315,7 @@ class Daemon:
         }
 
     def _changed(self) -> None:
+        self._news.set()
         self._reconcile()
         self._client.ring()
 

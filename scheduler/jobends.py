@@ -1,5 +1,6 @@
 """What the end of a lease means: for whom it counts, and where its job goes next (DESIGN §4)."""
 
+import signal
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -59,6 +60,9 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
     if why == "drain":
         # Nobody of ours asked: the node was cut off for too long, and let it save and leave.
         return "expired", worst.detail or "the node lost sight of the market, saved and left"
+    if worst.exit_signal == signal.SIGKILL and why in ("exited", "killed"):
+        # Its keeper did not do it: the machine's owner, its kernel out of memory, or itself.
+        return "killed", "somebody on the node killed its process; it goes on from what it saved"
     return "failed", _failure(worst)
 
 
@@ -104,7 +108,7 @@ def _requeue(job: Job, lease: Lease, reason: str) -> tuple[str, str]:
     elif lease.end_reason in FRUITLESS_ENDS:
         job.fruitless += 1
     if job.fruitless >= settings.POLICY.attempts_without_progress:
-        return "fail", f"{job.fruitless} nodes in a row ended it without progress; last: {reason}"
+        return "fail", f"{job.fruitless} attempts in a row ended without progress; last: {reason}"
     return "requeue", reason
 
 

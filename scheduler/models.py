@@ -85,6 +85,7 @@ class Lease(Stateful):
         START_TIMEOUT = "start_timeout"
         BAD_CHECKPOINT = "bad_checkpoint"
         PARTED = "parted"
+        KILLED = "killed"
 
     job = models.ForeignKey(Job, models.PROTECT, related_name="leases")
     round = models.ForeignKey(Round, models.PROTECT, null=True, related_name="leases")

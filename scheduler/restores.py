@@ -72,13 +72,10 @@ def judge(*, now: datetime) -> int:
     return len(doubted)
 
 
-def how_it_went_on(job: Job, lease: Lease) -> str:
+def how_it_went_on(job: Job, lease: Lease, share: Assignment) -> str:
     """Whether a script's new attempt went on from what it was given, measured by its steps; ""
-    where that can't be told, and for recipes, which always do."""
+    where that can't be told, and for recipes, which always do. `share`: the first rank's."""
     if job.recipe != "script" or lease.running_at is None:
-        return ""
-    share = lease.assignments.select_related("lease").order_by("rank").first()
-    if share is None:
         return ""
     resumed = given(share)
     if resumed is None:

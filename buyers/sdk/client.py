@@ -163,9 +163,9 @@ class Client:
             found = self.job(job)
         return found
 
-    def metrics(self, job: JobId) -> Points:
-        """The job's curves."""
-        return self._http.get(f"jobs/{_id(job)}/metrics/", Points)
+    def metrics(self, job: JobId, *, after: str = "") -> Points:
+        """The job's curves: of each step the newest; after an answer's `next`, all points since."""
+        return self._http.get(f"jobs/{_id(job)}/metrics/", Points, after=after)
 
     def log(self, job: JobId) -> str:
         """The end of the job's output."""

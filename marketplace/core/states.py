@@ -153,12 +153,14 @@ JOB_EVENT_AFTER: Final[dict[str, str]] = {
     "start_timeout": "requeue",
     "bad_checkpoint": "requeue",
     "parted": "requeue",
+    "killed": "requeue",
 }
 
 # Ends that are the supplier's side's doing: three in a row without progress fail the job.
 SUPPLIER_SIDE_ENDS: Final = frozenset({"reclaimed", "node_lost", "start_timeout"})
-# So do these, of which nobody knows whose doing they are: they are no mark on any node.
-FRUITLESS_ENDS: Final = SUPPLIER_SIDE_ENDS | {"parted"}
+# Of these nobody knows whose doing they were: no mark on any node; tried again, and billed.
+UNEXPLAINED_ENDS: Final = frozenset({"parted", "killed"})
+FRUITLESS_ENDS: Final = SUPPLIER_SIDE_ENDS | UNEXPLAINED_ENDS
 # The keeper's and the agent's words for ends that are the node's doing, not the job's.
 NODE_BROKE: Final[dict[str, str]] = {
     "node_lost": "the node fell silent",

@@ -26,6 +26,7 @@ class Migration(migrations.Migration):
                     ("expired", "Expired"),
                     ("start_timeout", "Start Timeout"),
                     ("bad_checkpoint", "Bad Checkpoint"),
+                    ("killed", "Killed"),
                 ],
                 max_length=20,
             ),

@@ -25,6 +25,7 @@ class Migration(migrations.Migration):
                     ("start_timeout", "Start Timeout"),
                     ("bad_checkpoint", "Bad Checkpoint"),
                     ("parted", "Parted"),
+                    ("killed", "Killed"),
                 ],
                 max_length=20,
             ),

@@ -77,8 +77,8 @@ def test_a_jobs_page_tells_everything_and_asks_a_fixed_number_of_times(
     # Who asks: 4, as above. The job: 1. Its view: lease, shares, and for its words the lease,
     # twice the shares again, and its pace; checkpoints, artifact, story, last point, evaluations:
     # 11. The receipt: shares, slices, credits: 3. The log: what was kept, as Valkey has none: 1.
-    # The curve: how far it goes, and its points: 2.
-    with django_assert_num_queries(4 + 1 + 11 + 3 + 1 + 2):
+    # The curve: how far it goes, and its points: 2. Whether a script had run before: 1.
+    with django_assert_num_queries(4 + 1 + 11 + 3 + 1 + 2 + 1):
         page = text_of(member.get(reverse("job", args=[ran.job.pk])))
     for expected in (
         "Our model", "running on", "step 2 of 4", "2.500 at step 2", "310 tokens/s", "4.500",

@@ -194,9 +194,10 @@ def test_a_script_is_told_whether_it_went_on(interrupted, other, now, first, wor
     lease = world.lease(interrupted, other, now=at)
     other.says(world.status(lease.assignments.get(), "running"), now=at)
     lease.refresh_from_db()
-    assert restores.how_it_went_on(interrupted, lease) == ""
+    share = lease.assignments.get()
+    assert restores.how_it_went_on(interrupted, lease, share) == ""
     MetricPoint.objects.create(job=interrupted, epoch=lease.epoch, step=first, values={}, at=at)
-    assert words in restores.how_it_went_on(interrupted, lease)
+    assert words in restores.how_it_went_on(interrupted, lease, share)
 
 
 def test_a_node_that_has_proven_itself_saves_less_often(buyer, node, other, now):
