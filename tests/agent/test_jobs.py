@@ -7,8 +7,7 @@ import pytest
 
 from agent.config import State
 from agent.protocol import Gang, Member, Status
-from tests.agent import node as nodes
-from tests.agent.conftest import resume, spec
+from tests.agent.conftest import OBEDIENT, resume, spec
 from tests.agent.market import Market
 
 TRAIN = b"""
@@ -27,17 +26,6 @@ for step in range(1, 5):
 os.makedirs(f"{told['output']}/artifact/inner")
 open(f"{told['output']}/artifact/inner/model", "wb").write(b"the result")
 """
-OBEDIENT = b"""
-import os, signal, sys, time
-def leave(*_):
-    os.makedirs("/job/output/checkpoint-9")
-    open("/job/output/checkpoint-9/w", "w").write("saved")
-    sys.exit(75)
-signal.signal(signal.SIGTERM, leave)
-open("/job/metrics.jsonl", "w").write('{"step": 1, "loss": 2}\\n')
-while True:
-    time.sleep(0.05)
-"""
 SPARSE = """os.makedirs('/job/output/artifact')
 for name in 'ab': os.truncate(os.open(f'/job/output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
 """
@@ -50,11 +38,6 @@ GANG = Gang(
     ],
 )
 FOREVER = b"import time\nwhile True: time.sleep(0.05)"
-
-
-@pytest.fixture
-def device(state: State) -> str:
-    return nodes.machine(state).inventory.devices[0].uuid
 
 
 async def _ended(market: Market, job: UUID) -> Status:
@@ -379,45 +362,3 @@ async def test_a_device_is_never_used_twice(market: Market, node: State, device:
     status = await _ended(market, second)
     assert "still in use" in status.detail
     assert market.state(first) == "running"
-
-
-async def test_the_owner_has_the_machine_back_for_the_asking(
-    market: Market, node: State, device: str
-):
-    node.drain.touch()
-    beat = await market.until(lambda: market.last().owner_busy and market.last())
-    assert beat.owner_why == "owner asked to drain"
-    node.drain.unlink()
-    await market.until(lambda: not market.last().owner_busy)
-
-
-async def test_an_agent_that_says_goodbye_has_its_jobs_saved_before_it_goes(
-    market: Market, state: State, device: str
-):
-    daemon = nodes.daemon(state)
-    working = asyncio.create_task(daemon.run())
-    job = market.want(spec(market.offer({"main.py": OBEDIENT}, "script"), devices=[device]))
-    await market.until(lambda: market.metrics)
-    daemon.leave()
-    beat = await market.until(lambda: market.last().owner_busy and market.last())
-    assert beat.owner_why == "its machine is going down"
-    market.drain(job, "reclaimed", 20)  # as the market does for an owner
-    await asyncio.wait_for(working, 20)
-    status = market.settled(job)
-    assert status is not None
-    assert (status.exit.code, status.exit.why) == (75, "drain")
-    assert market.sent("checkpoint")[-1].step == 9
-
-
-async def test_an_agent_that_leaves_while_the_market_is_away_ends_its_jobs_in_order(
-    market: Market, state: State, device: str
-):
-    daemon = nodes.daemon(state)
-    working = asyncio.create_task(daemon.run())
-    job = market.want(spec(market.offer({"main.py": OBEDIENT}, "script"), devices=[device]))
-    await market.until(lambda: market.metrics)
-    market.faults.refuse_socket = ("away", False)
-    market.cut()
-    daemon.leave()
-    await asyncio.wait_for(working, 20)
-    assert (state.assignments / str(job) / "job/output/checkpoint-9/w").read_text() == "saved"
