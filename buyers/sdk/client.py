@@ -24,6 +24,7 @@ from buyers.sdk.shapes import (
     Job,
     JobRow,
     Log,
+    Model,
     Option,
     Points,
     Quote,
@@ -38,7 +39,7 @@ from buyers.sdk.shapes import (
 from buyers.sdk.transfer import Progress
 
 __all__ = [
-    "Artifact", "Base", "Client", "Damaged", "Dataset", "Fetch", "GridloomError", "Job", "MarketRefused", "Option",
+    "Artifact", "Base", "Client", "Damaged", "Dataset", "Fetch", "GridloomError", "Job", "MarketRefused", "Model", "Option",
     "Quote", "Receipt", "Unreachable", "Update", "Wallet",
 ]  # fmt: skip
 
@@ -106,9 +107,17 @@ class Client:
             return self._checked(made)
         raise Unreachable("the market's storage goes on refusing the upload; check the clocks")
 
-    def dataset(self, dataset: UUID | str) -> Report:
-        """One version, with what was found in it and its first rows."""
-        return self._http.get(f"datasets/{_uuid(dataset, 'dataset')}/report/", Report)
+    def dataset(self, reference: UUID | str) -> Report:
+        """A version by its id, its name (the latest) or name@version: what was found in it."""
+        name, at, version = str(reference).rpartition("@")
+        pk = reference if isinstance(reference, UUID) or _is_uuid(reference) else None
+        if pk is None:
+            named = self._http.pages("datasets/", Dataset, name=name if at else str(reference))
+            found = [each for each in named if not at or str(each.version) == version]
+            if not found:
+                raise GridloomError(f"there is no dataset {reference!r}; `gridloom datasets`")
+            pk = found[0].id
+        return self._http.get(f"datasets/{pk}/report/", Report)
 
     def datasets(self) -> list[Dataset]:
         """All versions, the newest first."""
@@ -143,6 +152,15 @@ class Client:
         """Accepts the licence of a fetched base, for your whole organisation."""
         path = f"artifacts/{_uuid(base, 'base')}/licence/"
         return self._http.post(path, Base, {"licence": licence})
+
+    def model(self, artifact: UUID | str) -> Model:
+        """A model, by its id or its job's: what it can do before and after, and what it took."""
+        return self._http.get(f"artifacts/{self._artifact(artifact)}/model/", Model)
+
+    def promote(self, artifact: UUID | str, *, reason: str = "") -> Artifact:
+        """Makes a model the org's current one of its name; `reason` is for one that dropped."""
+        path = f"artifacts/{self._artifact(artifact)}/promote/"
+        return self._http.post(path, Artifact, {"reason": reason}, again=False)
 
     def recipes(self) -> dict[str, Recipe]:
         """What can be run: inputs, and the JSON Schema of the parameters."""
@@ -247,6 +265,12 @@ class Client:
         path = f"jobs/{_id(job)}/checkpoints/{checkpoint.id}/"
         return self._download(path, Path(folder), progress)
 
+    def _artifact(self, reference: UUID | str) -> str:
+        """A model's id, by itself or by its job's."""
+        pk = _uuid(reference, "artifact")
+        made = [each for each in self.artifacts() if pk in (str(each.id), str(each.job))]
+        return str(made[0].id) if made else pk
+
     def _checked(self, made: Dataset) -> Dataset:
         """The version once it has been looked through; raises MarketRefused with the reason."""
         while made.state == "checking":
@@ -275,6 +299,14 @@ class Client:
 
 def _id(job: JobId) -> str:
     return _uuid(job.id if isinstance(job, JobRow) else job, "job")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _uuid(found: UUID | str, kind: str) -> str:

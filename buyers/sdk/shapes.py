@@ -115,6 +115,28 @@ class Base(Artifact, frozen=True):
     accepted: bool = True
 
 
+class Measured(Struct, frozen=True):
+    """One domain before and after; `dropped`: worse by more than its margin."""
+
+    name: str
+    measure: str
+    rows: int
+    before: float | None
+    after: float | None
+    margin: float
+    dropped: bool
+
+
+class Model(Struct, frozen=True):
+    """What a model can do, and what it took (`card`, Markdown)."""
+
+    id: UUID
+    name: str
+    state: str
+    measured: list[Measured]
+    card: str
+
+
 class Fetch(Struct, frozen=True):
     """A base on its way from a hub; `detail` says what it waits for, or why it was refused."""
 
