@@ -117,7 +117,7 @@ def furthest(job: Job) -> Checkpoint | None:
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
     """What the job reads: (name, folder, whether it is public)."""
     named = (
-        ("base", job.base, bool(job.base and job.base.public)),
+        ("base", job.base, bool(job.base and (job.base.public or job.base.org_id is None))),
         ("dataset", job.dataset, False),
         ("script", job.script, False),
     )

@@ -1,8 +1,9 @@
 """How the command line shows things: tables, a run as it goes, a receipt."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -10,7 +11,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from buyers.sdk.shapes import MICRO, Dataset, Job, JobRow, Quote, Receipt, Update
+from buyers.sdk.shapes import (
+    MICRO,
+    Base,
+    Dataset,
+    Job,
+    JobRow,
+    Measured,
+    Quote,
+    Receipt,
+    Recipe,
+    Report,
+    Update,
+)
 
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH: Final = 32
@@ -97,7 +110,71 @@ def datasets(rows: Sequence[Dataset]) -> Table:
     table = _table("Name", "Version", "Files", "Rows", "Size", "State")
     for row in rows:
         table.add_row(plain(row.name), str(row.version), f"{row.files:,}", f"{row.rows:,}",
-                      size(row.bytes), "committed" if row.committed_at else "begun")  # fmt: skip
+                      size(row.bytes), row.state)  # fmt: skip
+    return table
+
+
+def bases(rows: Sequence[Base]) -> Table:
+    """The models to start from."""
+    table = _table("Name", "Revision", "Size", "Licence", "Id")
+    for row in rows:
+        licence = row.licence or "none named"
+        table.add_row(
+            plain(row.name), row.source.rpartition("@")[2][:12], size(row.bytes),
+            plain(licence if row.accepted else f"{licence}, to be accepted"), str(row.id),
+        )  # fmt: skip
+    return table
+
+
+def report(found: Report) -> Iterator[Text]:
+    """A dataset's state, and the first rows of its parts."""
+    kinds = f" of {' or '.join(found.kinds)}" if found.kinds else ""
+    yield plain(f"{found.name}@{found.version}: {found.state}, {found.rows:,} rows{kinds}")
+    if found.detail:
+        yield plain(found.detail)
+    for name, part in found.parts.items():
+        yield plain(f"{name}: {part.rows:,} rows")
+        for row in part.first:
+            yield plain(f"  {json.dumps(row, ensure_ascii=False)}")
+
+
+def recipes(found: Mapping[str, Recipe]) -> Table:
+    """All recipes, a line each."""
+    table = _table("Recipe", "Reads", "What it does")
+    for name, recipe in found.items():
+        reads = ", ".join(
+            each.name if each.required else f"[{each.name}]" for each in recipe.inputs
+        )
+        table.add_row(
+            name, Text(reads), plain(recipe.about.splitlines()[0] if recipe.about else "")
+        )
+    return table
+
+
+def recipe(name: str, found: Recipe) -> Iterator[Text | Table]:
+    """One recipe's inputs and parameters."""
+    yield plain(f"{name}: {found.about}")
+    for each in found.inputs:
+        yield plain(f"  {each.name}{'' if each.required else ' (optional)'}: {each.help}")
+    table = _table("Parameter", "Default", "Allowed", "What it does")
+    for parameter, spec in found.parameters.get("properties", {}).items():
+        default = json.dumps(spec["default"]) if "default" in spec else ""
+        table.add_row(parameter, Text(default), Text(_allowed(spec)),
+                      plain(str(spec.get("description", ""))))  # fmt: skip
+    yield table
+
+
+def measured(rows: Sequence[Measured]) -> Table:
+    """What a model could do before and after; what dropped is red."""
+    table = _table("Measured on", "By", "Rows", "Before", "After", "Margin", "Verdict")
+    for row in rows:
+        before, after = (
+            "" if value is None else f"{value:.3f}" for value in (row.before, row.after)
+        )
+        table.add_row(
+            plain(row.name), row.measure, f"{row.rows:,}", before, after, f"{row.margin:.0%}",
+            "dropped" if row.dropped else "kept", style="red" if row.dropped else "",
+        )  # fmt: skip
     return table
 
 
@@ -171,6 +248,20 @@ def spark(values: Sequence[float]) -> str:
     low, high = min(shown), max(shown)
     scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_SPARKS[round((value - low) * scale)] for value in shown)
+
+
+def _allowed(spec: Mapping[str, Any]) -> str:
+    """In words, what a parameter's JSON Schema allows."""
+    if "enum" in spec:
+        return ", ".join(map(str, spec["enum"]))
+    if "maximum" in spec:
+        low = (
+            f"above {spec['exclusiveMinimum']:g}"
+            if "exclusiveMinimum" in spec
+            else spec.get("minimum", "")
+        )
+        return f"{low} to {spec['maximum']:,}"
+    return str(spec.get("type", "JSON"))
 
 
 def _table(*headings: str) -> Table:

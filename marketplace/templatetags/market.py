@@ -1,5 +1,6 @@
 """How figures are written on pages: money, sizes, durations."""
 
+import json
 from datetime import datetime
 
 from django import template
@@ -57,6 +58,29 @@ def size(count: int | None) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     raise AssertionError("unreachable")
+
+
+@register.filter
+def count(number: int | None) -> str:
+    """134,515,008 as "135 M"."""
+    if number is None:
+        return "–"
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+@register.filter
+def signed_percent(share: float | None) -> str:
+    """-0.125 as "−12.5 %"."""
+    return "–" if share is None else f"{share * 100:+.1f} %".replace("-", "−")
+
+
+@register.filter
+def as_json(value: object) -> str:
+    """As it would be typed into a file."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 @register.filter

@@ -88,7 +88,8 @@ async def test_a_dataset_goes_from_the_browser_to_the_storage(tab, s3, tmp_path)
         await tab.get_by_role("button", name="Upload").click()
 
     await upload()
-    await expect(tab.locator("tbody")).to_contain_text("committed")
+    await expect(tab.locator("#dataset")).to_contain_text("7 rows")
+    await expect(tab.locator("#dataset")).to_contain_text("What does f do?")
     made = await Dataset.objects.aget()
     assert (made.name, made.rows) == ("pairs", 7)
 
@@ -102,7 +103,7 @@ async def test_a_job_is_asked_for_quoted_and_taken(tab, node, s3, buyer, today):
     await tab.goto("/buy/jobs/new/")
     await tab.get_by_label("Recipe").select_option("script")
     await tab.get_by_label("Script").select_option(label="code v1")
-    await tab.get_by_label("Parameters").fill("entry = main.py")
+    await tab.get_by_label("Entry").fill("main.py")
     await tab.get_by_label("Budget, $").fill("5")
     await tab.get_by_label("Memory on each GPU, GiB").fill("2")
     await tab.get_by_label("Hours it will about run").fill("0.5")

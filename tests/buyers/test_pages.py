@@ -23,7 +23,7 @@ def quote(member, code):
 
     def quote(**more):
         form = {
-            "recipe": "script", "script": str(code.pk), "parameters": "entry = main.py",
+            "recipe": "script", "script": str(code.pk), "p-entry": "main.py",
             "budget": "5", "gpus": "1", "memory_gib": "2", "hours": "0.5", "disk_gib": "5",
             "trust": "community", **more,
         }  # fmt: skip
@@ -167,8 +167,8 @@ def test_a_bid_needs_no_quote(quote, node):
     [
         ({"budget": "0"}, "budget must be more than zero"),
         ({"budget": "NaN"}, "plain decimal number"),
-        ({"parameters": "entry main.py"}, "write it like steps = 100"),
-        ({"parameters": "entry = other.py"}, "there is no other.py"),
+        ({"p-entry": "other.py"}, "there is no other.py"),
+        ({"p-entry": "../x.py"}, "entry must be a .py file inside the project"),
         ({"hours": ""}, "how long it will about run"),
         ({"limit": "-1"}, "limit must be more than zero"),
         ({"recipe": "alchemy"}, "Select a valid choice"),

@@ -95,7 +95,7 @@ def test_memory_that_the_buyer_knows_is_taken_as_it_is(plan, base, pairs):
         ({"parameters": {"stepz": 3}}, "parameters.stepz", "did you mean 'steps'"),
         ({"parameters": {"steps": 0}}, "parameters.steps", "whole number from 1"),
         ({"parameters": {"rank": "NaN"}}, "parameters.rank", "whole number"),
-        ({"base": "huge"}, "base", "no base 'huge' that you may use; public ones are tiny"),
+        ({"base": "huge"}, "base", "no base 'huge' that you may use; there are tiny"),
         ({"base": None}, "base", "needs a base"),
         ({"dataset": "nothing"}, "dataset", "no dataset 'nothing'"),
         ({"dataset": "pairs@2"}, "dataset", "no dataset 'pairs@2'"),
