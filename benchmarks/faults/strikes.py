@@ -66,6 +66,25 @@ def agent_stopped(seconds: float) -> Strike:
     return strike
 
 
+def cable_pulled(seconds: float) -> Strike:
+    """The node's network is gone, and comes back."""
+
+    def strike(world: World, job: Job) -> None:
+        cable = world.cables[job.nodes[0].node]
+        cable.pull()
+        time.sleep(seconds)
+        cable.plug()
+
+    return strike
+
+
+def cable_pulled_for_good(world: World, job: Job) -> Callable[[], None]:
+    """The node's network is gone; the job there runs on, and nobody hears of it."""
+    cable = world.cables[job.nodes[0].node]
+    cable.pull()
+    return cable.plug
+
+
 def storage_away(seconds: float) -> Strike:
     """The object store is down."""
     return _away(("s3",), seconds)
