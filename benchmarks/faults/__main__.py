@@ -5,6 +5,7 @@ two seconds. A job without a fault runs first, as the measure. Exits 1 if a prom
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import platform
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.faults import cable, strikes
+from benchmarks.faults import cable, disk, strikes
 from benchmarks.faults.script import PACE_S
 from benchmarks.faults.trial import Outcome, Strike, World, complaints, run
 from buyers.sdk import Client
@@ -38,17 +39,21 @@ class Fault:
     goal: str = ""
     notice_s: int = 30
     cable: bool = False
+    disk: bool = False
+    """What it needs of this host."""
 
 
 FAULTS = (
     Fault("kill -9 of the job", strikes.job_killed),
     Fault("kill -9 of its keeper", strikes.keeper_killed),
     Fault("kill -9 of the agent", strikes.agent_killed, goal="goes on"),
+    Fault("machine goes down in order", strikes.goodbye, goal="≤ 15 s"),
     Fault("machine silent for good", strikes.machine_lost, 40, goal=_SILENT),
     Fault("cable pulled, 15 s", strikes.cable_pulled(15), 15, goal="goes on", cable=True),
     Fault("cable pulled for good", strikes.cable_pulled_for_good, 45, goal=_SILENT, cable=True),
     Fault("SIGSTOP of the job, 5 s", strikes.job_stopped(5), 5),
     Fault("SIGSTOP of the agent, 10 s", strikes.agent_stopped(10), 10, goal="goes on"),
+    Fault("disk full, 15 s", strikes.disk_full(15), 15, goal="goes on", disk=True),
     Fault("storage away, 30 s", strikes.storage_away(30), 30, goal="goes on"),
     Fault("market away, 60 s", strikes.market_away(60), 60, goal="goes on"),
     Fault("Valkey restarted", strikes.restarted("valkey"), goal="goes on"),
@@ -69,6 +74,7 @@ def main() -> int:
     chance = random.Random(asked.seed)
     with (
         tempfile.TemporaryDirectory() as folder,
+        _disk(Path(folder) / "data" / "nodes"),
         live_site(Path(folder) / "data", print, anywhere=True) as site,
     ):
         site.start_nodes(print)
@@ -81,6 +87,13 @@ def main() -> int:
             return _campaign(world, asked, chance)
         with cable.laid(site, list(strikes.SUPPLIERS)) as cables:
             return _campaign(replace(world, cables=cables), asked, chance)
+
+
+def _disk(nodes: Path) -> contextlib.AbstractContextManager[None]:
+    if disk.is_possible():
+        return disk.mounted(nodes)
+    print("no root or no loop devices: without the full disk")
+    return contextlib.nullcontext()
 
 
 def _campaign(world: World, asked: argparse.Namespace, chance: random.Random) -> int:
@@ -108,7 +121,11 @@ def _campaign(world: World, asked: argparse.Namespace, chance: random.Random) ->
 
 def _drawn(chance: random.Random, *, cables: bool) -> Iterator[Fault]:
     """All of them in a random order, again and again."""
-    found = [fault for fault in FAULTS if cables or not fault.cable]
+    found = [
+        fault
+        for fault in FAULTS
+        if (cables or not fault.cable) and (disk.is_possible() or not fault.disk)
+    ]
     for _ in itertools.count():
         yield from chance.sample(found, len(found))
 

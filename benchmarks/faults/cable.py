@@ -7,11 +7,13 @@ iproute2; where they are missing, the faults that need it are left out, and that
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from marketplace.devstack import ports
 from marketplace.devstack.live import LiveSite
 from marketplace.devstack.stack import ROOT
 
@@ -51,7 +53,7 @@ def _laid(site: LiveSite, node: str, number: int) -> Iterator[Cable]:
     space = f"glf{os.getpid()}-{number}"
     ours, theirs = f"glo{os.getpid() % 100_000}-{number}", f"gli{os.getpid() % 100_000}-{number}"
     net = f"10.{200 + number}.{os.getpid() % 250}"
-    ports = sorted({port for name, port in site.stack.port.items() if name != "postgres"})
+    wanted = [site.stack.port[wish.name] for wish in (ports.SITE, ports.AGENTS, ports.S3_WISHES[0])]
     inside = ["ip", "netns", "exec", space]
     relays = []
     _ip("netns", "add", space)
@@ -62,9 +64,11 @@ def _laid(site: LiveSite, node: str, number: int) -> Iterator[Cable]:
         _ip("-n", space, "addr", "add", f"{net}.2/30", "dev", theirs)
         _ip("-n", space, "link", "set", theirs, "up")
         _ip("-n", space, "link", "set", "lo", "up")
+        # Ports of our own between the two: the object store wants its own on every address.
+        between = {port: _free_port(f"{net}.1") for port in wanted}
         relays += [
-            _relay([], [f"{net}.1:{port}=127.0.0.1:{port}" for port in ports]),
-            _relay(inside, [f"127.0.0.1:{port}={net}.1:{port}" for port in ports]),
+            _relay([], [f"{net}.1:{via}=127.0.0.1:{port}" for port, via in between.items()]),
+            _relay(inside, [f"127.0.0.1:{port}={net}.1:{via}" for port, via in between.items()]),
         ]
         service = site.supervisor.end(f"node-{node}")
         site.supervisor.start(replace(service, argv=(*inside, *service.argv)))
@@ -80,6 +84,12 @@ def _relay(inside: list[str], routes: list[str]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [*inside, sys.executable, "-m", "benchmarks.faults.relay", *routes], cwd=ROOT
     )
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 def _ip(*words: str) -> None:

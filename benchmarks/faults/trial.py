@@ -50,7 +50,7 @@ class Outcome:
     seconds: float
     """From its first step to its last, whoever ran it."""
     gap_s: float
-    """From the fault to the first step that had not been done before it."""
+    """The longest time without a step that had not been done before, from the fault on."""
     lost_steps: int
     attempts: int
     ends: tuple[str, ...]
@@ -157,6 +157,11 @@ def _span(points: Sequence[Point]) -> float:
 
 
 def _gap(points: Sequence[Point], struck_at: float) -> float:
-    done = max((p.step for p in points if p.values["at"] <= struck_at), default=0)
-    later = [p.values["at"] for p in points if p.step > done]
-    return max(0.0, min(later, default=struck_at) - struck_at)
+    furthest, gap, since = 0, 0.0, struck_at
+    for point in sorted(points, key=lambda one: one.values["at"]):
+        if point.step > furthest:
+            if point.values["at"] > struck_at:
+                gap = max(gap, point.values["at"] - since)
+                since = point.values["at"]
+            furthest = point.step
+    return gap if struck_at else 0.0
