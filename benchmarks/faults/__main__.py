@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,9 +38,8 @@ class Fault:
     lasts_s: float = 0.0
     goal: str = ""
     notice_s: int = 30
-    cable: bool = False
-    disk: bool = False
-    """What it needs of this host."""
+    needs: Callable[[], bool] = lambda: True
+    """Whether this host can do it."""
 
 
 FAULTS = (
@@ -49,11 +48,20 @@ FAULTS = (
     Fault("kill -9 of the agent", strikes.agent_killed, goal="goes on"),
     Fault("machine goes down in order", strikes.goodbye, goal="≤ 15 s"),
     Fault("machine silent for good", strikes.machine_lost, 40, goal=_SILENT),
-    Fault("cable pulled, 15 s", strikes.cable_pulled(15), 15, goal="goes on", cable=True),
-    Fault("cable pulled for good", strikes.cable_pulled_for_good, 45, goal=_SILENT, cable=True),
+    Fault(
+        "cable pulled, 15 s", strikes.cable_pulled(15), 15, goal="goes on", needs=cable.is_possible
+    ),
+    Fault(
+        "cable pulled for good",
+        strikes.cable_pulled_for_good,
+        45,
+        goal=_SILENT,
+        needs=cable.is_possible,
+    ),
     Fault("SIGSTOP of the job, 5 s", strikes.job_stopped(5), 5),
     Fault("SIGSTOP of the agent, 10 s", strikes.agent_stopped(10), 10, goal="goes on"),
-    Fault("disk full, 15 s", strikes.disk_full(15), 15, goal="goes on", disk=True),
+    Fault("disk full, 15 s", strikes.disk_full(15), 15, goal="goes on", needs=disk.is_possible),
+    Fault("disk slow, 15 s", strikes.disk_slow(15), 15, goal="goes on", needs=disk.is_throttled),
     Fault("storage away, 30 s", strikes.storage_away(30), 30, goal="goes on"),
     Fault("market away, 60 s", strikes.market_away(60), 60, goal="goes on"),
     Fault("Valkey restarted", strikes.restarted("valkey"), goal="goes on"),
@@ -83,7 +91,6 @@ def main() -> int:
         demo.pay(buyer, "20.00")
         world = World.of(site, buyer, Path(folder))
         if not cable.is_possible():
-            print("no root or no iproute2: without the cables")
             return _campaign(world, asked, chance)
         with cable.laid(site, list(strikes.SUPPLIERS)) as cables:
             return _campaign(replace(world, cables=cables), asked, chance)
@@ -92,7 +99,6 @@ def main() -> int:
 def _disk(nodes: Path) -> contextlib.AbstractContextManager[None]:
     if disk.is_possible():
         return disk.mounted(nodes)
-    print("no root or no loop devices: without the full disk")
     return contextlib.nullcontext()
 
 
@@ -103,7 +109,7 @@ def _campaign(world: World, asked: argparse.Namespace, chance: random.Random) ->
     wrong = complaints(alone, alone, steps=longest)
     _print_line("undisturbed", alone, wrong, "", alone.seconds)
     began, broken, useful, spent = time.monotonic(), 0, 0.0, 0.0
-    for fault in _drawn(chance, cables=bool(world.cables)):
+    for fault in _drawn(chance):
         if time.monotonic() - began > asked.minutes * 60:
             break
         steps = _STEPS + int(fault.lasts_s / PACE_S)
@@ -119,13 +125,12 @@ def _campaign(world: World, asked: argparse.Namespace, chance: random.Random) ->
     return 1 if broken or useful / spent < 0.85 else 0
 
 
-def _drawn(chance: random.Random, *, cables: bool) -> Iterator[Fault]:
-    """All of them in a random order, again and again."""
-    found = [
-        fault
-        for fault in FAULTS
-        if (cables or not fault.cable) and (disk.is_possible() or not fault.disk)
-    ]
+def _drawn(chance: random.Random) -> Iterator[Fault]:
+    """All that this host can do in a random order, again and again."""
+    found = [fault for fault in FAULTS if fault.needs()]
+    left = ", ".join(fault.name for fault in FAULTS if fault not in found)
+    if left:
+        print(f"not on this host: {left}")
     for _ in itertools.count():
         yield from chance.sample(found, len(found))
 

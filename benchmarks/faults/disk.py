@@ -1,4 +1,4 @@
-"""A disk of the nodes' own, small enough to be filled without harm to this machine."""
+"""A disk of the nodes' own, to be filled and slowed down without harm to this machine."""
 
 import contextlib
 import os
@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SIZE = 4 << 30
+_THROTTLE = Path("/sys/fs/cgroup/blkio")
+_SLOW = {"bps": 200_000, "iops": 20}
+"""Bytes and operations a second, of reading and of writing: a worn-out USB stick."""
 
 
 def is_possible() -> bool:
     """Whether this host lets us mount a file system from a file."""
     return os.geteuid() == 0 and Path("/dev/loop-control").exists() and bool(_mkfs())
+
+
+def is_throttled() -> bool:
+    """Whether this kernel lets us slow a device down (control groups, version 1)."""
+    return is_possible() and os.access(_THROTTLE / "blkio.throttle.write_bps_device", os.W_OK)
 
 
 @contextlib.contextmanager
@@ -47,6 +55,26 @@ def filled(folder: Path) -> Iterator[None]:
         yield
     finally:
         filler.unlink()
+
+
+@contextlib.contextmanager
+def slowed(folder: Path) -> Iterator[None]:
+    """The disk of `folder` hardly moves."""
+    device = os.stat(folder).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        for what, most in _SLOW.items():
+            for way in ("read", "write"):
+                _throttle(way, what, f"{number} {most}")
+        yield
+    finally:
+        for what in _SLOW:
+            for way in ("read", "write"):
+                _throttle(way, what, f"{number} 0")
+
+
+def _throttle(way: str, what: str, words: str) -> None:
+    (_THROTTLE / f"blkio.throttle.{way}_{what}_device").write_text(words)
 
 
 def _mkfs() -> str:

@@ -109,6 +109,16 @@ def disk_full(seconds: float) -> Strike:
     return strike
 
 
+def disk_slow(seconds: float) -> Strike:
+    """The disk of the nodes hardly moves, and then it does."""
+
+    def strike(world: World, job: Job) -> None:
+        with disk.slowed(world.site.stack.folder / "nodes"):
+            time.sleep(seconds)
+
+    return strike
+
+
 def storage_away(seconds: float) -> Strike:
     """The object store is down."""
     return _away(("s3",), seconds)
