@@ -59,7 +59,7 @@ def enroll(
     where.make()
     config.checked_url(market)
     with config.only_agent(where):
-        machine = _look(where, "", unsafe=unsafe_no_sandbox)
+        machine = _look(where, unsafe=unsafe_no_sandbox)
         _show(machine)
         if not yes:
             typer.confirm("Let this machine?", abort=True)
@@ -101,7 +101,9 @@ def run(
     settings, key = config.load(where), config.load_key(where)
     where.make()
     with config.only_agent(where):
-        machine = _look(where, settings.training_python, unsafe=unsafe_no_sandbox)
+        machine = _look(
+            where, settings.training_python, settings.lan_address, unsafe=unsafe_no_sandbox
+        )
         daemon = Daemon(where, settings, key, machine)
         asyncio.run(_until_signalled(daemon, drains=drain_when_stopped))
 
@@ -109,13 +111,14 @@ def run(
 @app.command("doctor")
 def examine(state: _StateOption = config.DEFAULT) -> None:
     """Say what this machine can and can't do as a node, and why."""
-    where, market, python = config.open_state(state), None, ""
+    where, market, python, address = config.open_state(state), None, "", ""
     if where.config.exists():
         settings = config.load(where)
         market, python = settings.agents_url, settings.training_python
+        address = settings.lan_address
         _console.print(f"{settings.name} ({settings.node}), enrolled at {settings.market}")
         _console.print(f"fingerprint {enrolment.fingerprint_of(where)}\n")
-    raise typer.Exit(doctor.run_doctor(market, where.root, python))
+    raise typer.Exit(doctor.run_doctor(market, where.root, python, address))
 
 
 @app.command()
@@ -144,10 +147,12 @@ def drain(
     _console.print("Nothing runs. Let it again with: python -m agent drain --end")
 
 
-def _look(state: State, training_python: str, *, unsafe: bool) -> Machine:
+def _look(
+    state: State, training_python: str = "", lan_address: str = "", *, unsafe: bool
+) -> Machine:
     with _console.status("Attacking our own sandbox…"):
         found = walls.attack(state, unsafe=unsafe)
-    return survey(state, environment.look(training_python), found)
+    return survey(state, environment.look(training_python), found, lan_address)
 
 
 def _show(machine: Machine) -> None:
@@ -160,6 +165,8 @@ def _show(machine: Machine) -> None:
     _console.print(f"Python {found.environment.python}: {versions or 'no training packages'}")
     _console.print(f"Sandbox: {found.sandbox.rung}, {found.sandbox.held} of "
                    f"{found.sandbox.checks} attacks held off")  # fmt: skip
+    where = found.lan_address or "none: python -m agent doctor says why"
+    _console.print(f"Gangs of several nodes: {where}")
     for reason in found.sandbox.weaker:
         _console.print(f"  {reason}", style="yellow", markup=False)
 

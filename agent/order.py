@@ -5,6 +5,7 @@ file or the new one, never half of one. Times are milliseconds: `*_up_ms` of the
 clock (CLOCK_BOOTTIME), `running_ms` since the job's process started.
 """
 
+import ipaddress
 import os
 import re
 import time
@@ -87,6 +88,29 @@ class Limits(_File, frozen=True, kw_only=True):
     """Of each of stdout.log and stderr.log, their rotated half included."""
 
 
+class Peer(_File, frozen=True, kw_only=True):
+    """A rank of a gang: its address inside, and where its machine takes the packets."""
+
+    address: str
+    lan: str
+    port: Annotated[int, Meta(ge=1024, le=65535)]
+
+    def __post_init__(self) -> None:
+        for address in (self.address, self.lan):
+            try:
+                ipaddress.IPv4Address(address)
+            except ValueError:
+                raise ValueError(f"{address!r} is no IPv4 address") from None
+
+
+class Network(Peer, frozen=True, kw_only=True):
+    """The network of its own that a gang's sandbox joins (`agent.sandbox.network`)."""
+
+    id: Annotated[int, Meta(ge=1, lt=2**24)]
+    mtu: Annotated[int, Meta(ge=576, le=65000)]
+    peers: Annotated[list[Peer], Meta(min_length=1, max_length=255)]
+
+
 class KeeperOrder(_File, frozen=True, kw_only=True):
     """How to run one assignment; written once by the agent, read once by its keeper."""
 
@@ -108,6 +132,8 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
     """Indexes N of the leased /dev/nvidiaN."""
     cwd: str = "/job"
     """Where it begins, as seen inside the sandbox."""
+    network: Network | None = None
+    """None: the job reaches nothing but its own loopback."""
 
     def __post_init__(self) -> None:
         for name in self.inputs:

@@ -1,5 +1,6 @@
 """From what the market wants run to how this machine runs it: checked, then written down."""
 
+import secrets
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -10,11 +11,12 @@ import msgspec
 from agent import order as files
 from agent import paths
 from agent.hardware import Machine
-from agent.order import KeeperOrder, Limits
-from agent.protocol import AssignmentSpec, File, Malformed, decode, sha256_hex
+from agent.order import KeeperOrder, Limits, Network, Peer
+from agent.protocol import AssignmentSpec, File, Gang, Malformed, decode, sha256_hex
 from agent.recipes import catalog
 from agent.record import Record
 from agent.sandbox import outputs, workspace
+from agent.sandbox.network import CARD
 
 RESUME: Final = "resume"
 OUTPUT: Final = "output"
@@ -23,6 +25,7 @@ WORK: Final = "work"
 """A script's working directory: its project's copy, where it may write."""
 METRICS: Final = "metrics.jsonl"
 _INSIDE: Final = "/job"
+_MASTER_PORT: Final = 29_500
 
 
 class SpecRefused(RuntimeError):
@@ -52,8 +55,8 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
     given = [one.name for one in spec.inputs]
     if spec.environment != machine.training.shown.lock:
         why = "it was quoted for another training environment than this node has by now"
-    elif spec.world != 1:
-        why = "this agent runs jobs of one node only"
+    elif why_not := _unfit_for_gang(spec, machine):
+        why = why_not
     elif machine.rung is None:
         why = "no sandbox holds on this node"
     elif missing := [name for name in needed if name not in given]:
@@ -113,6 +116,24 @@ def _strange(spec: AssignmentSpec) -> str:
     return "its inputs' names clash" if len({*given, RESUME}) <= len(given) else ""
 
 
+def _unfit_for_gang(spec: AssignmentSpec, machine: Machine) -> str:
+    """Why this node can't be a rank of its gang; "" if it can, or there is none."""
+    if spec.gang is None:
+        return "it is of several nodes, and names none" if spec.world != 1 else ""
+    if machine.lan is None:
+        return "this node takes no part in gangs of several nodes"
+    if len(spec.gang.members) != spec.world or spec.rank >= spec.world:
+        return "its gang has another size than it says"
+    own = spec.gang.members[spec.rank]
+    if own.lan != machine.lan.address:
+        return f"it was placed on {own.lan}, and this node is at {machine.lan.address} by now"
+    try:
+        _network(spec, machine)
+    except ValueError as error:
+        return f"its network makes no sense: {error}"
+    return ""
+
+
 def _misfit(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> str:
     """What of this machine does not suffice; "" if all of it does."""
     ours = {device.uuid for device in machine.inventory.devices}
@@ -159,6 +180,26 @@ def _order(folder: Path, spec: AssignmentSpec, machine: Machine) -> KeeperOrder:
         training_env=list(machine.training.folders),
         gpus=[machine.minors[uuid] for uuid in gpus],
         cwd=f"{_INSIDE}/{WORK}" if spec.recipe == SCRIPT else _INSIDE,
+        network=_network(spec, machine),
+    )
+
+
+def _network(spec: AssignmentSpec, machine: Machine) -> Network | None:
+    """The gang's network as this rank joins it; raises ValueError for addresses that are none."""
+    if spec.gang is None or machine.lan is None:
+        return None
+    own = spec.gang.members[spec.rank]
+    return Network(
+        id=spec.gang.network,
+        address=own.address,
+        lan=own.lan,
+        port=own.port,
+        mtu=machine.lan.mtu,
+        peers=[
+            Peer(address=member.address, lan=member.lan, port=member.port)
+            for rank, member in enumerate(spec.gang.members)
+            if rank != spec.rank
+        ],
     )
 
 
@@ -171,9 +212,29 @@ def _environment(spec: AssignmentSpec, gpus: list[str]) -> dict[str, str]:
     }
     if spec.resume is not None:
         told["GRIDLOOM_RESUME_FROM"] = f"{_INSIDE}/inputs/{RESUME}"
+    if spec.gang is not None:
+        told |= _meeting(spec, spec.gang)
     if gpus:
         told["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return told
+
+
+def _meeting(spec: AssignmentSpec, gang: Gang) -> dict[str, str]:
+    """What torch.distributed and its like look for: one process on each node, which may start
+    more (torchrun sets its own for those)."""
+    return {
+        "MASTER_ADDR": gang.members[0].address,
+        "MASTER_PORT": str(_MASTER_PORT),
+        "RANK": str(spec.rank),
+        "WORLD_SIZE": str(spec.world),
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "NODE_RANK": str(spec.rank),
+        "NNODES": str(spec.world),
+        "GLOO_SOCKET_IFNAME": CARD,
+        "NCCL_SOCKET_IFNAME": CARD,
+        "NCCL_IB_DISABLE": "1",  # no card but ours is in the sandbox
+    }
 
 
 def _told(spec: AssignmentSpec) -> dict[str, object]:
@@ -189,4 +250,25 @@ def _told(spec: AssignmentSpec) -> dict[str, object]:
         "seed": spec.seed,
         "checkpoint_s": spec.checkpoint_s,
         "lineage": spec.lineage,
+        "gang": _told_of_gang(spec),
+    }
+
+
+def _told_of_gang(spec: AssignmentSpec) -> dict[str, object] | None:
+    """The gang, for a recipe that makes a cluster of it; None for a job on one GPU."""
+    if spec.gang is None and len(spec.devices) == 1:
+        return None
+    if spec.gang is None:  # several GPUs of one node meet on its own loopback
+        return {
+            "rank": 0,
+            "addresses": ["127.0.0.1"],
+            "gpus": [len(spec.devices)],
+            "token": secrets.token_hex(32),
+        }
+    members = spec.gang.members
+    return {
+        "rank": spec.rank,
+        "addresses": [member.address for member in members],
+        "gpus": [member.gpus for member in members],
+        "token": spec.gang.token,
     }

@@ -4,7 +4,7 @@ Datasets have `buyers.datasets`, public bases `buyers.bases`. What happens to a 
 run is the engine's (`scheduler.jobs`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -12,17 +12,17 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.auth.models import User
 
-from agent.recipes import catalog
+from agent.recipes import catalog, formats
 from agent.recipes.catalog import FineTuning, ParameterError, Parameters, ScriptParameters
-from buyers import references, rows
-from buyers.models import Artifact, Dataset, Job
+from buyers import licences, references
+from buyers.models import Artifact, Dataset, Folder, Job
 from marketplace.core import checkpoints, estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.estimates import BaseShape
 from marketplace.core.hardware import Level
 from marketplace.core.ids import uuid7
 from marketplace.core.money import accrued, format_amount
-from marketplace.core.specs import JobRequest
+from marketplace.core.specs import GIB, JobRequest
 from marketplace.models import Org
 from suppliers.models import Node
 
@@ -32,10 +32,14 @@ _REQUIREMENTS: Final = frozenset(
     "requirements.txt environment.yml environment.yaml Pipfile poetry.lock uv.lock Dockerfile "
     "Containerfile".split()
 )
+# What each recipe reads, where it isn't answers.
+_ROWS_OF: Final[Mapping[str, formats.Kind]] = {str(k): v for k, v in formats.KIND_OF.items()}
 # Measured with SmolLM2's tokenizer on rows of code and English: 4.9 bytes of JSON a token, and
 # 32 tokens that its chat template puts around each pair.
 _BYTES_A_TOKEN: Final = 4.9
 _CHAT_TOKENS: Final = 32
+_MOST_GANG: Final = 128
+"""A gang's network holds twice as many ranks."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +82,20 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     """
     if request.deadline is not None and request.deadline <= now:
         raise Invalid("the deadline has already passed; give a later one", field="deadline")
-    _require_one_node(request)
+    _require_one_site(request)
     parameters = _parameters(request)
     base, dataset, script = _inputs(org, request)
+    if base is not None:
+        licences.require(org, base)
     _require_environment(request.environment)
     if isinstance(parameters, ScriptParameters):
         _check_script(request, parameters, script)
     else:
         _check_tuning(request, parameters, base, dataset)
-    shape = _shape(base)
+    shape = shape_of(base)
     plain = catalog.as_json(parameters)
-    folders = [folder for folder in (base, dataset, script) if folder is not None]
+    folders: list[Folder] = [each for each in (base, dataset, script) if each is not None]
+    _require_disk(request, folders)
     return Plan(
         recipe=request.recipe,
         parameters=plain,
@@ -100,7 +107,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         disk_bytes=request.disk_bytes,
         bytes_in=sum(folder.bytes for folder in folders),
         hours=request.hours,
-        row_tokens=_row_tokens(dataset),
+        row_tokens=row_tokens(dataset),
     )
 
 
@@ -113,17 +120,14 @@ def create_job(
     order: str,
     by: User,
     now: datetime,
+    quoted: Mapping[str, float] | None = None,
 ) -> Job:
-    """A queued job. The engine places it.
+    """A queued job, which the engine places; `quoted` is as in `Job.quoted`.
 
     `limits` is GPU class → most micros per GPU-hour. Raises Invalid if there is no class to bid
     on or the budget pays for no checkpoint on the cheapest, Conflict if the org has too many.
     """
-    if not limits:
-        raise Invalid(
-            "no GPU class that you accept is in the market; name others, or raise the budget",
-            field="limits",
-        )
+    _require_a_class(limits)
     _require_a_save(request, min(limits.values()))
     require_room(org)
     return Job.objects.create(
@@ -136,6 +140,7 @@ def create_job(
         limits=dict(limits),
         budget_micros=request.budget_micros,
         deadline_at=request.deadline,
+        quoted=dict(quoted or {}),
         estimated_seconds=min(plan.seconds_on(name) for name in limits),
         queued_at=now,
         total_steps=int(plan.parameters.get("steps", 0)),
@@ -144,6 +149,14 @@ def create_job(
         **_what(request, plan),
         **_where(request, plan),
     )
+
+
+def _require_a_class(limits: Mapping[str, int]) -> None:
+    if not limits:
+        raise Invalid(
+            "no GPU class that you accept is in the market; name others, or raise the budget",
+            field="limits",
+        )
 
 
 def require_room(org: Org) -> None:
@@ -187,13 +200,15 @@ def _where(request: JobRequest, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _require_one_node(request: JobRequest) -> None:
-    """Gangs over several nodes, and gangs that grow and shrink, are not run by agents yet."""
-    if request.level > Level.NODE and request.gpus_min > 1:
+def _require_one_site(request: JobRequest) -> None:
+    """Gangs over several sites, and gangs that grow and shrink, are not run by agents yet."""
+    if request.level > Level.SITE and request.gpus_min > 1:
         raise Invalid(
-            "jobs over several nodes can't be run yet; ask for GPUs in one node (level node)",
+            "jobs over several sites can't be run yet; ask for GPUs in one site (level site)",
             field="level",
         )
+    if request.gpus_min > _MOST_GANG:
+        raise Invalid(f"a job has at most {_MOST_GANG} GPUs", field="gpus")
     if request.gpus_max > request.gpus_min:
         raise Invalid(
             "jobs that grow and shrink can't be run yet; leave gpus_max out", field="gpus_max"
@@ -278,9 +293,10 @@ def _check_script(
 def _check_tuning(
     request: JobRequest, parameters: FineTuning, base: Artifact | None, dataset: Dataset | None
 ) -> None:
-    if request.gpus_min > 1:
+    if request.gpus_min > parameters.batch_size:
         raise Invalid(
-            f"{request.recipe} trains on one GPU; ask for 1, or bring a script that uses more",
+            f"{request.gpus_min} GPUs share the {parameters.batch_size} rows of a step, and each "
+            "needs one: ask for fewer GPUs, or raise batch_size",
             field="gpus",
         )
     paths = {entry["path"] for entry in base.manifest} if base else set()
@@ -293,24 +309,50 @@ def _check_tuning(
             "it was made from",
             field="base",
         )
-    if not (_shape(base) or (request.memory_bytes and request.hours)):
+    if not (shape_of(base) or (request.memory_bytes and request.hours)):
         raise Invalid(
             "the size of this base is not known; say how much memory it needs on each GPU "
             "(memory_gib) and how long it will about run (hours)",
             field="hours" if request.memory_bytes else "memory_gib",
         )
     held_out = bool(parameters.evaluate_samples or parameters.answers)
-    paths = {entry["path"] for entry in dataset.manifest} if dataset else set()
-    for name in (rows.TRAIN, rows.HELD_OUT) if held_out else (rows.TRAIN,):
-        if name not in paths:
+    if dataset is not None:
+        _require_rows(dataset, request.recipe, held_out=held_out)
+
+
+def _require_rows(dataset: Dataset, recipe: str, *, held_out: bool) -> None:
+    """Raises Invalid unless the dataset has the parts and the kind of rows that the recipe reads."""
+    paths = [entry["path"] for entry in dataset.manifest]
+    for part in (formats.TRAIN, formats.HELD_OUT) if held_out else (formats.TRAIN,):
+        if not formats.file_of(part, paths):
+            endings = ", ".join(formats.EXTENSIONS)
             raise Invalid(
-                f"{dataset} has no {name}; upload a version that has"
-                + (" (or set evaluate_samples and answers to 0)" if name == rows.HELD_OUT else ""),
+                f"{dataset} has no {part}.jsonl (one of: {endings}); upload a version that has"
+                + (" (or set evaluate_samples and answers to 0)" if part != formats.TRAIN else ""),
                 field="dataset",
             )
+    kind = _ROWS_OF.get(recipe, "answers")
+    if dataset.kinds and kind not in dataset.kinds:
+        raise Invalid(
+            f"{recipe} reads rows of {kind} ({', '.join(formats.columns(kind))}); those of {dataset} "
+            f"are {' or '.join(dataset.kinds)}",
+            field="dataset",
+        )
 
 
-def _shape(base: Artifact | None) -> BaseShape | None:
+def _require_disk(request: JobRequest, folders: Sequence[Folder]) -> None:
+    """What a job reads must fit on the disk that it books, before it has paid for either."""
+    needed = sum(folder.bytes for folder in folders)
+    if needed > request.disk_bytes:
+        most = max(folders, key=lambda folder: folder.bytes)
+        raise Invalid(
+            f"what the job reads is {needed / GIB:.2f} GiB ({most} alone {most.bytes / GIB:.2f}), "
+            f"and its disk {request.disk_bytes / GIB:.4g} GiB: book more (disk_gib)",
+            field="disk_gib",
+        )
+
+
+def shape_of(base: Artifact | None) -> BaseShape | None:
     """A base's own shape, or that of what it was made from."""
     while base is not None:
         if base.shape:
@@ -323,11 +365,11 @@ def _memory(recipe: str, parameters: Mapping[str, Any], shape: BaseShape | None)
     return estimates.estimate(recipe, parameters, shape, tflops=1.0).memory_bytes
 
 
-def _row_tokens(dataset: Dataset | None) -> float | None:
+def row_tokens(dataset: Dataset | None) -> float | None:
     """The mean length of a dataset's rows, guessed from their bytes."""
     if dataset is None or not dataset.rows:
         return None
-    size: int = sum(entry["bytes"] for entry in dataset.manifest if entry["path"] in rows.FILES)
+    size: int = sum(entry["bytes"] for entry in dataset.manifest if formats.part_of(entry["path"]))
     return size / dataset.rows / _BYTES_A_TOKEN + _CHAT_TOKENS
 
 

@@ -44,6 +44,11 @@ class Standing:
         """The machine on offer."""
         return self.offer.node
 
+    @property
+    def place(self) -> str:
+        """What it can be in a gang with: its site, or nobody but itself."""
+        return str(self.node.site_id) if self.stands.gangs else f"node-{self.node.pk}"
+
 
 def lettable(now: datetime) -> QuerySet[Node]:
     """Nodes that may be given work: ready, heard of within the TTL, not wanted by their owner."""
@@ -152,6 +157,7 @@ def _standing(offer: Offer, tier: Tier, now: datetime) -> Standing | None:
         region=site.region,
         environment=node.environment,
         scripts=offer.scripts,
+        gangs=bool(node.lan_address),
         own_org_only=offer.audience == Offer.Audience.OWN_ORG,
         ask=gross_ask(offer.ask_micros, take_bps=settings.POLICY.take_bps),
     )

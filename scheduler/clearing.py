@@ -19,7 +19,7 @@ from buyers.models import Job
 from marketplace import locks
 from marketplace.core import checkpoints
 from marketplace.core.fit import Stands, Wants, suits
-from marketplace.core.hardware import REGIONS, is_cpu, region_mask
+from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from scheduler import book as market
@@ -94,7 +94,10 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     A feature that no waiting job minds makes no difference, so that the books stay coarse.
     """
     avoided = frozenset[str]().union(*(want.avoid for want in wanted))
-    minds_environment = any(want.environment for want in wanted)
+    # The ranks of a gang speak with each other, so they run one and the same environment.
+    minds_environment = any(
+        want.environment or (want.gpus > 1 and want.level > Level.NODE) for want in wanted
+    )
     minds_code = any(want.runs_code for want in wanted)
     of_row: dict[str, str] = {}
     sample: dict[str, Stands] = {}
@@ -167,7 +170,7 @@ def _supply(number: int, row: Standing, products: _Products, now: datetime) -> S
     return Supply(
         id=number,
         gpu_class=products.of_row[row.stands.node],
-        site=str(row.node.site_id),
+        site=row.place,
         gpus=min(len(row.free), 16),
         ask=row.stands.ask / MICRO,
         tier=row.stands.tier,
@@ -176,7 +179,7 @@ def _supply(number: int, row: Standing, products: _Products, now: datetime) -> S
 
 
 def _sites(rows: Sequence[Standing]) -> list[SiteRow]:
-    sites = {str(row.node.site_id): row.node.site for row in rows}
+    sites = {row.place: row.node.site for row in rows}
     return [
         SiteRow(name, REGIONS.index(site.region), site.trust, site.network, site.uplink_mbps)
         for name, site in sites.items()

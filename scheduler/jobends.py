@@ -11,15 +11,14 @@ from agent.recipes.catalog import Exit
 from buyers.models import Job
 from marketplace.core.money import format_amount
 from marketplace.core.states import (
+    FRUITLESS_ENDS,
     JOB,
     JOB_EVENT_AFTER,
     NODE_BROKE,
     NODE_FAULT_ENDS,
-    SUPPLIER_SIDE_ENDS,
-    UNEXPLAINED_ENDS,
 )
 from marketplace.ledger import services as ledger
-from scheduler import escrow, metering, restores
+from scheduler import escrow, metering, paces, restores
 from scheduler.models import Assignment, Lease
 
 # The same for what is the job's own doing.
@@ -46,7 +45,11 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
         if job.recipe == "script":
             return "completed", ""
         return "failed", "it ended well but left no artifact"
-    worst = next(share for share in shares if share.exit_code != 0)
+    broken = [share for share in shares if share.exit_code != 0]
+    if len(shares) > 1 and all(share.exit_code == Exit.PEER_LOST for share in broken):
+        # By their word alone: no node is blamed for it, and nothing comes back for it.
+        return "parted", broken[0].detail or "its ranks lost sight of each other"
+    worst = next((share for share in broken if share.exit_code != Exit.PEER_LOST), broken[0])
     why = worst.exit_why
     if why == "unpaid":
         return _out_of_money(job, lease, shares)
@@ -74,6 +77,7 @@ def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
         if job.state == "placed":
             # It started and finished between two heartbeats.
             job.advance("start", now=now)
+        paces.note(job, lease, now=now)
     job.save(update_fields=["fruitless", "avoid_nodes"])
     queued_at = now if event == "requeue" else job.queued_at
     job.advance(event, now=now, reason=reason, queued_at=queued_at)
@@ -101,7 +105,7 @@ def _requeue(job: Job, lease: Lease, reason: str) -> tuple[str, str]:
         job.avoid_nodes = list(dict.fromkeys([*job.avoid_nodes, *map(str, blamed)]))
     if progressed:
         job.fruitless = 0
-    elif lease.end_reason in SUPPLIER_SIDE_ENDS | UNEXPLAINED_ENDS:
+    elif lease.end_reason in FRUITLESS_ENDS:
         job.fruitless += 1
     if job.fruitless >= settings.POLICY.attempts_without_progress:
         return "fail", f"{job.fruitless} attempts in a row ended without progress; last: {reason}"

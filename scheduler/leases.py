@@ -16,6 +16,8 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from agent import protocol
+from agent.protocol import Gang
+from agent.recipes.catalog import Exit
 from buyers.models import Job
 from marketplace import telemetry
 from marketplace.core.ids import uuid7
@@ -96,8 +98,7 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
     # One rank that ended badly takes the gang with it.
     broken = [share for share in shares if share.gone_at and share.exit_code != 0]
     if broken and not lease.end_reason and any(not share.gone_at for share in shares):
-        reason, detail = jobends.verdict(job, lease, broken)
-        drain(job, lease, reason, detail=detail, grace_s=0, now=now)
+        _break_up(job, lease, broken, now=now)
     if all(share.settled_at for share in shares) and lease.state != "ended":
         # What it has cost decides what it can still afford.
         metering.settle_lease(job, lease, now=now)
@@ -118,11 +119,15 @@ def drain(
     if not lease.end_reason or _weight(reason) > _weight(lease.end_reason):
         lease.end_reason, lease.end_detail = reason, detail[:300]
         lease.save(update_fields=["end_reason", "end_detail"])
+    _ask_to_leave(lease, reason, grace_s=grace_s, now=now)
+
+
+def _ask_to_leave(lease: Lease, why: str, *, grace_s: float, now: datetime) -> None:
     shares = [share for share in lease.assignments.order_by("rank") if share.gone_at is None]
     for share in shares:
         sooner = share.drain_at is None or grace_s < share.drain_grace_s
         if sooner:
-            share.drain_why = share.drain_why or reason
+            share.drain_why = share.drain_why or why
             share.drain_grace_s, share.drain_at = grace_s, share.drain_at or now
     Assignment.objects.bulk_update(shares, ["drain_why", "drain_grace_s", "drain_at"])
     _announce([lease], shares)
@@ -145,6 +150,18 @@ def _end(job: Job, lease: Lease, reason: str, detail: str, *, now: datetime) -> 
     credits.give(job, lease, now=now)
     jobends.move_on(job, lease, now=now)
     _announce([lease], list(lease.assignments.all()))
+
+
+def _break_up(job: Job, lease: Lease, broken: Sequence[Assignment], *, now: datetime) -> None:
+    """The rest of a gang leaves for those that broke, whose word is not always the last: a rank
+    that has left for another's sake says so, and the other's own word is still to come."""
+    reason, detail = jobends.verdict(job, lease, broken)
+    # Those who are left may hold all that was learnt: time to save it, unless the job failed.
+    grace_s = 0.0 if reason == "failed" else float(lease.save_s)
+    if any(share.exit_code != Exit.PEER_LOST for share in broken):
+        drain(job, lease, reason, detail=detail, grace_s=grace_s, now=now)
+    else:
+        _ask_to_leave(lease, "parted", grace_s=grace_s, now=now)
 
 
 def _weight(reason: str) -> int:
@@ -190,9 +207,10 @@ def _draft(
         until=now + timedelta(seconds=policy.lease_max_s),
         start_by=now + timedelta(seconds=patience),
     )
+    gang = specs.gang_of(lease, seats)
     shares = [
         _draft_share(
-            job, lease, seat, rank, world=len(seats), failures_per_hour=failures_per_hour, now=now
+            job, lease, seat, rank, gang=gang, failures_per_hour=failures_per_hour, now=now
         )
         for rank, seat in enumerate(seats)
     ]
@@ -205,7 +223,7 @@ def _draft_share(
     seat: Seat,
     rank: int,
     *,
-    world: int,
+    gang: Gang | None,
     failures_per_hour: float,
     now: datetime,
 ) -> Assignment:
@@ -222,7 +240,7 @@ def _draft_share(
         state_since=now,
     )
     share.spec = specs.build(
-        job, lease, share, seat, world=world, failures_per_hour=failures_per_hour,
+        job, lease, share, seat, gang=gang, failures_per_hour=failures_per_hour,
         policy=settings.POLICY,
     )  # fmt: skip
     share.spec_sha256 = protocol.sha256_hex(share.spec)

@@ -1,9 +1,12 @@
 """What a node is told to run: a job's rows become the bytes of an AssignmentSpec."""
 
+import ipaddress
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent import protocol
+from agent.protocol import Gang
 from buyers.models import Checkpoint, Folder, Job
 from marketplace.core import checkpoints
 from marketplace.core.hardware import is_cpu
@@ -13,6 +16,8 @@ from suppliers.models import Gpu, Node, Offer
 
 # What the system and the agent keep of a GPU machine's memory.
 _HOST_SHARE = 0.9
+# Each lease's network is its own, so all may use the same addresses.
+_INSIDE = ipaddress.IPv4Network("10.64.0.0/24")
 
 
 @dataclass(frozen=True)
@@ -29,18 +34,39 @@ class Seat:
         return self.offer.node
 
 
+def gang_of(lease: Lease, seats: Sequence[Seat]) -> Gang | None:
+    """The network that a lease's nodes share, by rank; None for a lease on one node.
+
+    Epochs are never repeated, so no two leases that run at a time share a network.
+    """
+    if len(seats) == 1:
+        return None
+    return Gang(
+        network=1 + lease.epoch % (2**23 - 1),
+        token=secrets.token_hex(32),
+        members=[
+            protocol.Member(
+                address=str(_INSIDE[rank + 1]),
+                lan=seat.node.lan_address,
+                port=protocol.FIRST_PORT + rank,
+                gpus=len(seat.gpus),
+            )
+            for rank, seat in enumerate(seats)
+        ],
+    )
+
+
 def build(
     job: Job,
     lease: Lease,
     share: Assignment,
     seat: Seat,
     *,
-    world: int,
+    gang: Gang | None,
     failures_per_hour: float,
     policy: Policy,
 ) -> bytes:
-    """The spec of one rank, as the bytes that are hashed and sent. `failures_per_hour`: of all
-    the gang's machines together."""
+    """The spec of one rank, as it is hashed and sent; `failures_per_hour` of all the gang."""
     resume = furthest(job)
     save_s = checkpoints.save_seconds(job.save_s, policy.save_default_s)
     return protocol.encode(
@@ -56,7 +82,7 @@ def build(
             resume=_resume(resume),
             seed=job.seed,
             rank=share.rank,
-            world=world,
+            world=len(gang.members) if gang else 1,
             devices=[gpu.uuid for gpu in seat.gpus],
             memory_bytes=_host_memory(seat),
             disk_bytes=job.disk_bytes,
@@ -66,6 +92,7 @@ def build(
             start_timeout_s=start_timeout(job, seat.node, resume, policy),
             hang_s=policy.hang_s,
             checkpoint_s=checkpoints.interval(save_s, failures_per_hour=failures_per_hour),
+            gang=gang,
             lineage=_lineage(job),
         )
     )
@@ -90,7 +117,7 @@ def furthest(job: Job) -> Checkpoint | None:
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
     """What the job reads: (name, folder, whether it is public)."""
     named = (
-        ("base", job.base, bool(job.base and job.base.public)),
+        ("base", job.base, bool(job.base and (job.base.public or job.base.org_id is None))),
         ("dataset", job.dataset, False),
         ("script", job.script, False),
     )

@@ -16,6 +16,7 @@ from django.db.models import F
 from django.db.models.functions import Greatest
 
 from agent import protocol
+from buyers import evaluations
 from buyers.models import Artifact, Checkpoint, Folder, Job, RunLog
 from marketplace import storage, telemetry
 from marketplace.core.checkpoints import Kept, retired
@@ -84,13 +85,16 @@ def commit(
     # The network first, outside of any transaction.
     for file in request.files:
         _verify(prefix, file)
+    folder = _folder(manifest, prefix, now)
+    if request.kind == "artifact":
+        folder["evaluation"] = evaluations.load(prefix, manifest)
     with transaction.atomic():
         job = metering.locked_job(share.lease.job_id)
         # Read anew under the lock: the lease may have ended while we looked at the files.
         share.refresh_from_db()
         share.lease.refresh_from_db()
         _fence(share, request.epoch)
-        _write(job, share, request, _folder(manifest, prefix, now))
+        _write(job, share, request, folder)
     if request.kind == "checkpoint":
         _retire_old(job, share, now)
     return protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))

@@ -107,6 +107,9 @@ class Node(Stateful):
     memory_bytes = models.BigIntegerField(default=0)
     disk_bytes = models.BigIntegerField(default=0)
     nvlink = models.BooleanField(default=False)
+    lan_address = models.CharField(
+        max_length=15, blank=True, help_text="For gangs within the site; empty: takes no part"
+    )
     bandwidth_mbps = models.FloatField(default=100.0, help_text="To our storage, as measured")
 
     objects = NodeQuerySet.as_manager()

@@ -12,7 +12,8 @@ The order on a socket: market `challenge` → node `hello` → market `welcome`,
 All times are milliseconds of a node's own boot clock (`up_ms`) or of a process's running time
 (`running_ms`), never a wall clock. Bytes travel as base64. Hashes are lowercase hex SHA-256.
 
-VERSION history: 1: the first. 2: checkpoints say where they lay and when they were written.
+VERSION history: 1: the first. 2: checkpoints say where they lay and when they were written; gangs
+over the nodes of one site (`Inventory.lan_address`, `AssignmentSpec.gang`).
 """
 
 from agent.protocol.https import (
@@ -23,8 +24,10 @@ from agent.protocol.https import (
     EnrolRequest,
     File,
     FileToSend,
+    Gang,
     Input,
     InputUrls,
+    Member,
     Part,
     Problem,
     Put,
@@ -86,6 +89,7 @@ from agent.protocol.socket import (
     decode_up,
 )
 from agent.protocol.wire import (
+    FIRST_PORT,
     MAX_MESSAGE,
     PART_BYTES,
     VERSION,
@@ -123,8 +127,10 @@ __all__ = [
     "EnrolRequest",
     "Environment",
     "Exit",
+    "FIRST_PORT",
     "File",
     "FileToSend",
+    "Gang",
     "Heartbeat",
     "Hello",
     "Input",
@@ -133,6 +139,7 @@ __all__ = [
     "LogChunk",
     "MAX_MESSAGE",
     "Malformed",
+    "Member",
     "Metric",
     "Name",
     "Nonce",

@@ -6,7 +6,7 @@ from uuid import UUID
 from msgspec import Meta
 
 from agent.protocol.node import Inventory
-from agent.protocol.wire import Count, Name, Path, PlaceInJob, Sha256, Text, UploadKind, Wire
+from agent.protocol.wire import Count, Name, Path, PlaceInJob, Port, Sha256, Text, UploadKind, Wire
 
 
 class EnrolRequest(Wire, frozen=True, kw_only=True):
@@ -55,6 +55,26 @@ class Resume(Wire, frozen=True, kw_only=True):
     """Where it lay below /job, and is laid again; "" for nowhere."""
 
 
+class Member(Wire, frozen=True, kw_only=True):
+    """One rank of a gang: its place in the lease's network, and where its node takes packets."""
+
+    address: Name
+    lan: Name
+    port: Port
+    gpus: Annotated[int, Meta(ge=1, le=16)]
+
+
+class Gang(Wire, frozen=True, kw_only=True):
+    """The ranks of a lease, and the network that their sandboxes share with nobody else.
+
+    The first member is where the others meet; `token` is known to this lease's ranks alone.
+    """
+
+    network: Annotated[int, Meta(ge=1, lt=2**23)]
+    token: Sha256
+    members: Annotated[list[Member], Meta(min_length=2, max_length=200)]
+
+
 class AssignmentSpec(Wire, frozen=True, kw_only=True):
     """GET /agent/v1/assignments/<id>/spec: all a node needs to know to run its share.
 
@@ -84,6 +104,8 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
     hang_s: float
     checkpoint_s: float
     """Seconds between checkpoints, for recipes that can choose."""
+    gang: Gang | None = None
+    """Of a lease on several nodes."""
     lineage: dict[str, object] = {}
     """For the model card: base, dataset version, recipe, job."""
 

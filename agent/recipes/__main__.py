@@ -18,12 +18,16 @@ def main(arguments: list[str]) -> int:
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     try:
         job = load(path)
+        if job.gang is not None:
+            from agent.recipes import gang
+
+            return gang.run(job, path, stop, _print)
         # Here, so that a job that can't run says so at once: torch and transformers take 5 s.
         warnings.filterwarnings("ignore", category=FutureWarning)
         from agent.recipes import sft
 
         stop.check()
-        sft.run(job, stop, lambda line: print(line, flush=True))
+        sft.run(job, stop, _print)
     except Stopped:
         print("stopped before the end, as asked; resumable", file=sys.stderr)
         return Exit.STOPPED
@@ -40,6 +44,10 @@ def main(arguments: list[str]) -> int:
         )
         return Exit.MEMORY
     return Exit.DONE
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

@@ -45,6 +45,10 @@ class Exit(IntEnum):
     """The loss stopped being a number; the last checkpoint is from before that."""
     INPUT = 66
     """An input is missing or malformed."""
+    PEER_LOST = 69
+    """Another rank of the gang is gone: resumable from the last checkpoint."""
+    FAILED = 70
+    """A process of the gang broke again and again; the message says how."""
     MEMORY = 71
     """The device has too little memory."""
     DISK = 73

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -30,7 +30,19 @@ class Stop:
     """SIGTERM as a question, so that a step is finished before it is answered."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self._asked = False
+        self._tell: Callable[[], None] | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is time to leave."""
+        return self._asked
+
+    def pass_on(self, tell: Callable[[], None]) -> None:
+        """Whom else to ask, now or when the signal comes."""
+        self._tell = tell
+        if self._asked:
+            tell()
 
     def install(self) -> "Stop":
         """Listen from now on; called before the slow imports, in the main thread."""
@@ -43,7 +55,18 @@ class Stop:
             raise Stopped
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self._asked = True
+        if self._tell is not None:
+            self._tell()
+
+
+class Gang(Struct, frozen=True, kw_only=True):
+    """The lease's nodes, by rank: where each is in the lease's network, and its GPUs."""
+
+    rank: int
+    addresses: list[str]
+    gpus: list[int]
+    token: str
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -59,6 +82,8 @@ class Job(Struct, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     checkpoint_s: Annotated[float, Meta(ge=0)] = 0.0
     """Seconds between checkpoints; 0 = none by time. Used where `checkpoint_every` is 0."""
+    gang: Gang | None = None
+    """Of a job on several GPUs."""
     lineage: dict[str, object] = {}
     """For the model card."""
 

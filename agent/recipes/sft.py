@@ -8,6 +8,7 @@
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from agent.recipes import artifact, catalog, checkpoint, evaluate, model
+from agent.recipes import artifact, catalog, checkpoint, evaluate, model, ranks
 from agent.recipes.artifact import Answer, Evaluation, HeldOut, Training
 from agent.recipes.catalog import Exit, Tuning
 from agent.recipes.checkpoint import State
@@ -65,19 +66,21 @@ class Run:
 
     def to_the_end(self) -> None:
         """Measure, train, measure, write the artifact."""
-        metrics = Metrics(Path(self._job.metrics), self._parameters.steps)
+        kept = Path(self._job.metrics if ranks.is_first() else os.devnull)
+        metrics = Metrics(kept, self._parameters.steps)
         try:
             if self._state.before is None:
                 self._state.before = self._measure("evaluation before")
                 if self._state.before.loss is not None:
                     metrics.write(0, heldout_loss=self._state.before.loss)
             while self._state.step < self._parameters.steps:
-                self._stop.check()
+                if ranks.total(self._stop.asked):  # all leave after the same step, or none
+                    raise Stopped
                 self._step(metrics)
                 if self._checkpoint_is_due():
                     self._save()
             self._hand_over(metrics, self._state.before)
-        except Stopped:
+        except (Stopped, ranks.Lost):
             if self._state.step > self._saved_step:
                 self._save()
             raise
@@ -125,32 +128,35 @@ class Run:
         """One step of the optimiser; raises RecipeError before a bad one is taken."""
         started = time.monotonic()
         index = self._state.step
-        rows = [self._encoder.encode(self._train[i]) for i in self._order.rows(index)]
+        share = self._order.rows(index, shard=ranks.rank(), shards=ranks.size())
+        rows = [self._encoder.encode(self._train[i]) for i in share]
         peak = rate(index, self._parameters, self._parameters.learning_rate)
         self._optimizer.param_groups[0]["lr"] = peak
         torch.manual_seed((self._job.seed * 1_000_003 + index) % 2**63)
         self._learner.model.train()
-        total, count = answer_loss(self._learner, rows)
+        total, own = answer_loss(self._learner, rows) if rows else (torch.zeros(()), 0)
+        count = ranks.total(own)
         if not count:
             raise RecipeError(
                 Exit.PARAMETERS,
                 f"step {index + 1}: no answer fits into max_length; raise max_length",
             )
-        loss = total / count
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            [parameter for _, parameter in self._learner.trained()],
-            self._parameters.max_grad_norm,
-        )
-        self._refuse_nonsense(index + 1, loss.item(), norm.item())
+        share_of_loss = total / count
+        if own:
+            share_of_loss.backward()
+        learnt = [parameter for _, parameter in self._learner.trained()]
+        ranks.add_gradients(learnt)
+        loss = ranks.total(share_of_loss.item())
+        norm = torch.nn.utils.clip_grad_norm_(learnt, self._parameters.max_grad_norm)
+        self._refuse_nonsense(index + 1, loss, norm.item())
         self._optimizer.step()
         self._optimizer.zero_grad()
         took = time.monotonic() - started
-        tokens = sum(len(row.ids) for row in rows)
+        tokens = int(ranks.total(sum(len(row.ids) for row in rows)))
         self._state.step += 1
         self._state.tokens += tokens
         self._state.seconds += took
-        self._state.loss = loss.item()
+        self._state.loss = loss
         metrics.write(
             self._state.step,
             loss=self._state.loss,
@@ -183,6 +189,8 @@ class Run:
         return bool(self._job.checkpoint_s) and waited >= self._job.checkpoint_s
 
     def _save(self) -> None:
+        if not ranks.is_first():
+            return
         started = time.monotonic()
         folder = checkpoint.save(self._output, self._learner, self._optimizer, self._state)
         self._saved_step = self._state.step
@@ -222,6 +230,8 @@ class Run:
                 seconds={name: round(value, 2) for name, value in self._seconds.items()},
             ),
         )
+        if not ranks.is_first():
+            return
         with self._phase("writing"):
             artifact.write(self._job, learner, self._base, evaluation)
 

@@ -5,52 +5,35 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from buyers.sdk import config, show, transfer
+from buyers.sdk import config, library, show, transfer
 from buyers.sdk.client import Client
 from buyers.sdk.config import Access
 from buyers.sdk.errors import GridloomError
 from buyers.sdk.shapes import Job, Quote
+from buyers.sdk.terminal import app
+from buyers.sdk.terminal import bytes_bar as _bytes_bar
+from buyers.sdk.terminal import client as _client
+from buyers.sdk.terminal import command as _command
+from buyers.sdk.terminal import out as _out
 
-app = typer.Typer(
-    help="Train on idle GPUs: quote, run, watch, download.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-_out: Final = Console(highlight=False)
-_err: Final = Console(stderr=True, highlight=False)
+__all__ = ["app"]
+
+library.register(app)
 
 JobArgument = Annotated[str, typer.Argument(help="The job's id; `gridloom jobs` lists them")]
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Registers a command; a GridloomError becomes one line and exit code 1."""
-
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except GridloomError as error:
-            _err.print("Error:", show.plain(str(error)), style="red", soft_wrap=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-
-    app.command(name=function.__name__.strip("_").replace("_", "-"))(guarded)
-    return guarded
-
-
 def _job_fields(
     *,
-    recipe: Annotated[str, typer.Argument(help="lora, full or script")],
+    recipe: Annotated[str, typer.Argument(help="One of `gridloom recipes`")],
     budget: Annotated[str, typer.Option(help="A wall, in all, like 2.50")],
-    base: Annotated[str, typer.Option(help="The model to start from: a public name or an id")] = "",
+    base: Annotated[
+        str, typer.Option(help="The model to start from: a name (`gridloom base list`) or an id")
+    ] = "",
     dataset: Annotated[str, typer.Option(help="Its name, name@version or id")] = "",
     script: Annotated[str, typer.Option(help="Your uploaded code, like a dataset")] = "",
     set_: Annotated[
@@ -146,13 +129,6 @@ def upload(
 def datasets() -> None:
     """What you have uploaded."""
     _out.print(show.datasets(_client().datasets()))
-
-
-@_command
-def bases() -> None:
-    """The models that everybody may start from."""
-    for base in _client().bases():
-        _out.print(show.plain(f"{base.name}  {show.size(base.bytes)}  {base.licence}"))
 
 
 @_command
@@ -253,17 +229,17 @@ def download(
     job: JobArgument,
     folder: Annotated[Path | None, typer.Argument(help="Where to; empty: ./<job's id>")] = None,
 ) -> None:
-    """Fetch what a job made, every file checked by its hash. Goes on where it was cut off."""
-    target = folder or Path(job)
+    """Fetch what a job made, every file checked by its hash. Goes on where it was cut off.
+
+    Beside its files lies LINEAGE.md: what made it, and what that took.
+    """
+    target, client = folder or Path(job), _client()
     with _bytes_bar("received", None) as bar:
         task = bar.task_ids[0]
-        _client().download(job, target, progress=lambda size: bar.advance(task, size))
+        client.download(job, target, progress=lambda size: bar.advance(task, size))
+    if made := client.job(job).artifact:
+        (target / "LINEAGE.md").write_text(client.model(made).card, encoding="utf-8")
     _out.print(f"Everything is in {target}, and is what its hashes say.", markup=False)
-
-
-def _client() -> Client:
-    access = config.load()
-    return Client(access.url, access.key)
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -300,11 +276,3 @@ def _watch(client: Client, job: Job) -> None:
         raise typer.Exit(2)
     if job.artifact:
         _out.print(f"gridloom download {job.id}")
-
-
-def _bytes_bar(done: str, total: int | None) -> Progress:
-    bar = Progress(
-        TextColumn(done), BarColumn(40), DownloadColumn(), TransferSpeedColumn(), console=_out
-    )
-    bar.add_task(done, total=total)
-    return bar

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from marketplace.core.hardware import is_cpu
+from marketplace.core.paces import Pace, believed
 
 # A base below this may land on a CPU; nobody trains a larger one there.
 _CPU_SIZED: Final = 1_000_000_000
@@ -50,8 +51,7 @@ _CHECKPOINT_SHARE: Final = 1.02
 # short batches back.
 _CPU_EFFICIENCY: Final = 1.0
 _GPU_EFFICIENCY: Final = 0.35
-# What is left open, as a factor either way: the efficiency, and rows whose length nobody said.
-_SPEED_SPREAD: Final = 2.0
+# What is left open, as a factor either way, by rows whose length nobody said.
 _LENGTH_SPREAD: Final = 2.5
 _TYPICAL_FILL: Final = 0.4
 _LEARNT_SHARE: Final = 0.25
@@ -154,22 +154,24 @@ def estimate(
     *,
     tflops: float,
     row_tokens: float | None = None,
+    pace: Pace | None = None,
 ) -> Estimate:
     """A fine-tuning's memory and time on a device of `tflops` TFLOP/s.
 
     `parameters` as the catalogue validated them; `row_tokens` is the mean length of a row, if it
-    is known. Raises ValueError for a recipe whose needs only its author knows (`script`).
+    is known; `pace` what jobs of its kind have shown on such devices. Raises ValueError for a recipe whose needs only its author knows (`script`).
     """
     if recipe not in {"lora", "full"} or base is None:
         raise ValueError(f"how long a {recipe} job takes is for its buyer to say, in hours")
     if not (tflops > 0 and math.isfinite(tflops)):
         raise ValueError(f"a speed must be above 0 TFLOP/s, not {tflops}")
     job = _Sizes.of(recipe, parameters, base)
-    length = min(row_tokens, job.max_length) if row_tokens else _TYPICAL_FILL * job.max_length
-    flops, fixed = _flops(job, length), _overheads(job)
-    efficiency = _CPU_EFFICIENCY if tflops < _CPU_TFLOPS else _GPU_EFFICIENCY
-    arithmetic = flops / (tflops * 1e12 * efficiency) * _CHECKPOINT_SHARE
-    unsure = math.log(_SPEED_SPREAD), 0.0 if row_tokens else math.log(_LENGTH_SPREAD)
+    flops, fixed = _flops(job, _length(job, row_tokens)), _overheads(job)
+    if pace is None:
+        default = _CPU_EFFICIENCY if tflops < _CPU_TFLOPS else _GPU_EFFICIENCY
+        pace = believed(default, {})
+    arithmetic = flops / (tflops * 1e12 * pace.share) * _CHECKPOINT_SHARE
+    unsure = math.log(pace.spread), 0.0 if row_tokens else math.log(_LENGTH_SPREAD)
     spread = math.exp(math.hypot(*unsure))
     return Estimate(
         memory_bytes=_memory(job),
@@ -178,6 +180,24 @@ def estimate(
         seconds_high=2 * fixed + arithmetic * spread,
         flops=flops,
     )
+
+
+def flops_per_token(
+    recipe: str,
+    parameters: Mapping[str, object],
+    base: BaseShape,
+    *,
+    row_tokens: float | None = None,
+) -> float:
+    """Operations that training spends on one token of a row, both ways."""
+    job = _Sizes.of(recipe, parameters, base)
+    length = _length(job, row_tokens)
+    return _both_ways(job) * _forward(job, length) / length
+
+
+def usual_share(gpu_class: str) -> float:
+    """Share of its benchmark that training reaches on a class of which nothing is known."""
+    return _CPU_EFFICIENCY if is_cpu(gpu_class) else _GPU_EFFICIENCY
 
 
 def class_tflops(gpu_class: str) -> float:
@@ -287,17 +307,31 @@ def _activations(job: _Sizes) -> int:
     return found + 8 * base.hidden + 4 * copied + 4 * job.rank * len(inputs)
 
 
+def _length(job: _Sizes, row_tokens: float | None) -> float:
+    """Tokens of a row, as they are read."""
+    return min(row_tokens, job.max_length) if row_tokens else _TYPICAL_FILL * job.max_length
+
+
 def _flops(job: _Sizes, length: float) -> float:
     """Operations of training and both evaluations, on rows of `length` tokens."""
+    trained = job.steps * job.batch * _both_ways(job)
+    return (trained + 2 * job.evaluated) * _forward(job, length)
+
+
+def _both_ways(job: _Sizes) -> int:
+    """The way back is as dear again, and once more for weights that learn."""
+    return 2 if job.lora else 3
+
+
+def _forward(job: _Sizes, length: float) -> float:
+    """Operations of one row of `length` tokens on its way through."""
     base = job.base
     body = base.parameters - base.vocab * base.hidden
-    forward = length * (
+    return length * (
         2 * body
         + 2 * length * base.hidden * base.layers  # causal attention sees half of length²
         + 2 * _LEARNT_SHARE * base.vocab * base.hidden
     )
-    both_ways = 2 if job.lora else 3
-    return job.steps * job.batch * both_ways * forward + 2 * job.evaluated * forward
 
 
 def _overheads(job: _Sizes) -> float:

@@ -77,6 +77,18 @@ class Policy:
     """Largest dataset version."""
     uncommitted_bytes: int = 200 * 2**30
     """What an org may have begun to upload and not committed: four of the largest versions."""
+    base_bytes: int = 200 * 2**30
+    """Largest base model that is fetched from a hub: a 100 B model in bfloat16."""
+    open_fetches: int = 5
+    """Most bases that one org has on their way at once."""
+    fetch_attempts: int = 20
+    """A fetch is given up after so many failures in a row without a byte of progress."""
+    check_bytes: int = 4 * 2**20
+    """Datasets up to this size are checked while their buyer waits; larger ones by a worker."""
+    check_s: float = 1800
+    """No check of a dataset takes longer: what does is refused."""
+    parquet_bytes: int = 8 * 2**30
+    """Largest Parquet file: it is read from the worker's disk, since its index is at its end."""
     live_jobs: int = 500
     """Most jobs of one org that wait or run: each is read in every round."""
     open_top_ups: int = 10

@@ -104,6 +104,7 @@ class Stack:
             "SECRET_KEY": self.secrets["secret_key"],
             "MARKET_SIGNING_KEY": self.secrets["signing_key"],
             "CELERY_BEAT_FILE": str(self.folder / "run" / "celerybeat-schedule"),
+            "SCRATCH_DIR": str(self.folder / "scratch"),
             "PYTHONUNBUFFERED": "1",
             **self.given,
         }
@@ -125,6 +126,8 @@ class Stack:
             self._web("agents", Stage.AGENTS, "agents", ports.AGENTS, *_AGENTS),
             self._celery("clearing", "-Q", "clearing", "-P", "solo"),
             self._celery("worker", "-Q", "celery", "--concurrency", "2"),
+            # One for what is fetched, one for what is checked: either may take hours.
+            self._celery("bytes", "-Q", "bytes", "-P", "threads", "--concurrency", "2"),
             Service(
                 name="beat",
                 stage=Stage.BEAT,

@@ -6,9 +6,8 @@ from uuid import UUID
 import pytest
 
 from agent.config import State
-from agent.protocol import Status
-from tests.agent import node as nodes
-from tests.agent.conftest import resume, spec
+from agent.protocol import Gang, Member, Status
+from tests.agent.conftest import OBEDIENT, resume, spec
 from tests.agent.market import Market
 
 TRAIN = b"""
@@ -27,26 +26,18 @@ for step in range(1, 5):
 os.makedirs(f"{told['output']}/artifact/inner")
 open(f"{told['output']}/artifact/inner/model", "wb").write(b"the result")
 """
-OBEDIENT = b"""
-import os, signal, sys, time
-def leave(*_):
-    os.makedirs("/job/output/checkpoint-9")
-    open("/job/output/checkpoint-9/w", "w").write("saved")
-    sys.exit(75)
-signal.signal(signal.SIGTERM, leave)
-open("/job/metrics.jsonl", "w").write('{"step": 1, "loss": 2}\\n')
-while True:
-    time.sleep(0.05)
-"""
 SPARSE = """os.makedirs('/job/output/artifact')
 for name in 'ab': os.truncate(os.open(f'/job/output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
 """
+GANG = Gang(
+    network=7,
+    token="a" * 64,
+    members=[
+        Member(address=f"10.64.0.{rank}", lan=f"10.0.0.{rank}", port=47_900 + rank, gpus=1)
+        for rank in (1, 2)
+    ],
+)
 FOREVER = b"import time\nwhile True: time.sleep(0.05)"
-
-
-@pytest.fixture
-def device(state: State) -> str:
-    return nodes.machine(state).inventory.devices[0].uuid
 
 
 async def _ended(market: Market, job: UUID) -> Status:
@@ -202,7 +193,8 @@ async def test_a_start_that_takes_too_long_is_given_up(market: Market, node: Sta
         ({"recipe": "alchemy"}, "there is no recipe 'alchemy'"),
         ({"parameters": {"entry": "../main.py"}}, "entry must be a .py file"),
         ({"memory_bytes": 2**50}, "MiB of memory"),
-        ({"world": 2}, "one node only"),
+        ({"world": 2}, "names none"),
+        ({"world": 2, "gang": GANG}, "this node"),
         ({"inputs": []}, "the input 'script' is missing"),
     ],
 )
@@ -370,13 +362,3 @@ async def test_a_device_is_never_used_twice(market: Market, node: State, device:
     status = await _ended(market, second)
     assert "still in use" in status.detail
     assert market.state(first) == "running"
-
-
-async def test_the_owner_has_the_machine_back_for_the_asking(
-    market: Market, node: State, device: str
-):
-    node.drain.touch()
-    beat = await market.until(lambda: market.last().owner_busy and market.last())
-    assert beat.owner_why == "owner asked to drain"
-    node.drain.unlink()
-    await market.until(lambda: not market.last().owner_busy)

@@ -15,6 +15,7 @@ from django.db import connections, transaction
 from django.test import Client
 from django.utils import timezone
 
+from buyers.hub_models import Fetch
 from buyers.models import Artifact, Checkpoint, Dataset, Job, MetricPoint, Quote
 from marketplace import accounts
 from marketplace.core.ids import uuid7
@@ -94,13 +95,24 @@ class Ran:
     artifact: Artifact
     dataset: Dataset
     quote: Quote
+    fetch: Fetch
 
 
 @pytest.fixture
 @transaction.atomic
 def ran(buyer: Org, node: Agent, today: datetime) -> Ran:
     dataset = Dataset.objects.create(
-        **folder(org=buyer, name="pairs", version=1, rows=3, created_by="me")
+        **folder(
+            org=buyer,
+            name="pairs",
+            version=1,
+            rows=3,
+            created_by="me",
+            state="ready",
+            kinds=["answers"],
+            parts={"train": 3},
+            preview={"train": [{"prompt": "2+2?", "completion": "It is 4."}]},
+        )
     )
     job = world.job(buyer, now=today, name="Our model", dataset=dataset, total_steps=4, step=2)
     lease = world.lease(job, node, now=today)
@@ -120,6 +132,16 @@ def ran(buyer: Org, node: Agent, today: datetime) -> Ran:
             **folder(org=buyer, job=job, name="Our model", epoch=lease.epoch)
         ),
         dataset=dataset,
+        fetch=Fetch.objects.create(
+            org=buyer,
+            hub="huggingface",
+            repo="makers/tiny",
+            revision="main",
+            created_by="me",
+            created_at=today,
+            state="asked",
+            state_since=today,
+        ),
         quote=Quote.objects.create(
             org=buyer, request=asked(), options=[], created_at=today, expires_at=today
         ),

@@ -7,6 +7,7 @@ from django.test import Client
 from django.urls import URLPattern
 
 from buyers import urls
+from buyers.hub_models import Fetch
 from buyers.models import Artifact, Dataset, Job, Quote
 from marketplace.core.ids import uuid7
 from marketplace.models import Scope
@@ -33,7 +34,7 @@ def address(prefix: str, pattern: str, ids: dict[str, UUID]) -> str:
 def ids_of(ran: Ran) -> dict[str, UUID]:
     return {
         "jobs": ran.job.pk, "quotes": ran.quote.pk, "datasets": ran.dataset.pk,
-        "artifacts": ran.artifact.pk, "checkpoint": ran.checkpoint.pk,
+        "artifacts": ran.artifact.pk, "checkpoint": ran.checkpoint.pk, "fetches": ran.fetch.pk,
     }  # fmt: skip
 
 
@@ -53,7 +54,9 @@ def walk(client: Client, path: str) -> dict[str, int]:
 
 
 def state() -> list[object]:
-    rows = [model.objects.order_by("pk").values() for model in (Job, Quote, Dataset, Artifact)]
+    rows = [
+        model.objects.order_by("pk").values() for model in (Job, Quote, Dataset, Artifact, Fetch)
+    ]
     return [list(each) for each in rows]
 
 
@@ -77,7 +80,9 @@ def test_a_strangers_key_gets_404_too(stranger, ran):
 
 
 def test_an_id_of_nothing_looks_the_same(member):
-    ids = dict.fromkeys(("jobs", "quotes", "datasets", "artifacts", "checkpoint"), uuid7())
+    ids = dict.fromkeys(
+        ("jobs", "quotes", "datasets", "artifacts", "checkpoint", "fetches"), uuid7()
+    )
     for path, statuses in walk_all(member, ids).items():
         assert set(statuses.values()) <= {404, 405}, (path, statuses)
 

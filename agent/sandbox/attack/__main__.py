@@ -4,7 +4,7 @@ import json
 import sys
 import traceback
 
-from . import hogs, kernel, walls
+from . import hogs, kernel, network, walls
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
         return
     with open("attack.json") as file:
         targets = json.load(file)
-    for name, check in (walls.CHECKS | kernel.CHECKS).items():
+    for name, check in (walls.CHECKS | network.CHECKS | kernel.CHECKS).items():
         try:
             found = check(targets)
         except OSError:

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("buyers", "0001_initial"),
+        ("buyers", "0002_quoted"),
     ]
 
     operations = [

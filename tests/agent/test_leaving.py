@@ -1,19 +1,21 @@
-"""An agent that knows that it goes says so, and leaves no work behind."""
+"""The owner comes first: a machine that is wanted back, or goes down, has its jobs saved."""
 
 import asyncio
 
-import pytest
-
 from agent.config import State
 from tests.agent import node as nodes
-from tests.agent.conftest import spec
+from tests.agent.conftest import OBEDIENT, spec
 from tests.agent.market import Market
-from tests.agent.test_jobs import OBEDIENT
 
 
-@pytest.fixture
-def device(state: State) -> str:
-    return nodes.machine(state).inventory.devices[0].uuid
+async def test_the_owner_has_the_machine_back_for_the_asking(
+    market: Market, node: State, device: str
+):
+    node.drain.touch()
+    beat = await market.until(lambda: market.last().owner_busy and market.last())
+    assert beat.owner_why == "owner asked to drain"
+    node.drain.unlink()
+    await market.until(lambda: not market.last().owner_busy)
 
 
 async def test_an_agent_that_says_goodbye_has_its_jobs_saved_before_it_goes(
