@@ -251,12 +251,20 @@ class Daemon:
             await self._ask_owner()
             if time.monotonic() - claimed_at >= _BEATS_A_CLAIM * self._interval_s:
                 claimed_at = time.monotonic()
-                for life in self._lives.values():
-                    if life.is_running():
-                        life.claim()
+                self._claim()
                 self._client.ring()
             if self._client.away_s > (_DEAF_S if self._leaving.is_set() else self._spool_s):
                 self._leave_alone()
+
+    def _claim(self) -> None:
+        """What runs is claimed; on a full disk a claim waits for the next time, and the job goes
+        on."""
+        for life in self._lives.values():
+            try:
+                if life.is_running():
+                    life.claim()
+            except OSError as error:
+                log.error("a claim can't be kept: %s", error)
 
     async def _left(self) -> None:
         """Returns once we were to leave and nothing is left to do: the market reclaims what runs

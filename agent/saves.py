@@ -210,7 +210,7 @@ def _is_whole(
     names = {path.rpartition("/")[2] for path, info in inside if stat.S_ISREG(info.st_mode)}
     if _UNFINISHED in names:
         return False
-    if not look.script or look.orderly:
+    if look.orderly:
         return True
     changed = max((info.st_ctime_ns for _, info in inside), default=0)
     # A rename changes a folder's inode and nothing that is in it.

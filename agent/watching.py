@@ -46,6 +46,9 @@ class Watch:
         self._quiet = Quiet(spec.hang_s)
         self._due = {"tails": 0.0, "checkpoints": 0.0, "quiet": 0.0}
         self._fenced = False
+        self._rested_at = 0.0
+        """A job that saves all the time gets half of the line: after each checkpoint it rests for
+        as long as that took."""
 
     async def look(self, seen: files.Status, running_ms: int, say: Callable[[str], None]) -> None:
         """One look at all that is due; quick, since the keeper's word is read in between."""
@@ -53,7 +56,7 @@ class Watch:
         if now >= self._due["tails"]:
             self._due["tails"] = now + _TAILS_S
             self.read_tails(running_ms)
-        if now >= self._due["checkpoints"]:
+        if now >= max(self._due["checkpoints"], self._rested_at):
             await self._look_for_checkpoint(running_ms, say)
             self._due["checkpoints"] = self._after(now, _CHECKPOINTS_S)
         if now >= self._due["quiet"]:
@@ -114,12 +117,14 @@ class Watch:
                 record.step = self._metrics.step = max(record.step, point.step)
 
     async def _save(self, save: Save, running_ms: int, say: Callable[[str], None]) -> None:
+        begun = time.monotonic()
         try:
             seconds = self._metrics.save_s
             say(await self.results.send_checkpoint(save, seconds, running_ms, say))
         except Fenced as fenced:
             log.warning("%s: nothing is taken any more: %s", self._record.id, fenced)
             self._fenced = True
+        self._rested_at = 2 * time.monotonic() - begun
         self._tools.changed()
 
     async def _feel_pulse(self, seen: files.Status, now: float) -> None:

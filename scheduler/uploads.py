@@ -13,6 +13,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Greatest
 
 from agent import protocol
 from buyers import evaluations
@@ -95,7 +96,7 @@ def commit(
         _fence(share, request.epoch)
         _write(job, share, request, folder)
     if request.kind == "checkpoint":
-        _retire_old(job, now)
+        _retire_old(job, share, now)
     return protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
 
 
@@ -224,14 +225,18 @@ def _artifact(job: Job, share: Assignment, folder: dict[str, object]) -> None:
     )
 
 
-def _retire_old(job: Job, now: datetime) -> None:
-    """Deletes the files of checkpoints that nobody will go on from; their rows stay, marked."""
+def _retire_old(job: Job, share: Assignment, now: datetime) -> None:
+    """Deletes the files of checkpoints that nobody will go on from; their rows stay, marked. What
+    this lease has sent of them it may send again: its quota is on what lies here."""
     policy = settings.POLICY
     alive = {each.pk: each for each in job.checkpoints.usable().order_by("-epoch", "-step")}
     found = [Kept(each.pk, each.epoch, each.proven_at is not None) for each in alive.values()]
     gone = retired(found, most=policy.checkpoints_kept, unproven=policy.checkpoints_unproven)
     for checkpoint in (alive[pk] for pk in gone):
-        Checkpoint.objects.filter(pk=checkpoint.pk).update(deleted_at=now)
+        marked = Checkpoint.objects.filter(pk=checkpoint.pk, deleted_at=None).update(deleted_at=now)
+        if marked and checkpoint.epoch == share.lease.epoch:
+            left = Greatest(0, F("granted_bytes") - checkpoint.bytes)
+            Assignment.objects.filter(pk=share.pk).update(granted_bytes=left)
         storage.delete(
             storage.file_key(checkpoint.prefix, entry["sha256"]) for entry in checkpoint.manifest
         )

@@ -5,11 +5,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psutil
 
+from benchmarks.faults import disk
 from benchmarks.faults.trial import Strike, World
 from buyers.sdk.shapes import Job
 
@@ -32,6 +34,18 @@ def agent_killed(world: World, job: Job) -> None:
     name = job.nodes[0].node
     os.kill(world.site.supervisor.pid(f"node-{name}"), signal.SIGKILL)
     _bring_back(world, name)
+
+
+def goodbye(world: World, job: Job) -> Callable[[], None]:
+    """The machine goes down in order, and its agent says so."""
+    name, supervisor = job.nodes[0].node, world.site.supervisor
+    service = supervisor.end(f"node-{name}")
+    supervisor.start(replace(service, argv=(*service.argv, "--drain")))
+    log = world.site.stack.logs / f"node-{name}.log"
+    while "connected to" not in log.read_text(errors="replace"):
+        time.sleep(0.1)
+    supervisor.end(f"node-{name}")
+    return lambda: supervisor.start(service)
 
 
 def machine_lost(world: World, job: Job) -> Callable[[], None]:
@@ -62,6 +76,45 @@ def agent_stopped(seconds: float) -> Strike:
         agent.suspend()
         time.sleep(seconds)
         agent.resume()
+
+    return strike
+
+
+def cable_pulled(seconds: float) -> Strike:
+    """The node's network is gone, and comes back."""
+
+    def strike(world: World, job: Job) -> None:
+        cable = world.cables[job.nodes[0].node]
+        cable.pull()
+        time.sleep(seconds)
+        cable.plug()
+
+    return strike
+
+
+def cable_pulled_for_good(world: World, job: Job) -> Callable[[], None]:
+    """The node's network is gone; the job there runs on, and nobody hears of it."""
+    cable = world.cables[job.nodes[0].node]
+    cable.pull()
+    return cable.plug
+
+
+def disk_full(seconds: float) -> Strike:
+    """The disk of the nodes is full, and then it isn't."""
+
+    def strike(world: World, job: Job) -> None:
+        with disk.filled(world.site.stack.folder / "nodes"):
+            time.sleep(seconds)
+
+    return strike
+
+
+def disk_slow(seconds: float) -> Strike:
+    """The disk of the nodes hardly moves, and then it does."""
+
+    def strike(world: World, job: Job) -> None:
+        with disk.slowed(world.site.stack.folder / "nodes"):
+            time.sleep(seconds)
 
     return strike
 

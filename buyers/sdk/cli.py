@@ -135,7 +135,7 @@ def datasets() -> None:
 @_with_job
 def quote(job: dict[str, Any]) -> None:
     """Where a job could run and what it would cost. Nothing is paid."""
-    _out.print(show.quote(_client().quote(**job)))
+    _out.print(show.quote(_client().quote(**job), recipe=job.get("recipe", "")))
 
 
 @_command
@@ -149,7 +149,7 @@ def run(
     """Quote a job, take an option, and watch it."""
     client = _client()
     quote = client.quote(**job)
-    _out.print(show.quote(quote))
+    _out.print(show.quote(quote, recipe=job.get("recipe", "")))
     index = _chosen(quote, option)
     if not yes:
         typer.confirm(f"Take option {index}?", abort=True)

@@ -75,8 +75,15 @@ def plain(text: str) -> Text:
     return Text(kept)
 
 
-def quote(found: Quote) -> Table:
-    """The options, best first."""
+SCRIPT_NOTE: Final = (
+    "If its machine is taken away, a script goes on elsewhere from the newest checkpoint that it "
+    "wrote, which it has to load by itself; one that saves nothing begins anew. What ran in vain "
+    "through a machine's or its owner's fault is credited."
+)
+
+
+def quote(found: Quote, *, recipe: str = "") -> Table:
+    """The options, best first; for scripts with what an interruption means."""
     table = _table("#", "Where", "On", "Per GPU-hour", "Time", "Cost in all", "Energy", "")
     for option in found.options:
         times = f"{duration(option.seconds_low)} to {duration(option.seconds_high)}"
@@ -92,6 +99,7 @@ def quote(found: Quote) -> Table:
             plain(option.why),
             style="" if option.fits else "dim",
         )
+    table.caption = SCRIPT_NOTE if recipe == "script" else None
     return table
 
 

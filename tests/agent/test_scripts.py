@@ -184,3 +184,16 @@ async def test_a_checkpoint_that_would_be_laid_elsewhere_is_refused(
     job = market.want(spec(script, devices=[device], resume=given))
     status = await _ended(market, job)
     assert (status.exit.why, "outside of its folders" in status.detail) == ("refused", True)
+
+
+async def test_a_checkpoint_with_the_wrong_bytes_is_told_from_a_node_that_can_not_fetch(
+    market: Market, node: State, device: str
+):
+    kept = market.offer({"weights": b"as they were"}, "resume")
+    market.objects[kept.files[0].sha256] = b"as they are!"
+    script = market.offer({"main.py": b""}, "script")
+    job = market.want(spec(script, devices=[device], resume=resume(7, kept)))
+    status = await _ended(market, job)
+    assert status.exit.why == "checkpoint"
+    assert "the checkpoint of step 7 can't be read: weights is not what" in status.detail
+    assert market.claims == []

@@ -177,6 +177,13 @@ def test_the_last_good_one_stays_until_a_new_attempt_has_left_enough(node, share
     assert left == [[4, 5], [4, 5, 6], [6, 7]]
 
 
+def test_what_is_removed_does_not_count_against_the_quota(node, share, now):
+    for step in range(5):
+        upload(node, share, now, b"weights %d" % step, step=step)
+    share.refresh_from_db()
+    assert share.granted_bytes == 2 * len(b"weights 0")
+
+
 def test_no_save_is_believed_to_take_for_ever(node, share, now):
     asked = request(share)
     (granted,) = uploads.grant(node.node, share.pk, asked, now=now).files
