@@ -55,6 +55,7 @@ _ENVIRONMENT: Final = {
     "RAY_health_check_failure_threshold": "3",
     # The sandbox bounds memory; Ray would look at the whole machine's and kill for its sake.
     "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains nodes behind our back
     "RAY_enable_metrics_collection": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
@@ -148,6 +149,7 @@ def _start_ray(gang: Gang, *how: str) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # its end takes its group along, and that must not be us
         )
 
 
@@ -211,6 +213,7 @@ def _train(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> i
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    stop.install()  # Ray has put its own in its place
     _await_nodes(len(gang.addresses), stop)
     tell(f"{len(gang.addresses)} nodes train together")
     trainer = TorchTrainer(

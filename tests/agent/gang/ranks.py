@@ -1,5 +1,6 @@
 """A gang on this machine: each rank with its own state folder, keeper and sandbox; no market."""
 
+import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from tests.agent import node as nodes
 from tests.agent.sandbox.jobs import WITHIN_S
 
 LAN = Lan("127.0.0.1", 1450)
-_epochs = iter(range(8_000_000, 8_100_000))
 
 
 class Ranks:
@@ -25,7 +25,7 @@ class Ranks:
 
     def __init__(self, place: Path, count: int, inputs: dict[str, Path], **changes: object) -> None:
         self.folders = [place / str(rank) for rank in range(count)]
-        epoch = next(_epochs)
+        epoch = 1 + secrets.randbelow(2**23 - 1)
         gang = Gang(
             network=epoch,
             token=f"{epoch:064x}",
