@@ -16,6 +16,8 @@ from marketplace.forms import RefusableForm
 from marketplace.models import Org
 
 _NONE = [("", "–")]
+# Inputs that are datasets or code; the others are models.
+_OF_ROWS = frozenset({"dataset", "script", "mix"})
 
 
 class TopUpForm(RefusableForm):
@@ -97,6 +99,9 @@ class ParameterForm(RefusableForm):
         self._kinds = {each.name: each.kind for each in found.parameters}
         for each in found.parameters:
             self.fields[each.name] = _field(each)
+        self.common = [self[each.name] for each in found.common]
+        self.further = [self[each.name] for each in found.further]
+        self.further_is_wrong = any(field.errors for field in self.further)
 
     def refuse(self, error: MarketError) -> None:
         """Puts the catalogue's words beside the parameter at fault."""
@@ -135,7 +140,8 @@ class JsonField(forms.CharField):
 
 
 def _field(of: recipes.Parameter) -> forms.Field:
-    helped = f"{of.help} {of.allowed.capitalize()}." if of.allowed else of.help
+    allowed = "" if of.kind == "choice" else of.allowed
+    helped = f"{of.help} {allowed.capitalize()}." if allowed else of.help
     said: dict[str, Any] = {"label": of.label, "help_text": helped, "required": of.required}
     match of.kind:
         case "choice":
@@ -170,9 +176,6 @@ class JobForm(RefusableForm):
 
     name = forms.CharField(max_length=100, required=False)
     recipe = forms.ChoiceField()
-    base = forms.ChoiceField(required=False)
-    dataset = forms.ChoiceField(required=False)
-    script = forms.ChoiceField(required=False)
     budget = forms.CharField(
         max_length=30, label="Budget, $", help_text="Never a cent over: it saves and stops there"
     )
@@ -205,22 +208,20 @@ class JobForm(RefusableForm):
         super().__init__(data, initial={"recipe": recipe, **(initial or {})})
         bases = Artifact.objects.usable_by(org).order_by("-public", "name", "-created_at")[:200]
         folders = Dataset.objects.of(org).committed().order_by("name", "-version").distinct("name")
-        named = [(str(folder.pk), str(folder)) for folder in folders[:200]]
-        self._choose("recipe", [(name, name) for name in catalog.names()])
         models = _NONE + [(str(base.pk), _titled(base)) for base in bases]
-        read = {each.name: each for each in catalog.inputs(recipe)}
-        for name, choices in {
-            "base": models,
-            "dataset": _NONE + named,
-            "script": _NONE + named,
-        }.items():
-            if name not in read:
-                del self.fields[name]
-                continue
-            self._choose(name, choices)
-            self.fields[name].help_text = read[name].help
-        self.inputs = [self[name] for name in read if name in self.fields]
-        self.terms = [field for field in self if field.name not in (*read, "recipe", "name")]
+        named = _NONE + [(str(folder.pk), str(folder)) for folder in folders[:200]]
+        self._choose("recipe", [(name, name) for name in catalog.names()])
+        own = [name for name in self.fields if name not in ("name", "recipe")]
+        read = catalog.inputs(recipe)
+        for each in read:
+            self.fields[each.name] = forms.ChoiceField(
+                required=False,
+                choices=named if each.name in _OF_ROWS else models,
+                label=each.name.capitalize() + ("" if each.required else " (optional)"),
+                help_text=each.help[:1].upper() + each.help[1:],
+            )
+        self.inputs = [self[each.name] for each in read]
+        self.terms = [self[name] for name in own]
 
     def raw(self) -> dict[str, Any]:
         """What was typed, for `marketplace.core.specs.parse`."""

@@ -11,7 +11,7 @@ from buyers.models import Artifact
 from marketplace.models import Org
 
 _KEPT: Final = (
-    "name", "base", "dataset", "script", "budget", "limit", "gpus", "memory_gib", "hours",
+    "name", "base", "dataset", "script", "mix", "other", "third", "budget", "limit", "gpus", "memory_gib", "hours",
     "disk_gib", "trust",
 )  # fmt: skip
 

@@ -15,6 +15,10 @@ Kind = Literal["integer", "number", "switch", "choice", "text", "list", "json"]
 
 # What a job form opens with, if there is such a recipe.
 _FIRST: Final = "lora"
+_FEW: Final = 6
+_COMMON: Final = frozenset(
+    "method weights steps learning_rate batch_size max_length rank mix".split()
+)
 _SIMPLE: Final[Mapping[str, Kind]] = {
     "integer": "integer", "number": "number", "boolean": "switch", "string": "text",
 }  # fmt: skip
@@ -46,8 +50,8 @@ class Parameter:
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.kind in ("integer", "number") and self.high is not None:
-            low = f"above {self.above:,g}" if self.above is not None else f"{self.low or 0:,g}"
-            return f"{low} to {self.high:,g}"
+            low = f"above {self.above:,}" if self.above is not None else f"{self.low or 0:,}"
+            return f"{low} to {self.high:,}"
         return {"list": "one a line", "json": "as JSON"}.get(self.kind, "")
 
 
@@ -68,6 +72,19 @@ class Recipe:
     about: str
     inputs: Sequence[Input]
     parameters: Sequence[Parameter]
+
+    @property
+    def common(self) -> list[Parameter]:
+        """What most jobs set; of a recipe with few parameters, all."""
+        if len(self.parameters) <= _FEW:
+            return list(self.parameters)
+        return [each for each in self.parameters if each.required or each.name in _COMMON]
+
+    @property
+    def further(self) -> list[Parameter]:
+        """What most jobs leave as it is."""
+        common = {each.name for each in self.common}
+        return [each for each in self.parameters if each.name not in common]
 
 
 def first() -> str:

@@ -4,7 +4,7 @@ Datasets have `buyers.datasets`, public bases `buyers.bases`. What happens to a 
 run is the engine's (`scheduler.jobs`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -14,15 +14,15 @@ from django.contrib.auth.models import User
 
 from agent.recipes import catalog, formats
 from agent.recipes.catalog import FineTuning, ParameterError, Parameters, ScriptParameters
-from buyers import licences, references
-from buyers.models import Artifact, Dataset, Folder, Job
+from buyers import fits, references
+from buyers.models import Artifact, Dataset, Job
 from marketplace.core import checkpoints, estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.estimates import BaseShape
 from marketplace.core.hardware import Level
 from marketplace.core.ids import uuid7
 from marketplace.core.money import accrued, format_amount
-from marketplace.core.specs import GIB, JobRequest
+from marketplace.core.specs import JobRequest
 from marketplace.models import Org
 from suppliers.models import Node
 
@@ -32,8 +32,6 @@ _REQUIREMENTS: Final = frozenset(
     "requirements.txt environment.yml environment.yaml Pipfile poetry.lock uv.lock Dockerfile "
     "Containerfile".split()
 )
-# What each recipe reads, where it isn't answers.
-_ROWS_OF: Final[Mapping[str, formats.Kind]] = {str(k): v for k, v in formats.KIND_OF.items()}
 # Measured with SmolLM2's tokenizer on rows of code and English: 4.9 bytes of JSON a token, and
 # 32 tokens that its chat template puts around each pair.
 _BYTES_A_TOKEN: Final = 4.9
@@ -85,17 +83,17 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     _require_one_site(request)
     parameters = _parameters(request)
     base, dataset, script = _inputs(org, request)
-    if base is not None:
-        licences.require(org, base)
     _require_environment(request.environment)
     if isinstance(parameters, ScriptParameters):
         _check_script(request, parameters, script)
     else:
-        _check_tuning(request, parameters, base, dataset)
+        _check_tuning(request, parameters, base)
+        fits.require_parts(parameters, dataset)
+        fits.require_kind(request.recipe, parameters, dataset)
     shape = shape_of(base)
     plain = catalog.as_json(parameters)
-    folders: list[Folder] = [each for each in (base, dataset, script) if each is not None]
-    _require_disk(request, folders)
+    folders = [folder for folder in (base, dataset, script) if folder is not None]
+    fits.require(org, request, folders)
     return Plan(
         recipe=request.recipe,
         parameters=plain,
@@ -290,9 +288,7 @@ def _check_script(
         raise Invalid("a script must say how long it will about run (hours)", field="hours")
 
 
-def _check_tuning(
-    request: JobRequest, parameters: FineTuning, base: Artifact | None, dataset: Dataset | None
-) -> None:
+def _check_tuning(request: JobRequest, parameters: FineTuning, base: Artifact | None) -> None:
     if request.gpus_min > parameters.batch_size:
         raise Invalid(
             f"{request.gpus_min} GPUs share the {parameters.batch_size} rows of a step, and each "
@@ -314,41 +310,6 @@ def _check_tuning(
             "the size of this base is not known; say how much memory it needs on each GPU "
             "(memory_gib) and how long it will about run (hours)",
             field="hours" if request.memory_bytes else "memory_gib",
-        )
-    held_out = bool(parameters.evaluate_samples or parameters.answers)
-    if dataset is not None:
-        _require_rows(dataset, request.recipe, held_out=held_out)
-
-
-def _require_rows(dataset: Dataset, recipe: str, *, held_out: bool) -> None:
-    """Raises Invalid unless the dataset has the parts and the kind of rows that the recipe reads."""
-    paths = [entry["path"] for entry in dataset.manifest]
-    for part in (formats.TRAIN, formats.HELD_OUT) if held_out else (formats.TRAIN,):
-        if not formats.file_of(part, paths):
-            endings = ", ".join(formats.EXTENSIONS)
-            raise Invalid(
-                f"{dataset} has no {part}.jsonl (one of: {endings}); upload a version that has"
-                + (" (or set evaluate_samples and answers to 0)" if part != formats.TRAIN else ""),
-                field="dataset",
-            )
-    kind = _ROWS_OF.get(recipe, "answers")
-    if dataset.kinds and kind not in dataset.kinds:
-        raise Invalid(
-            f"{recipe} reads rows of {kind} ({', '.join(formats.columns(kind))}); those of {dataset} "
-            f"are {' or '.join(dataset.kinds)}",
-            field="dataset",
-        )
-
-
-def _require_disk(request: JobRequest, folders: Sequence[Folder]) -> None:
-    """What a job reads must fit on the disk that it books, before it has paid for either."""
-    needed = sum(folder.bytes for folder in folders)
-    if needed > request.disk_bytes:
-        most = max(folders, key=lambda folder: folder.bytes)
-        raise Invalid(
-            f"what the job reads is {needed / GIB:.2f} GiB ({most} alone {most.bytes / GIB:.2f}), "
-            f"and its disk {request.disk_bytes / GIB:.4g} GiB: book more (disk_gib)",
-            field="disk_gib",
         )
 
 

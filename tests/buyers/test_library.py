@@ -79,7 +79,7 @@ def test_a_base_is_added_watched_and_its_licence_accepted_on_one_page(
     # the bases, and the licences accepted: 3.
     with django_assert_num_queries(4 + 1 + 3):
         page = member.get(path).content.decode()
-    assert "Accept apache-2.0 for your organisation" in page
+    assert "Accept it for your organisation" in page
     base = Fetch.objects.get().artifact
     done = member.post(reverse("accept_licence", args=[base.pk]), {"licence": "apache-2.0"})
     assert done.status_code == 302
