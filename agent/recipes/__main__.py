@@ -15,15 +15,21 @@ def main(arguments: list[str]) -> int:
     stop = Stop().install()
     path = Path(arguments[0] if arguments else os.environ.get("GRIDLOOM_JOB", catalog.JOB_FILE))
     # A sandbox has no network; without these, libraries would look for one first.
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        HF_DATASETS_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        TOKENIZERS_PARALLELISM="false",
+        TRL_EXPERIMENTAL_SILENCE="1",
+    )
     try:
         job = load(path)
         # Here, so that a job that can't run says so at once: torch and transformers take 5 s.
         warnings.filterwarnings("ignore", category=FutureWarning)
-        from agent.recipes import sft
+        from agent.recipes import ladder
 
         stop.check()
-        sft.run(job, stop, lambda line: print(line, flush=True))
+        ladder.climb(job, stop, lambda line: print(line, flush=True))
     except Stopped:
         print("stopped before the end, as asked; resumable", file=sys.stderr)
         return Exit.STOPPED

@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.recipes import catalog
-from agent.recipes.catalog import Exit, FineTuning, ParameterError, ScriptParameters
+from agent.recipes.catalog import Exit, ParameterError
+from agent.recipes.parameters import FINE_TUNING, FineTuning, Parameters
 
 
 class RecipeError(Exception):
@@ -94,16 +95,19 @@ def load(path: Path) -> Job:
     return job
 
 
-def fine_tuning_of(job: Job) -> FineTuning:
+def parameters_of(job: Job) -> Parameters:
     """The job's parameters, checked again: nothing is trusted that came over a network."""
     try:
-        found = catalog.validate(job.recipe, job.parameters)
+        return catalog.validate(job.recipe, job.parameters)
     except ParameterError as error:
         raise RecipeError(Exit.PARAMETERS, str(error)) from None
-    if isinstance(found, ScriptParameters):
-        raise RecipeError(
-            Exit.PARAMETERS, f"{job.recipe} runs the user's own file, not a recipe of ours"
-        )
+
+
+def fine_tuning_of(job: Job) -> FineTuning:
+    """The parameters of a job that trains one model; raises RecipeError if it is another."""
+    found = parameters_of(job)
+    if not isinstance(found, FINE_TUNING):
+        raise RecipeError(Exit.PARAMETERS, f"{job.recipe} does not train one model by itself")
     return found
 
 
