@@ -57,7 +57,16 @@ class JobForm(RefusableForm):
     recipe = forms.ChoiceField()
     base = forms.ChoiceField(required=False, help_text="The model to start from")
     dataset = forms.ChoiceField(required=False)
-    script = forms.ChoiceField(required=False, help_text="Your own code, for the recipe script")
+    script = forms.ChoiceField(
+        required=False, help_text="Your own code, or your reward (reward.py)"
+    )
+    mix = forms.ChoiceField(
+        required=False, help_text="Blended in, so that less is forgotten; see the parameter mix"
+    )
+    other = forms.ChoiceField(
+        required=False, label="Second model", help_text="The teacher, or what is added"
+    )
+    third = forms.ChoiceField(required=False, label="Third model", help_text="Merged with it")
     parameters = forms.CharField(
         required=False,
         widget=forms.Textarea(attrs={"rows": 4, "spellcheck": "false"}),
@@ -95,9 +104,11 @@ class JobForm(RefusableForm):
         folders = Dataset.objects.of(org).committed().order_by("name", "-version").distinct("name")
         named = [(str(folder.pk), str(folder)) for folder in folders[:200]]
         self._choose("recipe", [(name, name) for name in catalog.names()])
-        self._choose("base", _NONE + [(str(base.pk), base.name) for base in bases])
+        for field in ("base", "other", "third"):
+            self._choose(field, _NONE + [(str(base.pk), base.name) for base in bases])
         self._choose("dataset", _NONE + named)
         self._choose("script", _NONE + named)
+        self._choose("mix", _NONE + named)
 
     def clean_parameters(self) -> dict[str, Any]:
         """Lines of `name = value`; a value is JSON, or else text."""

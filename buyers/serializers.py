@@ -133,13 +133,16 @@ class LogOut(serializers.Serializer[Any]):
 class JobIn(serializers.Serializer[Job]):
     """A job as wanted (`marketplace.core.specs`); what is left out, the market fills in."""
 
-    recipe = serializers.CharField(help_text="lora, full or script")
+    recipe = serializers.CharField(help_text="One of /api/v1/recipes, like sft, dpo or script")
     budget = serializers.CharField(help_text='Never a cent over, in all: "2.50"')
     name = serializers.CharField(required=False)
     parameters = serializers.DictField(required=False)
     base = serializers.CharField(required=False, help_text="Id, or a public name")
     dataset = serializers.CharField(required=False, help_text="Id, name or name@version")
     script = serializers.CharField(required=False, help_text="The same, for your own code")
+    mix = serializers.CharField(required=False, help_text="The same, for rows to blend in")
+    other = serializers.CharField(required=False, help_text="A second model: id or public name")
+    third = serializers.CharField(required=False, help_text="A third one")
     gpus = serializers.IntegerField(required=False)
     gpus_max = serializers.IntegerField(required=False)
     memory_gib = serializers.FloatField(required=False)
@@ -237,6 +240,9 @@ class JobOut(serializers.Serializer[JobView]):
     base = serializers.UUIDField(source="job.base_id", allow_null=True)
     dataset = serializers.UUIDField(source="job.dataset_id", allow_null=True)
     script = serializers.UUIDField(source="job.script_id", allow_null=True)
+    mix = serializers.UUIDField(source="job.mix_id", allow_null=True)
+    other = serializers.UUIDField(source="job.other_id", allow_null=True)
+    third = serializers.UUIDField(source="job.third_id", allow_null=True)
     gpus_min = serializers.IntegerField(source="job.gpus_min")
     gpus_max = serializers.IntegerField(source="job.gpus_max")
     memory_bytes = serializers.IntegerField(source="job.memory_bytes")

@@ -12,10 +12,14 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.auth.models import User
 
-from agent.recipes import catalog
-from agent.recipes.catalog import FineTuning, ParameterError, Parameters, ScriptParameters
-from buyers import references, rows
-from buyers.models import Artifact, Dataset, Job
+from agent.recipes import catalog, formats
+from agent.recipes.catalog import ParameterError
+from agent.recipes.parameters import (
+    Parameters,
+    ScriptParameters,
+)
+from buyers import reads, references
+from buyers.models import Artifact, Dataset, Folder, Job
 from marketplace.core import estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.estimates import BaseShape
@@ -48,6 +52,9 @@ class Plan:
     base: Artifact | None
     dataset: Dataset | None
     script: Dataset | None
+    mix: Dataset | None
+    other: Artifact | None
+    third: Artifact | None
     shape: BaseShape | None
     memory_bytes: int
     """Needed on each GPU."""
@@ -58,6 +65,8 @@ class Plan:
     """The buyer's own guess; 0 where the recipe's arithmetic tells."""
     row_tokens: float | None
     """About how long a training row is."""
+    total_steps: int
+    """0 where only its author knows."""
 
     def seconds_on(self, gpu_class: str) -> float:
         """Estimated seconds of running on one GPU of this class, by its data sheet."""
@@ -81,27 +90,37 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     _require_one_node(request)
     parameters = _parameters(request)
     base, dataset, script = _inputs(org, request)
+    mix = reads.mix(org, request, parameters)
     _require_environment(request.environment)
     if isinstance(parameters, ScriptParameters):
         _check_script(request, parameters, script)
     else:
-        _check_tuning(request, parameters, base, dataset)
+        _check_tuning(request, base)
+        reads.require_rows(request, parameters, dataset, script)
     shape = _shape(base)
     plain = catalog.as_json(parameters)
-    folders = [folder for folder in (base, dataset, script) if folder is not None]
+    other, third = (reads.model(org, request, name) for name in ("other", "third"))
     return Plan(
         recipe=request.recipe,
         parameters=plain,
         base=base,
         dataset=dataset,
         script=script,
+        mix=mix,
+        other=other,
+        third=third,
         shape=shape,
         memory_bytes=request.memory_bytes or _memory(request.recipe, plain, shape),
         disk_bytes=request.disk_bytes,
-        bytes_in=sum(folder.bytes for folder in folders),
+        bytes_in=_bytes(base, dataset, script, mix, other, third),
         hours=request.hours,
         row_tokens=_row_tokens(dataset),
+        total_steps=catalog.total_steps(parameters),
     )
+
+
+def _bytes(*folders: Folder | None) -> int:
+    return sum(folder.bytes for folder in folders if folder is not None)
 
 
 def create_job(
@@ -138,7 +157,7 @@ def create_job(
         deadline_at=request.deadline,
         estimated_seconds=min(plan.seconds_on(name) for name in limits),
         queued_at=now,
-        total_steps=int(plan.parameters.get("steps", 0)),
+        total_steps=plan.total_steps,
         state=Job.MACHINE.initial,
         state_since=now,
         **_what(request, plan),
@@ -164,6 +183,9 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "base": plan.base,
         "dataset": plan.dataset,
         "script": plan.script,
+        "mix": plan.mix,
+        "other": plan.other,
+        "third": plan.third,
         "environment": request.environment,
         "seed": request.seed,
     }
@@ -210,7 +232,14 @@ def _inputs(
 ) -> tuple[Artifact | None, Dataset | None, Dataset | None]:
     """What the request names, found; raises Invalid for what is missing or not read."""
     read = {entry.name: entry for entry in catalog.inputs(request.recipe)}
-    named = {"base": request.base, "dataset": request.dataset, "script": request.script}
+    named = {
+        "base": request.base,
+        "dataset": request.dataset,
+        "script": request.script,
+        "mix": request.mix,
+        "other": request.other,
+        "third": request.third,
+    }
     for name, reference in named.items():
         if reference and name not in read:
             raise Invalid(f"the recipe {request.recipe} reads no {name}; leave it out", field=name)
@@ -244,7 +273,7 @@ def _check_script(
     request: JobRequest, parameters: ScriptParameters, script: Dataset | None
 ) -> None:
     paths = {entry["path"] for entry in script.manifest} if script else set()
-    if parameters.entry not in paths:
+    if parameters.entry and parameters.entry not in paths:
         files = ", ".join(sorted(path for path in paths if path.endswith(".py"))[:5])
         raise Invalid(
             f"there is no {parameters.entry} in {script}; its Python files are: {files or 'none'}",
@@ -266,12 +295,10 @@ def _check_script(
         raise Invalid("a script must say how long it will about run (hours)", field="hours")
 
 
-def _check_tuning(
-    request: JobRequest, parameters: FineTuning, base: Artifact | None, dataset: Dataset | None
-) -> None:
+def _check_tuning(request: JobRequest, base: Artifact | None) -> None:
     if request.gpus_min > 1:
         raise Invalid(
-            f"{request.recipe} trains on one GPU; ask for 1, or bring a script that uses more",
+            f"{request.recipe} runs on one GPU; ask for 1, or bring a script that uses more",
             field="gpus",
         )
     paths = {entry["path"] for entry in base.manifest} if base else set()
@@ -290,15 +317,6 @@ def _check_tuning(
             "(memory_gib) and how long it will about run (hours)",
             field="hours" if request.memory_bytes else "memory_gib",
         )
-    held_out = bool(parameters.evaluate_samples or parameters.answers)
-    paths = {entry["path"] for entry in dataset.manifest} if dataset else set()
-    for name in (rows.TRAIN, rows.HELD_OUT) if held_out else (rows.TRAIN,):
-        if name not in paths:
-            raise Invalid(
-                f"{dataset} has no {name}; upload a version that has"
-                + (" (or set evaluate_samples and answers to 0)" if name == rows.HELD_OUT else ""),
-                field="dataset",
-            )
 
 
 def _shape(base: Artifact | None) -> BaseShape | None:
@@ -318,7 +336,10 @@ def _row_tokens(dataset: Dataset | None) -> float | None:
     """The mean length of a dataset's rows, guessed from their bytes."""
     if dataset is None or not dataset.rows:
         return None
-    size: int = sum(entry["bytes"] for entry in dataset.manifest if entry["path"] in rows.FILES)
+    parts = (formats.TRAIN, formats.HELD_OUT)
+    size: int = sum(
+        entry["bytes"] for entry in dataset.manifest if formats.part_of(entry["path"]) in parts
+    )
     return size / dataset.rows / _BYTES_A_TOKEN + _CHAT_TOKENS
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent import protocol
-from buyers.models import Checkpoint, Folder, Job
+from buyers.models import Checkpoint, Dataset, Folder, Job
 from marketplace.core.hardware import is_cpu
 from marketplace.core.policy import Policy
 from scheduler.models import Assignment, Lease
@@ -89,6 +89,9 @@ def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
         ("base", job.base, bool(job.base and job.base.public)),
         ("dataset", job.dataset, False),
         ("script", job.script, False),
+        ("mix", job.mix, False),
+        ("other", job.other, bool(job.other and job.other.public)),
+        ("third", job.third, bool(job.third and job.third.public)),
     )
     return [(name, folder, public) for name, folder, public in named if folder is not None]
 
@@ -118,18 +121,18 @@ def _checkpoint_interval(job: Job, policy: Policy) -> float:
 
 
 def _lineage(job: Job) -> dict[str, object]:
+    folders = {"dataset": job.dataset, "script": job.script, "mix": job.mix}
     return {
         "job": str(job.pk),
-        "base": {"name": job.base.name, "sha256": job.base.sha256} if job.base else None,
-        "dataset": (
-            {"name": job.dataset.name, "version": job.dataset.version, "sha256": job.dataset.sha256}
-            if job.dataset
-            else None
-        ),
-        "script": (
-            {"name": job.script.name, "version": job.script.version, "sha256": job.script.sha256}
-            if job.script
-            else None
-        ),
+        **{
+            name: {"name": model.name, "sha256": model.sha256}
+            for name, model in {"base": job.base, "other": job.other, "third": job.third}.items()
+            if model is not None
+        },
+        **{name: _named(folder) for name, folder in folders.items() if folder is not None},
         "recipe": job.recipe,
     }
+
+
+def _named(folder: Dataset) -> dict[str, object]:
+    return {"name": folder.name, "version": folder.version, "sha256": folder.sha256}

@@ -6,7 +6,6 @@ Pure: msgspec and the standard library only. A recipe is a struct of parameters
 
 | recipe | what it does |
 |---|---|
-| `prompt` | no training: what the base reaches on your evaluation |
 | `sft` | learns the answers of the rows |
 | `dpo` | learns which of two answers is the better one |
 | `reward` | makes a model that scores answers |
@@ -14,10 +13,6 @@ Pure: msgspec and the standard library only. A recipe is a struct of parameters
 | `lora` | an adapter by sft, dpo or grpo; the base stays as it is |
 | `full` | all weights, by sft, dpo or grpo |
 | `continue` | goes on with pre-training, on raw text |
-| `distill` | learns a teacher's answers with its doubts |
-| `sweep` | tries many parameters of one recipe, and keeps the best |
-| `arithmetic` | adds, subtracts or merges finished models |
-| `chain` | recipes one after another, each from what the last one made |
 | `script` | the user's own project, by its file or its command |
 """
 
@@ -36,13 +31,11 @@ import msgspec
 from agent.recipes.inputs import INPUTS, Input
 from agent.recipes.parameters import (
     ALL_LINEAR,
-    FINE_TUNING,
     RATES,
     Adapting,
     ArithmeticParameters,
     ChainParameters,
     ContinueParameters,
-    DistillParameters,
     DpoParameters,
     FineTuning,
     FullParameters,
@@ -59,6 +52,7 @@ from agent.recipes.parameters import (
 
 JOB_FILE: Final = "/job/job.json"
 SCRIPT_FOLDER: Final = "/job/inputs/script"
+REWARD_FILE: Final = "reward.py"
 
 
 class ParameterError(ValueError):
@@ -90,7 +84,6 @@ class Exit(IntEnum):
 
 
 _RECIPES: Final[Mapping[str, type[Parameters]]] = {
-    "prompt": PromptParameters,
     "sft": SftParameters,
     "dpo": DpoParameters,
     "reward": RewardParameters,
@@ -98,10 +91,6 @@ _RECIPES: Final[Mapping[str, type[Parameters]]] = {
     "lora": LoraParameters,
     "full": FullParameters,
     "continue": ContinueParameters,
-    "distill": DistillParameters,
-    "sweep": SweepParameters,
-    "arithmetic": ArithmeticParameters,
-    "chain": ChainParameters,
     "script": ScriptParameters,
 }
 
@@ -152,7 +141,7 @@ def validate(recipe: str, raw: Mapping[str, object]) -> Parameters:
 def stage_of(stage: Stage) -> FineTuning:
     """The parameters of a chain's stage; raises ParameterError."""
     found = validate(stage.recipe, stage.parameters)
-    if not isinstance(found, FINE_TUNING) or found.method == "reward":
+    if not isinstance(found, FineTuning) or found.method == "reward":
         raise ParameterError(
             f"stages: {stage.recipe} makes no model to go on from; use sft, dpo, grpo, lora, full, "
             "continue or distill",
@@ -192,7 +181,7 @@ def sweep_rungs(parameters: SweepParameters) -> list[tuple[int, int]]:
     it half of what the next one has brought it to.
     """
     steps = validate(parameters.recipe, parameters.parameters)
-    assert isinstance(steps, FINE_TUNING)
+    assert isinstance(steps, FineTuning)
     count = min(parameters.trials, math.prod(map(len, parameters.space.values())))
     found, done = [], 0
     for rung in range(parameters.rungs):
@@ -296,7 +285,7 @@ def _filled_in(parameters: Parameters) -> Parameters:
         case SweepParameters():
             given = as_json(validate(parameters.recipe, parameters.parameters))
             return msgspec.structs.replace(parameters, parameters=given)
-    if isinstance(parameters, FINE_TUNING) and not parameters.learning_rate:
+    if isinstance(parameters, FineTuning) and not parameters.learning_rate:
         rate = RATES[parameters.weights, parameters.method]
         return msgspec.structs.replace(parameters, learning_rate=rate)
     return parameters

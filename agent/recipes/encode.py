@@ -61,6 +61,7 @@ class Encoder:
         if isinstance(row, Text):
             found = self.document(row)[: self._max_length]
             return Encoded(found, [True] * len(found))
+        assert isinstance(row, Answered), "the others are no single answer"
         ids: list[int] = []
         learn: list[bool] = []
         for text, wanted in self._segments(row):

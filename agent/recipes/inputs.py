@@ -15,7 +15,7 @@ class Input(Struct, frozen=True):
 
 
 _BASE: Final = Input("base", True, "a model in Hugging Face's layout, with safetensors weights")
-_TEACHER: Final = Input("teacher", True, "a second model, of the same tokenizer, to learn from")
+_TEACHER: Final = Input("other", True, "the teacher: a second model, of the same tokenizer")
 _REWARD: Final = Input(
     "script", True, "a folder with reward.py: def reward(prompt, completion, row) -> float"
 )
@@ -48,7 +48,8 @@ INPUTS: Final[Mapping[str, tuple[Input, ...]]] = {
     "sweep": (_BASE, _ANY, _MIX),
     "arithmetic": (
         _BASE,
-        Input("teacher", True, "the second model or adapter, made from the same base"),
+        Input("other", True, "a model or an adapter made from this base"),
+        Input("third", False, "another one, to merge with it"),
         Input("dataset", False, "heldout.* and domains/* to measure the result on"),
     ),
     "chain": (_BASE, _ANY, _MAYBE_REWARD, _MIX),

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from agent.recipes import catalog
 from agent.recipes.catalog import Exit, ParameterError
-from agent.recipes.parameters import FINE_TUNING, FineTuning, Parameters
+from agent.recipes.parameters import FineTuning, Parameters
 
 
 class RecipeError(Exception):
@@ -106,7 +106,7 @@ def parameters_of(job: Job) -> Parameters:
 def fine_tuning_of(job: Job) -> FineTuning:
     """The parameters of a job that trains one model; raises RecipeError if it is another."""
     found = parameters_of(job)
-    if not isinstance(found, FINE_TUNING):
+    if not isinstance(found, FineTuning):
         raise RecipeError(Exit.PARAMETERS, f"{job.recipe} does not train one model by itself")
     return found
 

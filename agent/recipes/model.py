@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from agent.recipes.catalog import Exit
 from agent.recipes.job import RecipeError, read_json
-from agent.recipes.parameters import ALL_LINEAR, Adapting, FineTuning, LoraParameters, Measuring
+from agent.recipes.parameters import ALL_LINEAR, Adapting, FineTuning, Measuring
 
 # Their logits are the output embedding's product with the last hidden state and nothing else
 # (no soft cap, no scale), so it can be taken for the learnt tokens alone: with a vocabulary of
@@ -116,7 +116,8 @@ def load(base: Path, parameters: Measuring, *, seed: int, base_name: str) -> Lea
     model.config.pad_token_id = tokenizer.pad_token_id
     adapter = None
     torch.manual_seed(seed)
-    if isinstance(parameters, Adapting | LoraParameters) and parameters.weights == "lora":
+    adapts = isinstance(parameters, FineTuning) and parameters.weights == "lora"
+    if adapts and isinstance(parameters, Adapting):
         adapter = _adapted(model, parameters, base_name, scores=scores)
     return Learner(
         model=model,
@@ -177,9 +178,7 @@ def load_tokenizer(base: Path) -> Any:
         ) from error
 
 
-def _adapted(
-    model: Any, parameters: Adapting | LoraParameters, base_name: str, *, scores: bool
-) -> Any:
+def _adapted(model: Any, parameters: Adapting, base_name: str, *, scores: bool) -> Any:
     """peft's wrapper; `model` itself holds the adapter's layers from now on."""
     from peft import LoraConfig, get_peft_model
 

@@ -334,4 +334,3 @@ FineTuning = (
 )
 Composed = ChainParameters | SweepParameters
 Parameters = FineTuning | PromptParameters | ScriptParameters | Composed | ArithmeticParameters
-FINE_TUNING: Final = FineTuning.__args__

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from agent.recipes.catalog import REWARD_FILE as FILE
 from agent.recipes.catalog import Exit
 from agent.recipes.job import RecipeError
 
-FILE: Final = "reward.py"
 _FUNCTION: Final = "reward"
 
 Reward = Callable[[str, str, Mapping[str, Any]], float]

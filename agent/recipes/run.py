@@ -27,7 +27,7 @@ from agent.recipes.packing import Packed, packed
 from agent.recipes.parameters import FineTuning, FullParameters, GrpoParameters, LoraParameters
 from agent.recipes.rows import Shelf, Table, answer, question
 from agent.recipes.training import Course, save
-from agent.recipes.verdict import Answer, Evaluation, Training, domain
+from agent.recipes.verdict import TARGET, Answer, Evaluation, Training, domain
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Run:
 
     def _show(self, measured: Measured) -> None:
         """The target's figure, where curves are drawn."""
-        target = measured.figures.get(evaluate.TARGET)
+        target = measured.figures.get(TARGET)
         if target is None or target.value is None or not self._world.first:
             return
         measure = self._evaluator.parts[0].measure

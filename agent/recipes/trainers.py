@@ -33,7 +33,7 @@ _NOT_LEARNT: Final = -100
 _PAIRWISE: Final = frozenset({"dpo", "reward", "grpo"})
 
 
-class Supervised(Steady, SFTTrainer):  # type: ignore[misc]  # trl is untyped
+class Supervised(Steady, SFTTrainer):
     """sft and continue."""
 
     def compute_loss(
@@ -61,15 +61,15 @@ class Supervised(Steady, SFTTrainer):  # type: ignore[misc]  # trl is untyped
         return total / num_items_in_batch
 
 
-class Preferences(Steady, DPOTrainer):  # type: ignore[misc]
+class Preferences(Steady, DPOTrainer):
     """dpo."""
 
 
-class Scores(Steady, RewardTrainer):  # type: ignore[misc]
+class Scores(Steady, RewardTrainer):
     """reward."""
 
 
-class Rewarded(Steady, GRPOTrainer):  # type: ignore[misc]
+class Rewarded(Steady, GRPOTrainer):
     """grpo. Answers are drawn in the same arithmetic as they are learnt in."""
 
     batches = Groups

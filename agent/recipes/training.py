@@ -124,11 +124,12 @@ class Groups(Steps):
         return [row for row in picked for _ in range(generations)]
 
 
-class Steady(Trainer):  # type: ignore[misc]  # transformers' trainer is untyped
+class Steady(Trainer):
     """The mixin; to be named before TRL's trainer. `course` must be set before it is made."""
 
     course: Course
     batches: type[Steps] = Steps
+    optimizer: Any
 
     def _prepare_dataset(self, dataset: Any, *rest: Any, **named: Any) -> Any:
         """Rows are encoded when they are read, by `Course.example`."""
@@ -205,7 +206,7 @@ class Steady(Trainer):  # type: ignore[misc]  # transformers' trainer is untyped
         """Chance is seeded in each step."""
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]  # transformers' callbacks are untyped
+class Watch(TrainerCallback):
     """Seeds each step, and says after it whether to save and whether to leave."""
 
     def __init__(self, course: Course) -> None:
