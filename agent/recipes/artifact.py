@@ -4,13 +4,15 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import torch
 from msgspec import json as msgspec_json
+from safetensors.torch import save_file
 
 from agent.recipes import checkpoint, verdict
-from agent.recipes.job import Job
-from agent.recipes.model import Learner
+from agent.recipes.job import Job, read_json
+from agent.recipes.model import Learner, load_weights, stored_dtype
 from agent.recipes.verdict import Domain, Evaluation
 
 _TOKENIZER_FILES: Final = (
@@ -26,6 +28,34 @@ def write(job: Job, learner: Learner, base: Path, evaluation: Evaluation, final:
         checkpoint.save_weights(learner, scratch)
         copy_tokenizer(base, scratch)
         describe(job, evaluation, scratch)
+
+
+def whole(base: Path, made: Path, final: Path) -> None:
+    """A finished model as a base to go on from: an adapter is merged into what it adapts.
+
+    Raises RecipeError.
+    """
+    if not (made / checkpoint.ADAPTER).is_file():
+        made.rename(final)
+        return
+    from peft import PeftModel
+
+    config = read_json(base / "config.json", "base")
+    merged = PeftModel.from_pretrained(
+        load_weights(base, torch.float32), str(made), local_files_only=True
+    ).merge_and_unload()
+    write_model(merged, base, stored_dtype(config), final)
+
+
+def write_model(model: Any, base: Path, dtype: torch.dtype, final: Path) -> None:
+    """A whole model with its base's tokenizer; raises RecipeError."""
+    model.to(dtype)
+    model.config.dtype = dtype
+    with checkpoint.complete_folder(final) as scratch:
+        model.config.save_pretrained(scratch)
+        weights = {name: weight.detach() for name, weight in model.named_parameters()}
+        save_file(weights, scratch / checkpoint.WEIGHTS, metadata={"format": "pt"})
+        copy_tokenizer(base, scratch)
 
 
 def copy_tokenizer(base: Path, folder: Path) -> None:

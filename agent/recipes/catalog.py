@@ -6,6 +6,7 @@ Pure: msgspec and the standard library only. A recipe is a struct of parameters
 
 | recipe | what it does |
 |---|---|
+| `prompt` | no training: what the base reaches on your evaluation |
 | `sft` | learns the answers of the rows |
 | `dpo` | learns which of two answers is the better one |
 | `reward` | makes a model that scores answers |
@@ -13,6 +14,10 @@ Pure: msgspec and the standard library only. A recipe is a struct of parameters
 | `lora` | an adapter by sft, dpo or grpo; the base stays as it is |
 | `full` | all weights, by sft, dpo or grpo |
 | `continue` | goes on with pre-training, on raw text |
+| `distill` | learns a teacher's answers with its doubts |
+| `sweep` | tries many parameters of one recipe, and keeps the best |
+| `arithmetic` | adds, subtracts or merges finished models |
+| `chain` | recipes one after another, each from what the last one made |
 | `script` | the user's own project, by its file or its command |
 """
 
@@ -36,6 +41,7 @@ from agent.recipes.parameters import (
     ArithmeticParameters,
     ChainParameters,
     ContinueParameters,
+    DistillParameters,
     DpoParameters,
     FineTuning,
     FullParameters,
@@ -84,6 +90,7 @@ class Exit(IntEnum):
 
 
 _RECIPES: Final[Mapping[str, type[Parameters]]] = {
+    "prompt": PromptParameters,
     "sft": SftParameters,
     "dpo": DpoParameters,
     "reward": RewardParameters,
@@ -91,6 +98,10 @@ _RECIPES: Final[Mapping[str, type[Parameters]]] = {
     "lora": LoraParameters,
     "full": FullParameters,
     "continue": ContinueParameters,
+    "distill": DistillParameters,
+    "sweep": SweepParameters,
+    "arithmetic": ArithmeticParameters,
+    "chain": ChainParameters,
     "script": ScriptParameters,
 }
 

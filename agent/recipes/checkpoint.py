@@ -59,7 +59,7 @@ def save(
     """Write the checkpoint `final`, unless it is there already; raises RecipeError."""
     if final.exists():
         return final
-    known = optimizer.state
+    known = {} if optimizer is None else optimizer.state
     moments = {
         f"{name}.{moment}": known[parameter][moment]
         for name, parameter in learner.trained()

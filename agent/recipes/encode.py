@@ -4,7 +4,7 @@ Training learns the completion, or what the assistant says; the rest is read onl
 has a chat template, rows are put into it, whichever form they have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -49,8 +49,12 @@ class Tokenizer(Protocol):
 class Encoder:
     """Rows to tokens, in the base's chat format if it has one."""
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, max_length: int, shown: Sequence[Answered] = ()
+    ) -> None:
+        """`shown`: examples that stand before each answered row, and are never learnt."""
         self._tokenizer = tokenizer
+        self._shown = [message for row in shown for message in chat(row)]
         self._max_length = max_length
         empty = list(tokenizer("")["input_ids"])
         # What this tokenizer puts before every text; chat templates write theirs themselves.
@@ -122,10 +126,19 @@ class Encoder:
         """The row's text in pieces, each with whether it is to be learnt; the last one is."""
         end = str(self._tokenizer.eos_token or "")
         if self._tokenizer.chat_template:
-            return _turns(self._render, chat(row), end)
+            found = _turns(self._render, self._shown + chat(row), end)
+            answers = [m for m in self._shown if m["role"] == "assistant"]
+            return [
+                (text, wanted and place >= 2 * len(answers))
+                for place, (text, wanted) in enumerate(found)
+            ]
         if row.messages or not (isinstance(row.prompt, str) and isinstance(row.completion, str)):
             raise _no_template()
-        return [(row.prompt, False), (row.completion + end, True)]
+        before = "".join(
+            message["content"] + (end + "\n") * (message["role"] == "assistant")
+            for message in self._shown
+        )
+        return [(before + row.prompt, False), (row.completion + end, True)]
 
     def _render(self, messages: list[dict[str, str]], ask: bool) -> str:
         return str(

@@ -23,8 +23,17 @@ from agent.recipes.loss import answer_loss, padded
 from agent.recipes.model import Learner
 from agent.recipes.parameters import Measuring
 from agent.recipes.reward import Reward
-from agent.recipes.rows import Shelf, Table, spread, text_of
-from agent.recipes.verdict import TARGET, Figure, Measure
+from agent.recipes.rows import Shelf, Table, question, spread, text_of
+from agent.recipes.rows import answer as wanted
+from agent.recipes.verdict import (
+    TARGET,
+    Answer,
+    Evaluation,
+    Figure,
+    Measure,
+    Training,
+    domain,
+)
 from agent.recipes.world import World
 
 
@@ -174,6 +183,30 @@ def parts_of(folder: Path, shelf: Shelf, method: Method) -> list[Part]:
         measure = verdict.MEASURE_OF[method] if table.kind == kind else "loss"
         found.append(Part(name, measure, table))
     return found
+
+
+def judged(
+    evaluator: Evaluator, before: Measured, after: Measured | None, training: Training
+) -> Evaluation:
+    """What was measured before and after, with its verdicts; `after` is None if nothing was done."""
+    later = after.answers if after else [""] * len(before.answers)
+    return Evaluation(
+        domains=[
+            domain(
+                part.name,
+                part.measure,
+                evaluator.parameters.margin,
+                before.figures.get(part.name),
+                after.figures.get(part.name) if after else None,
+            )
+            for part in evaluator.parts
+        ],
+        answers=[
+            Answer(prompt=question(row), expected=wanted(row), before=then, after=now)
+            for row, then, now in zip(evaluator.asked(), before.answers, later, strict=True)
+        ],
+        training=training,
+    )
 
 
 def _told_apart(kind: Kind) -> tuple[Kind, ...]:

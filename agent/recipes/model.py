@@ -6,7 +6,7 @@ transformers' and peft's objects are `Any`.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ def load(base: Path, parameters: Measuring, *, seed: int, base_name: str) -> Lea
     learns_all = isinstance(parameters, FineTuning) and parameters.weights == "full"
     kept = torch.bfloat16 if bf16 and not learns_all else torch.float32
     config = read_json(base / "config.json", "base")
-    stored = _dtype(config.get("dtype") or config.get("torch_dtype"))
+    stored = stored_dtype(config)
     tokenizer = load_tokenizer(base)
     scores = isinstance(parameters, FineTuning) and parameters.method == "reward"
     torch.manual_seed(seed)
@@ -243,9 +243,9 @@ def _multiplies_bf16(device: torch.device) -> bool:
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def _dtype(name: object) -> torch.dtype:
-    """The base's own precision, in which a fully trained model is handed back."""
-    found = getattr(torch, str(name), None)
+def stored_dtype(config: Mapping[str, object]) -> torch.dtype:
+    """A base's own precision, in which a fully trained model is handed back."""
+    found = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
     return found if isinstance(found, torch.dtype) else torch.float32
 
 

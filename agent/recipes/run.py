@@ -8,16 +8,15 @@
 `run` works in each process of a gang: all train, the first one writes.
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.recipes import artifact, catalog, checkpoint, evaluate, formats, model, trainers, world
 from agent.recipes import reward as rewards
 from agent.recipes.checkpoint import State
+from agent.recipes.clock import Clock
 from agent.recipes.encode import Encoder
 from agent.recipes.evaluate import Evaluator, Measured
 from agent.recipes.job import Job, Stop, Stopped, fine_tuning_of
@@ -25,9 +24,9 @@ from agent.recipes.metrics import Metrics
 from agent.recipes.order import Blend, Order
 from agent.recipes.packing import Packed, packed
 from agent.recipes.parameters import FineTuning, FullParameters, GrpoParameters, LoraParameters
-from agent.recipes.rows import Shelf, Table, answer, question
+from agent.recipes.rows import Shelf, Table
 from agent.recipes.training import Course, save
-from agent.recipes.verdict import TARGET, Answer, Evaluation, Training, domain
+from agent.recipes.verdict import TARGET, Evaluation, Training
 
 
 @dataclass(frozen=True)
@@ -45,23 +44,6 @@ class Setting:
     """Its last step, if that comes before the schedule's end; 0: the schedule's."""
     also: Callable[[Path], None] = lambda folder: None
     """Writes what else belongs into its checkpoints."""
-
-
-@dataclass
-class Clock:
-    """Times the phases, and says so in the log."""
-
-    tell: Callable[[str], None]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a part of the run."""
-        self.tell(f"{name} …")
-        started = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - started
-        self.tell(f"{name}: {self.seconds[name]:.1f} s")
 
 
 def run(job: Job, stop: Stop, tell: Callable[[str], None]) -> None:
@@ -108,6 +90,9 @@ class Run:
         """Measure, train, measure, write the artifact."""
         course = self._course
         try:
+            if self._setting.offset and self._setting.resume is None:
+                # What the stages before have made must not be lost if this one is stopped early.
+                save(course, None)
             before = course.state.before or self._measure_before()
             self._train()
             return self._hand_over(before)
@@ -208,7 +193,8 @@ class Run:
 
     def _train(self) -> None:
         """Raises Stopped once what was learnt is saved, if it is asked to leave."""
-        course, resume = self._course, self._setting.resume
+        course = self._course
+        resume = self._setting.resume if course.state.step else None
         trainer = trainers.build(course, reference=self._reference(), reward=self._reward)
         if course.state.step < course.upto:
             self._stop.check()
@@ -252,36 +238,18 @@ class Run:
             save(self._course, self._optimizer)
 
     def _evaluation(self, before: Measured, after: Measured) -> Evaluation:
-        state, parts = self._course.state, self._evaluator.parts
+        state = self._course.state
         self._clock.seconds["training"] = state.seconds
-        margin = self._parameters.margin
-        return Evaluation(
-            domains=[
-                domain(
-                    part.name,
-                    part.measure,
-                    margin,
-                    before.figures.get(part.name),
-                    after.figures.get(part.name),
-                )
-                for part in parts
-            ],
-            answers=[
-                Answer(prompt=question(row), expected=answer(row), before=then, after=now)
-                for row, then, now in zip(
-                    self._evaluator.asked(), before.answers, after.answers, strict=True
-                )
-            ],
-            training=Training(
-                steps=state.step,
-                tokens=state.tokens,
-                loss=state.loss,
-                seconds={name: round(value, 2) for name, value in self._clock.seconds.items()},
-                tokens_per_s=state.tokens / state.seconds if state.seconds else 0.0,
-                peak_memory_bytes=model.peak_memory(),
-                device=model.device_name(self._learner.device),
-            ),
+        training = Training(
+            steps=state.step,
+            tokens=state.tokens,
+            loss=state.loss,
+            seconds=self._clock.rounded(),
+            tokens_per_s=state.tokens / state.seconds if state.seconds else 0.0,
+            peak_memory_bytes=model.peak_memory(),
+            device=model.device_name(self._learner.device),
         )
+        return evaluate.judged(self._evaluator, before, after, training)
 
 
 def _rows_a_step(parameters: FineTuning) -> int:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from agent.recipes import catalog
 from agent.recipes.catalog import ParameterError
-from agent.recipes.parameters import LoraParameters, ScriptParameters
+from agent.recipes.parameters import LoraParameters, ScriptParameters, SweepParameters
 
 # What has no default.
 NEEDED: dict[str, dict[str, object]] = {
     "script": {"entry": "train.py"},
+    "chain": {"stages": [{"recipe": "sft"}, {"recipe": "dpo", "parameters": {"steps": 7}}]},
+    "sweep": {"space": {"rank": [4, 8], "learning_rate": ["1e-3", 1e-4]}, "rungs": 2},
 }
 
 
@@ -57,7 +59,14 @@ NEEDED: dict[str, dict[str, object]] = {
         ("grpo", {"batch_size": 6}, "batch_size", "a multiple of generations"),
         ("lora", {"method": "grpo", "batch_size": 6}, "batch_size", "a multiple of generations"),
         ("grpo", {"completion_length": 512}, "completion_length", "below max_length"),
-        ("pretrain", {}, "recipe", "there are sft, dpo"),
+        ("chain", {}, "stages", "stages is missing"),
+        ("chain", {"stages": []}, "stages", "a list of at most 8"),
+        ("chain", {"stages": [{"recipe": "sft", "x": 1}]}, "stages", "a list of at most 8"),
+        ("chain", {"stages": [{"recipe": "reward"}]}, "stages", "no model to go on from"),
+        ("chain", {"stages": [{"recipe": "dpo", "parameters": {"beta": -1}}]}, "beta", "from 0"),
+        ("sweep", {"space": {"rank": [8, 0]}}, "space", "space: rank must be a whole number"),
+        ("sweep", {"space": {"steps": [8, 9]}}, "space", "the same for all trials"),
+        ("pretrain", {}, "recipe", "there are prompt, sft, dpo"),
     ],
 )
 def test_a_bad_parameter_is_named_with_what_would_do(
@@ -133,6 +142,19 @@ def test_a_rate_that_nobody_gave_suits_the_method_and_the_weights() -> None:
     }
     assert rates["sft", "lora"] > rates["sft", "full"] > rates["dpo", "full"] > 0
     assert catalog.validate("sft", {"learning_rate": 0.1}).learning_rate == 0.1  # type: ignore[union-attr]
+
+
+def test_steps_are_counted_over_all_stages_and_trials() -> None:
+    chain = catalog.validate("chain", NEEDED["chain"])
+    assert catalog.total_steps(chain) == 107
+    sweep = catalog.validate("sweep", NEEDED["sweep"])
+    assert isinstance(sweep, SweepParameters)
+    assert catalog.sweep_rungs(sweep) == [(4, 50), (2, 50)]
+    assert catalog.total_steps(sweep) == 300
+    trials = catalog.sweep_trials(sweep, seed=3)
+    assert trials == catalog.sweep_trials(sweep, seed=3)
+    assert len({(trial["rank"], trial["learning_rate"]) for trial in trials}) == 4
+    assert catalog.total_steps(catalog.validate("script", NEEDED["script"])) == 0
 
 
 def test_a_recipe_of_ours_runs_from_its_job_file() -> None:

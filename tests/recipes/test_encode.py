@@ -69,3 +69,14 @@ def test_a_text_ends_with_the_bases_end_mark(tokenizer: Any) -> None:
     found = Encoder(tokenizer, max_length=200).encode(Text("abc"))
     assert tokenizer.decode(found.ids) == "abc<|im_end|>"
     assert all(found.learn)
+
+
+def test_examples_stand_before_the_question_and_are_not_learnt(tokenizer: Any) -> None:
+    shown = [Answered("1+1", "is 2")]
+    encoder = Encoder(tokenizer, max_length=300, shown=shown)
+    row = Answered("2+2", "is 4")
+    found = encoder.encode(row)
+    learnt = [i for i, wanted in zip(found.ids, found.learn, strict=True) if wanted]
+    assert tokenizer.decode(learnt) == "is 4<|im_end|>"
+    assert "1+1<|im_end|>\n<|im_start|>assistant\nis 2<|im_end|>" in tokenizer.decode(found.ids)
+    assert tokenizer.decode(encoder.prompt(row)).endswith("2+2<|im_end|>\n<|im_start|>assistant\n")

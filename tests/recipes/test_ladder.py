@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -185,6 +186,72 @@ def _echoes(datasets: dict[str, Path], path_of: float) -> Path:
     sums = (datasets["sft"] / "heldout.jsonl").read_bytes()
     (folder / "domains" / "sums.jsonl").write_bytes(sums)
     return folder
+
+
+STAGES = [
+    {"recipe": "continue", "folder": "continue", "parameters": METHODS["continue"] | {"steps": 4}},
+    {"recipe": "sft", "folder": "sft", "parameters": METHODS["sft"] | {"steps": 6}},
+    {"recipe": "dpo", "folder": "dpo", "parameters": METHODS["dpo"] | {"steps": 4}},
+]
+
+
+@pytest.fixture
+def chain(job: WriteJob, base: Path, datasets: dict[str, Path], tmp_path: Path) -> WriteJob:
+    """Writes a chain of three stages, whose rows lie in folders of one dataset."""
+
+    def write(name: str, **changes: Any) -> Path:
+        dataset = tmp_path / f"{name}-stages"
+        for method in ("continue", "sft", "dpo"):
+            shutil.copytree(datasets[method], dataset / method)
+        small = {"batch_size": 4, "max_length": 64, "answers": 0, "checkpoint_every": 2}
+        stages = [stage | {"parameters": small | stage["parameters"]} for stage in STAGES]
+        path = job(name, recipe="chain", inputs={"base": str(base), "dataset": str(dataset)},
+                   **changes)  # fmt: skip
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps(told | {"parameters": {"stages": stages}}))
+        return path
+
+    return write
+
+
+def test_a_chain_goes_on_at_the_stage_it_was_stopped_in(chain: WriteJob) -> None:
+    whole = chain("whole")
+    assert run(whole) == Exit.DONE
+    output = whole.parent / "output"
+    saved = sorted(int(p.name.partition("-")[2]) for p in output.glob("checkpoint-*"))
+    assert saved == [2, 4, 6, 8, 10, 12], "counted over all stages; each stage's start is kept"
+    assert {p.name for p in output.iterdir() if p.name[0] == "."} == set()
+    assert {line["total_steps"] for line in lines(whole)} == {14}
+    assert (output / "artifact" / "model.safetensors").is_file(), (
+        "whole: it adapts no base of theirs"
+    )
+    again = chain("again", resume_from=str(output / "checkpoint-8"))
+    assert run(again) == Exit.DONE
+    assert [line["step"] for line in lines(again) if "loss" in line] == [9, 10, 11, 12, 13, 14]
+    wanted, found = weights(whole), weights(again)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
+    told, repeated = evaluation(whole), evaluation(again)
+    assert repeated.training.steps == told.training.steps == 14
+    assert [d.name for d in told.domains] == ["target", "sums"]
+    assert repeated.domains[1].before == told.domains[1].before, "as the first stage found it"
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_the_baseline_is_measured_without_training(job: WriteJob, shots: int) -> None:
+    path = job(recipe="prompt")
+    told = json.loads(path.read_text())
+    wanted = {"max_length": 128, "answer_tokens": 4, "answers": 1, "shots": shots}
+    path.write_text(json.dumps(told | {"parameters": wanted}))
+    assert run(path) == Exit.DONE
+    found = evaluation(path)
+    target = found.domains[0]
+    assert (target.measure, target.rows, found.training.steps) == ("loss", 8, 0)
+    assert target.before is not None
+    assert (target.after is not None) == bool(shots)
+    artifact = path.parent / "output" / "artifact"
+    assert {p.name for p in artifact.iterdir()} == {"README.md", "evaluation.json"}
+    assert len(lines(path)) == 1 + bool(shots)
 
 
 @pytest.mark.parametrize(

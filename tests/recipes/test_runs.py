@@ -167,7 +167,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
         ({"parameters": {"steps": -1}}, Exit.PARAMETERS, "steps must be a whole number"),
         ({"parameters": {"targets": ["qq"]}}, Exit.PARAMETERS, "it has down_proj, gate_proj"),
         ({"parameters": {"max_length": 16}}, Exit.PARAMETERS, "raise max_length"),
-        ({"recipe": "gpro"}, Exit.PARAMETERS, "there are sft, dpo"),
+        ({"recipe": "gpro"}, Exit.PARAMETERS, "there are prompt, sft, dpo"),
         ({"recipe": "script", "parameters": {}}, Exit.PARAMETERS, "no parameter"),
         ({"resume_from": "/nowhere"}, Exit.INPUT, "it has no state.json"),
         ({"seed": -1}, Exit.PARAMETERS, "is not a job"),
