@@ -176,10 +176,10 @@ def parts_of(folder: Path, shelf: Shelf, method: Method) -> list[Part]:
         names = formats.domains(paths)
     except ValueError as error:
         raise RecipeError(Exit.INPUT, f"the dataset can't be read: {error}") from None
-    # A reward model has no words whose loss could be measured.
-    kinds: tuple[Kind, ...] = (kind,) if method == "reward" else _told_apart(kind)
     for name in names:
-        table = shelf.read(folder, f"{formats.DOMAINS}/{name}", *kinds)
+        table = shelf.read(folder, f"{formats.DOMAINS}/{name}", *_told_apart(kind))
+        if method == "reward" and table.kind != kind:
+            continue  # it has no words whose loss could be measured
         measure = verdict.MEASURE_OF[method] if table.kind == kind else "loss"
         found.append(Part(name, measure, table))
     return found
