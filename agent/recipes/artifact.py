@@ -8,10 +8,12 @@ from typing import Any, Final
 
 import torch
 from msgspec import json as msgspec_json
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from agent.recipes import checkpoint, verdict
-from agent.recipes.job import Job, read_json
+from agent.recipes.catalog import Exit
+from agent.recipes.job import Job, RecipeError, read_json
 from agent.recipes.model import Learner, load_weights, stored_dtype
 from agent.recipes.verdict import Domain, Evaluation
 
@@ -38,13 +40,23 @@ def whole(base: Path, made: Path, final: Path) -> None:
     if not (made / checkpoint.ADAPTER).is_file():
         made.rename(final)
         return
+    config = read_json(base / "config.json", "base")
+    write_model(merged(base, made), base, stored_dtype(config), final)
+
+
+def merged(base: Path, adapter: Path) -> Any:
+    """A base with an adapter's update in its weights, in float32; raises RecipeError."""
     from peft import PeftModel
 
-    config = read_json(base / "config.json", "base")
-    merged = PeftModel.from_pretrained(
-        load_weights(base, torch.float32), str(made), local_files_only=True
-    ).merge_and_unload()
-    write_model(merged, base, stored_dtype(config), final)
+    try:
+        found = PeftModel.from_pretrained(
+            load_weights(base, torch.float32), str(adapter), local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise RecipeError(
+            Exit.INPUT, f"the adapter does not fit this base: {str(error).splitlines()[0][:200]}"
+        ) from error
+    return found.merge_and_unload()
 
 
 def write_model(model: Any, base: Path, dtype: torch.dtype, final: Path) -> None:

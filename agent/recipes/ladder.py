@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 
-from agent.recipes import chain, prompt, run
+from agent.recipes import arithmetic, chain, prompt, run
 from agent.recipes.catalog import Exit
 from agent.recipes.job import Job, RecipeError, Stop, parameters_of
-from agent.recipes.parameters import ChainParameters, FineTuning, PromptParameters
+from agent.recipes.parameters import (
+    ArithmeticParameters,
+    ChainParameters,
+    FineTuning,
+    PromptParameters,
+)
 
 
 def climb(job: Job, stop: Stop, tell: Callable[[str], None]) -> None:
@@ -20,5 +25,7 @@ def climb(job: Job, stop: Stop, tell: Callable[[str], None]) -> None:
         prompt.run(job, parameters, stop, tell)
     elif isinstance(parameters, ChainParameters):
         chain.run(job, parameters, stop, tell)
+    elif isinstance(parameters, ArithmeticParameters):
+        arithmetic.run(job, parameters, stop, tell)
     else:
         raise RecipeError(Exit.PARAMETERS, f"{job.recipe} runs the user's own file")

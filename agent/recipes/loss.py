@@ -50,5 +50,37 @@ def answer_loss(learner: Learner, ids: Tensor, learn: Tensor) -> tuple[Tensor, i
     return total, len(wanted)
 
 
+def distilled_loss(
+    learner: Learner, teacher: Learner, ids: Tensor, learn: Tensor, softness: float
+) -> Tensor:
+    """How far the learner's distributions are from the teacher's, summed over the learnt tokens.
+
+    KL(teacher ‖ learner) of both at the temperature `softness`, times its square, so that the
+    gradient keeps its size (Hinton et al., arXiv 1503.02531).
+    """
+    before = torch.zeros_like(learn)
+    before[:, :-1] = learn[:, 1:]
+    ids, before = ids.to(learner.device), before.to(learner.device)
+    with torch.no_grad():
+        known = teacher.hidden(ids, before)
+    found = learner.hidden(ids, before)
+    total = 0 * found.sum()
+    for part, goal in zip(found.split(_AT_ONCE), known.split(_AT_ONCE), strict=True):
+        total = total + checkpoint(
+            _apart, learner, teacher, part, goal, softness, use_reentrant=False
+        )
+    return total
+
+
+def _apart(
+    learner: Learner, teacher: Learner, found: Tensor, known: Tensor, softness: float
+) -> Tensor:
+    with torch.no_grad():
+        wanted = torch.log_softmax(teacher.logits(known) / softness, dim=-1)
+    ours = torch.log_softmax(learner.logits(found) / softness, dim=-1)
+    apart = torch.nn.functional.kl_div(ours, wanted, reduction="sum", log_target=True)
+    return apart * softness**2
+
+
 def _summed(learner: Learner, hidden: Tensor, wanted: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(learner.logits(hidden), wanted, reduction="sum")

@@ -306,14 +306,14 @@ class SweepParameters(_Fields, frozen=True, kw_only=True):
     ] = 3
 
 
-class ArithmeticParameters(_Fields, frozen=True, kw_only=True):
+class ArithmeticParameters(Measuring, frozen=True, kw_only=True):
     """Adds, subtracts or merges finished models of one base (task vectors, arXiv 2212.04089)."""
 
     first: Annotated[float, Meta(ge=-4, le=4, description="Weight of the first model.")] = 1.0
     second: Annotated[
         float, Meta(ge=-4, le=4, description="Weight of the second; negative subtracts it.")
     ] = 0.0
-    method: Annotated[
+    by: Annotated[
         Literal["linear", "ties"],
         Meta(description="Sum the differences as they are, or by agreement of signs (TIES)."),
     ] = "linear"

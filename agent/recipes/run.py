@@ -15,15 +15,22 @@ from typing import Any
 
 from agent.recipes import artifact, catalog, checkpoint, evaluate, formats, model, trainers, world
 from agent.recipes import reward as rewards
+from agent.recipes.catalog import Exit
 from agent.recipes.checkpoint import State
 from agent.recipes.clock import Clock
 from agent.recipes.encode import Encoder
 from agent.recipes.evaluate import Evaluator, Measured
-from agent.recipes.job import Job, Stop, Stopped, fine_tuning_of
+from agent.recipes.job import Job, RecipeError, Stop, Stopped, fine_tuning_of
 from agent.recipes.metrics import Metrics
 from agent.recipes.order import Blend, Order
 from agent.recipes.packing import Packed, packed
-from agent.recipes.parameters import FineTuning, FullParameters, GrpoParameters, LoraParameters
+from agent.recipes.parameters import (
+    FineTuning,
+    FullParameters,
+    GrpoParameters,
+    LoraParameters,
+    Measuring,
+)
 from agent.recipes.rows import Shelf, Table
 from agent.recipes.training import Course, save
 from agent.recipes.verdict import TARGET, Evaluation, Training
@@ -195,7 +202,9 @@ class Run:
         """Raises Stopped once what was learnt is saved, if it is asked to leave."""
         course = self._course
         resume = self._setting.resume if course.state.step else None
-        trainer = trainers.build(course, reference=self._reference(), reward=self._reward)
+        trainer = trainers.build(
+            course, reference=self._reference(), teacher=self._teacher(), reward=self._reward
+        )
         if course.state.step < course.upto:
             self._stop.check()
             with self._clock.phase("training"):
@@ -211,6 +220,24 @@ class Run:
         if self._parameters.method != "dpo" or self._learner.adapter is not None:
             return None
         return model.load_weights(self._setting.base, self._learner.kept).to(self._learner.device)
+
+    def _teacher(self) -> model.Learner | None:
+        """distill's second model, which only answers; raises RecipeError unless it fits."""
+        if self._parameters.method != "distill":
+            return None
+        if self._world.size > 1:
+            raise RecipeError(Exit.PARAMETERS, "distill runs on one GPU; book one")
+        asked = Measuring(precision=self._parameters.precision)
+        teacher = model.load(
+            self._job.folder("other"), asked, seed=self._job.seed, base_name="the teacher"
+        )
+        if teacher.tokenizer.get_vocab() != self._learner.tokenizer.get_vocab():
+            raise RecipeError(
+                Exit.INPUT,
+                "the teacher has another vocabulary than the base: take two models of one family",
+            )
+        teacher.model.eval()
+        return teacher
 
     def _hand_over(self, before: Measured) -> Evaluation:
         """Measure what is about to be written, and write it."""

@@ -21,9 +21,16 @@ from agent.recipes.catalog import Exit
 from agent.recipes.encode import Encoder
 from agent.recipes.formats import Preferred, Prompt
 from agent.recipes.job import RecipeError
-from agent.recipes.loss import answer_loss
+from agent.recipes.loss import answer_loss, distilled_loss
+from agent.recipes.model import Learner
 from agent.recipes.packing import Packed
-from agent.recipes.parameters import DpoParameters, FullParameters, GrpoParameters, LoraParameters
+from agent.recipes.parameters import (
+    DistillParameters,
+    DpoParameters,
+    FullParameters,
+    GrpoParameters,
+    LoraParameters,
+)
 from agent.recipes.reward import Reward
 from agent.recipes.rows import Table
 from agent.recipes.training import Course, Groups, Steady, Watch
@@ -44,12 +51,7 @@ class Supervised(Steady, SFTTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """TRL's on GPUs and in gangs, ours on a processor alone: `agent.recipes.loss` says why."""
-        if num_items_in_batch is not None and not int(num_items_in_batch):
-            raise RecipeError(
-                Exit.PARAMETERS,
-                f"step {self.course.state.step + 1}: no answer fits into max_length; "
-                "raise max_length",
-            )
+        self._require_answers(num_items_in_batch)
         if self.course.world.size > 1 or self.course.learner.device.type != "cpu":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         learn = inputs["labels"] != _NOT_LEARNT
@@ -58,6 +60,42 @@ class Supervised(Steady, SFTTrainer):
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         if not total.requires_grad:  # nothing is learnt in this part of the step
             total = total + 0 * next(p for _, p in self.course.learner.trained()).sum()
+        return total / num_items_in_batch
+
+    def _require_answers(self, count: Any) -> None:
+        if count is not None and not int(count):
+            raise RecipeError(
+                Exit.PARAMETERS,
+                f"step {self.course.state.step + 1}: no answer fits into max_length; "
+                "raise max_length",
+            )
+
+
+class Distilled(Supervised):
+    """distill: the teacher's whole distribution at each learnt token, not only the token itself.
+
+    TRL's DistillationTrainer draws the student's own answers and scores those; here the rows'
+    answers are learnt, as their owner wrote them, so it stays supervised.
+    """
+
+    teacher: Learner
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        parameters = self.course.parameters
+        assert isinstance(parameters, DistillParameters)
+        learn = inputs["labels"] != _NOT_LEARNT
+        total = distilled_loss(
+            self.course.learner, self.teacher, inputs["input_ids"], learn, parameters.softness
+        )
+        self._total_train_tokens += int(inputs["attention_mask"].sum())
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        self._require_answers(num_items_in_batch)
         return total / num_items_in_batch
 
 
@@ -79,8 +117,15 @@ class Rewarded(Steady, GRPOTrainer):
             return super()._prepare_inputs(generation_batch)
 
 
-def build(course: Course, *, reference: Any, reward: Reward | None) -> Steady:
-    """The trainer of the course's method. `reference`: the base as it was, for dpo of all weights.
+def build(
+    course: Course,
+    *,
+    reference: Any = None,
+    teacher: Learner | None = None,
+    reward: Reward | None = None,
+) -> Steady:
+    """The trainer of the course's method. `reference`: the base as it was, for dpo of all weights;
+    `teacher` is distill's, `reward` grpo's.
 
     Raises RecipeError if a step can't be cut into as many parts as there are GPUs.
     """
@@ -107,7 +152,10 @@ def build(course: Course, *, reference: Any, reward: Reward | None) -> Steady:
         case _:
             unprepared = {"skip_prepare_dataset": True}
             args = _arguments(SFTConfig, course, dataset_kwargs=unprepared, max_length=None)
-            trainer = _made(Supervised, course, args=args, **common)
+            trainer = _made(
+                Supervised if teacher is None else Distilled, course, args=args, **common
+            )
+            trainer.teacher = teacher
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -128,6 +128,7 @@ class Steady(Trainer):
     """The mixin; to be named before TRL's trainer. `course` must be set before it is made."""
 
     course: Course
+    teacher: Any = None
     batches: type[Steps] = Steps
     optimizer: Any
 

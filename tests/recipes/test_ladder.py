@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from agent.recipes import __main__ as program
 from agent.recipes import verdict
 from agent.recipes.catalog import Exit
+from tests import tiny_base
 from tests.recipes.conftest import lines
 
 WriteJob = Callable[..., Path]
@@ -317,3 +318,45 @@ def test_a_gang_learns_what_a_single_process_does(rung: Callable[..., Path]) -> 
     assert evaluation(both).domains[0].after == pytest.approx(
         evaluation(alone).domains[0].after, rel=1e-3
     )
+
+
+def test_a_student_comes_nearer_to_its_teacher(
+    rung: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tiny_base.write(tmp_path / "teacher", seed=5)
+    changed = {"learning_rate": 0.02, "weights": "full", "answers": 0}
+    path = rung("taught", "sft", parameters=changed, inputs={"other": str(teacher)})
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"recipe": "distill"}))
+    assert run(path) == Exit.DONE
+    losses = [line["loss"] for line in lines(path) if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    tokenizer = json.loads((teacher / "tokenizer.json").read_text())
+    tokenizer["added_tokens"][0]["content"] = "<|other|>"
+    tokenizer["model"]["vocab"] |= {"<|other|>": tokenizer["model"]["vocab"].pop("<|pad|>", 256)}
+    (teacher / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert run(path) == Exit.INPUT
+    assert "another vocabulary" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("by", ["linear", "ties"])
+def test_what_was_learnt_can_be_added_and_taken_away(
+    rung: Callable[..., Path], job: WriteJob, base: Path, datasets: dict[str, Path], by: str
+) -> None:
+    learnt = rung("learnt", "sft", parameters={"answers": 0, "evaluate_samples": 0})
+    assert run(learnt) == Exit.DONE
+    adapter = str(learnt.parent / "output" / "artifact")
+    after = {}
+    for factor in (1.0, -1.0):
+        path = job(
+            f"{by}{factor}",
+            recipe="arithmetic",
+            inputs={"base": str(base), "dataset": str(datasets["sft"]), "other": adapter},
+        )
+        wanted = {"first": factor, "by": by, "density": 0.9, "max_length": 64, "answers": 0}
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps(told | {"parameters": wanted}))
+        assert run(path) == Exit.DONE
+        (target,) = evaluation(path).domains
+        after[factor] = target.after
+    assert after[1.0] < target.before < after[-1.0]
