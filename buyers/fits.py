@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.recipes import formats
-from agent.recipes.catalog import Parameters
 from agent.recipes.formats import Kind
+from agent.recipes.parameters import Parameters
 from buyers import licences
 from buyers.models import Artifact, Dataset, Folder
 from marketplace.core.errors import Invalid
@@ -40,21 +40,6 @@ def require_kind(recipe: str, parameters: Parameters, dataset: Dataset | None) -
         f"{dataset} are {' or '.join(dataset.kinds)}",
         field="dataset",
     )
-
-
-def require_parts(parameters: Parameters, dataset: Dataset | None) -> None:
-    """Raises Invalid unless the dataset has what is learnt from, and what is measured on."""
-    if dataset is None:
-        return
-    measures = any(getattr(parameters, name, 0) for name in ("evaluate_samples", "answers"))
-    paths = [entry["path"] for entry in dataset.manifest]
-    for part in (formats.TRAIN, formats.HELD_OUT) if measures else (formats.TRAIN,):
-        if not formats.file_of(part, paths):
-            raise Invalid(
-                f"{dataset} has no {part}.jsonl (or .parquet, .txt); upload a version that has"
-                + (" (or set evaluate_samples and answers to 0)" if part != formats.TRAIN else ""),
-                field="dataset",
-            )
 
 
 def _kind_of(recipe: str, parameters: Parameters) -> Kind | None:

@@ -187,6 +187,18 @@ class Job(Stateful):
         Dataset, models.PROTECT, null=True, related_name="jobs_running_it",
         help_text="The user's own code, a folder like a dataset",
     )  # fmt: skip
+    mix = models.ForeignKey(
+        Dataset, models.PROTECT, null=True, related_name="+",
+        help_text="Blended into the training's rows",
+    )  # fmt: skip
+    other = models.ForeignKey(
+        Artifact, models.PROTECT, null=True, related_name="+",
+        help_text="A second model: the teacher, or what is added to the base",
+    )  # fmt: skip
+    third = models.ForeignKey(
+        Artifact, models.PROTECT, null=True, related_name="+",
+        help_text="A third model, merged with the second",
+    )  # fmt: skip
     environment = models.CharField(max_length=64, blank=True, help_text="Lock, if it needs one")
     seed = models.PositiveIntegerField(default=0)
     # Where it may run

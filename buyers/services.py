@@ -13,9 +13,10 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from agent.recipes import catalog, formats
-from agent.recipes.catalog import FineTuning, ParameterError, Parameters, ScriptParameters
-from buyers import fits, references
-from buyers.models import Artifact, Dataset, Job
+from agent.recipes.catalog import ParameterError
+from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters
+from buyers import fits, reads, references
+from buyers.models import Artifact, Dataset, Folder, Job
 from marketplace.core import checkpoints, estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.estimates import BaseShape
@@ -50,6 +51,9 @@ class Plan:
     base: Artifact | None
     dataset: Dataset | None
     script: Dataset | None
+    mix: Dataset | None
+    other: Artifact | None
+    third: Artifact | None
     shape: BaseShape | None
     memory_bytes: int
     """Needed on each GPU."""
@@ -60,6 +64,8 @@ class Plan:
     """The buyer's own guess; 0 where the recipe's arithmetic tells."""
     row_tokens: float | None
     """About how long a training row is."""
+    total_steps: int
+    """0 where only its author knows."""
 
     def seconds_on(self, gpu_class: str) -> float:
         """Estimated seconds of running on one GPU of this class, by its data sheet."""
@@ -83,16 +89,18 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     _require_one_site(request)
     parameters = _parameters(request)
     base, dataset, script = _inputs(org, request)
+    mix = reads.mix(org, request, parameters)
     _require_environment(request.environment)
     if isinstance(parameters, ScriptParameters):
         _check_script(request, parameters, script)
     else:
         _check_tuning(request, parameters, base)
-        fits.require_parts(parameters, dataset)
+        reads.require_rows(request, parameters, dataset, script)
         fits.require_kind(request.recipe, parameters, dataset)
     shape = shape_of(base)
     plain = catalog.as_json(parameters)
-    folders = [folder for folder in (base, dataset, script) if folder is not None]
+    other, third = (reads.model(org, request, name) for name in ("other", "third"))
+    folders = [each for each in (base, dataset, script, mix, other, third) if each is not None]
     fits.require(org, request, folders)
     return Plan(
         recipe=request.recipe,
@@ -100,13 +108,21 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         base=base,
         dataset=dataset,
         script=script,
+        mix=mix,
+        other=other,
+        third=third,
         shape=shape,
         memory_bytes=request.memory_bytes or _memory(request.recipe, plain, shape),
         disk_bytes=request.disk_bytes,
-        bytes_in=sum(folder.bytes for folder in folders),
+        bytes_in=_bytes(base, dataset, script, mix, other, third),
         hours=request.hours,
         row_tokens=row_tokens(dataset),
+        total_steps=catalog.total_steps(parameters),
     )
+
+
+def _bytes(*folders: Folder | None) -> int:
+    return sum(folder.bytes for folder in folders if folder is not None)
 
 
 def create_job(
@@ -141,7 +157,7 @@ def create_job(
         quoted=dict(quoted or {}),
         estimated_seconds=min(plan.seconds_on(name) for name in limits),
         queued_at=now,
-        total_steps=int(plan.parameters.get("steps", 0)),
+        total_steps=plan.total_steps,
         state=Job.MACHINE.initial,
         state_since=now,
         **_what(request, plan),
@@ -178,6 +194,9 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "base": plan.base,
         "dataset": plan.dataset,
         "script": plan.script,
+        "mix": plan.mix,
+        "other": plan.other,
+        "third": plan.third,
         "environment": request.environment,
         "seed": request.seed,
     }
@@ -226,7 +245,14 @@ def _inputs(
 ) -> tuple[Artifact | None, Dataset | None, Dataset | None]:
     """What the request names, found; raises Invalid for what is missing or not read."""
     read = {entry.name: entry for entry in catalog.inputs(request.recipe)}
-    named = {"base": request.base, "dataset": request.dataset, "script": request.script}
+    named = {
+        "base": request.base,
+        "dataset": request.dataset,
+        "script": request.script,
+        "mix": request.mix,
+        "other": request.other,
+        "third": request.third,
+    }
     for name, reference in named.items():
         if reference and name not in read:
             raise Invalid(f"the recipe {request.recipe} reads no {name}; leave it out", field=name)
@@ -260,7 +286,7 @@ def _check_script(
     request: JobRequest, parameters: ScriptParameters, script: Dataset | None
 ) -> None:
     paths = {entry["path"] for entry in script.manifest} if script else set()
-    if parameters.entry not in paths:
+    if parameters.entry and parameters.entry not in paths:
         files = ", ".join(sorted(path for path in paths if path.endswith(".py"))[:5])
         raise Invalid(
             f"there is no {parameters.entry} in {script}; its Python files are: {files or 'none'}",
@@ -288,8 +314,13 @@ def _check_script(
         raise Invalid("a script must say how long it will about run (hours)", field="hours")
 
 
-def _check_tuning(request: JobRequest, parameters: FineTuning, base: Artifact | None) -> None:
-    if request.gpus_min > parameters.batch_size:
+def _check_tuning(request: JobRequest, parameters: Parameters, base: Artifact | None) -> None:
+    if request.gpus_min > 1 and not isinstance(parameters, FineTuning):
+        raise Invalid(
+            f"{request.recipe} runs on one GPU; ask for 1, or bring a script that uses more",
+            field="gpus",
+        )
+    if isinstance(parameters, FineTuning) and request.gpus_min > parameters.batch_size:
         raise Invalid(
             f"{request.gpus_min} GPUs share the {parameters.batch_size} rows of a step, and each "
             "needs one: ask for fewer GPUs, or raise batch_size",
@@ -330,7 +361,10 @@ def row_tokens(dataset: Dataset | None) -> float | None:
     """The mean length of a dataset's rows, guessed from their bytes."""
     if dataset is None or not dataset.rows:
         return None
-    size: int = sum(entry["bytes"] for entry in dataset.manifest if formats.part_of(entry["path"]))
+    parts = (formats.TRAIN, formats.HELD_OUT)
+    size: int = sum(
+        entry["bytes"] for entry in dataset.manifest if formats.part_of(entry["path"]) in parts
+    )
     return size / dataset.rows / _BYTES_A_TOKEN + _CHAT_TOKENS
 
 

@@ -83,7 +83,14 @@ def of_node(node: Node, assignment_id: UUID) -> Assignment:
     share = (
         Assignment.objects.on(node)
         .filter(pk=assignment_id)
-        .select_related("lease__job__base", "lease__job__dataset", "lease__job__script")
+        .select_related(
+            "lease__job__base",
+            "lease__job__dataset",
+            "lease__job__script",
+            "lease__job__mix",
+            "lease__job__other",
+            "lease__job__third",
+        )
         .first()
     )
     if share is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agent import protocol
 from agent.protocol import Gang
-from buyers.models import Checkpoint, Folder, Job
+from buyers.models import Checkpoint, Dataset, Folder, Job
 from marketplace.core import checkpoints
 from marketplace.core.hardware import is_cpu
 from marketplace.core.policy import Policy
@@ -120,6 +120,9 @@ def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
         ("base", job.base, bool(job.base and (job.base.public or job.base.org_id is None))),
         ("dataset", job.dataset, False),
         ("script", job.script, False),
+        ("mix", job.mix, False),
+        ("other", job.other, bool(job.other and job.other.public)),
+        ("third", job.third, bool(job.third and job.third.public)),
     )
     return [(name, folder, public) for name, folder, public in named if folder is not None]
 
@@ -151,18 +154,18 @@ def _resume(checkpoint: Checkpoint | None) -> protocol.Resume | None:
 
 
 def _lineage(job: Job) -> dict[str, object]:
+    folders = {"dataset": job.dataset, "script": job.script, "mix": job.mix}
     return {
         "job": str(job.pk),
-        "base": {"name": job.base.name, "sha256": job.base.sha256} if job.base else None,
-        "dataset": (
-            {"name": job.dataset.name, "version": job.dataset.version, "sha256": job.dataset.sha256}
-            if job.dataset
-            else None
-        ),
-        "script": (
-            {"name": job.script.name, "version": job.script.version, "sha256": job.script.sha256}
-            if job.script
-            else None
-        ),
+        **{
+            name: {"name": model.name, "sha256": model.sha256}
+            for name, model in {"base": job.base, "other": job.other, "third": job.third}.items()
+            if model is not None
+        },
+        **{name: _named(folder) for name, folder in folders.items() if folder is not None},
         "recipe": job.recipe,
     }
+
+
+def _named(folder: Dataset) -> dict[str, object]:
+    return {"name": folder.name, "version": folder.version, "sha256": folder.sha256}

@@ -5,13 +5,23 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
 from agent.recipes import catalog
-from agent.recipes.catalog import Exit, FineTuning, ParameterError, ScriptParameters
+from agent.recipes.catalog import Exit, ParameterError
+from agent.recipes.parameters import FineTuning, Parameters
+
+# A sandbox has no network; without these, libraries would look for one first.
+OFFLINE: Final = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
 
 
 class RecipeError(Exception):
@@ -119,16 +129,19 @@ def load(path: Path) -> Job:
     return job
 
 
-def fine_tuning_of(job: Job) -> FineTuning:
+def parameters_of(job: Job) -> Parameters:
     """The job's parameters, checked again: nothing is trusted that came over a network."""
     try:
-        found = catalog.validate(job.recipe, job.parameters)
+        return catalog.validate(job.recipe, job.parameters)
     except ParameterError as error:
         raise RecipeError(Exit.PARAMETERS, str(error)) from None
-    if isinstance(found, ScriptParameters):
-        raise RecipeError(
-            Exit.PARAMETERS, f"{job.recipe} runs the user's own file, not a recipe of ours"
-        )
+
+
+def fine_tuning_of(job: Job) -> FineTuning:
+    """The parameters of a job that trains one model; raises RecipeError if it is another."""
+    found = parameters_of(job)
+    if not isinstance(found, FineTuning):
+        raise RecipeError(Exit.PARAMETERS, f"{job.recipe} does not train one model by itself")
     return found
 
 

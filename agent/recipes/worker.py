@@ -13,10 +13,11 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 
-from agent.recipes import notes, ranks
+from agent.recipes import notes
 from agent.recipes.catalog import Exit
-from agent.recipes.job import Job, RecipeError, Stopped, load
+from agent.recipes.job import OFFLINE, Job, RecipeError, Stopped, load
 from agent.recipes.notes import Verdict
+from agent.recipes.world import Lost
 
 _RESTORED: Final = Path("/job/restored")
 _CHUNK: Final = 32 * 2**20
@@ -25,7 +26,7 @@ _CHECKPOINT: Final = "checkpoint-"
 
 def work(config: Mapping[str, Any]) -> None:
     """What Ray Train runs in each process; also after a restart, with fewer of them perhaps."""
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(OFFLINE)
     job = load(Path(config["job"]))
     ended = _order_ranks(config["first"])
     if ended is not None:
@@ -35,13 +36,13 @@ def work(config: Mapping[str, Any]) -> None:
     _share_checkpoint(Path(job.output))
     try:
         _run(job)
-        if ranks.is_first():
+        if _is_first():
             notes.leave(Verdict(Exit.DONE))
     except Stopped:
         notes.leave(Verdict(Exit.STOPPED))
     except RecipeError as error:
         notes.leave(Verdict(int(error.code), str(error)))
-    except ranks.Lost:
+    except Lost:
         if notes.Asked().asked:
             notes.leave(Verdict(Exit.STOPPED))
             return
@@ -50,10 +51,14 @@ def work(config: Mapping[str, Any]) -> None:
 
 
 def _run(job: Job) -> None:
-    from agent.recipes import sft
+    from agent.recipes import ladder
 
-    tell = notes.say if ranks.is_first() else _keep_quiet
-    sft.run(job, notes.Asked(), tell)
+    ladder.climb(job, notes.Asked(), notes.say if _is_first() else _keep_quiet)
+
+
+def _is_first() -> bool:
+    """Whether it is us who writes."""
+    return dist.get_rank() == 0
 
 
 def _keep_quiet(line: str) -> None:
@@ -108,7 +113,7 @@ def _free_port() -> int:
 def _share_checkpoint(output: Path) -> None:
     """Hands the first rank's newest checkpoint of this lease to all nodes, and names it as the
     one to resume from. Without any, that of the lease's start stays."""
-    newest = _newest(output) if ranks.is_first() else None
+    newest = _newest(output) if _is_first() else None
     told = [newest.name if newest else None]
     dist.broadcast_object_list(told)
     if told[0] is None:

@@ -36,6 +36,9 @@ def _job_fields(
     ] = "",
     dataset: Annotated[str, typer.Option(help="Its name, name@version or id")] = "",
     script: Annotated[str, typer.Option(help="Your uploaded code, like a dataset")] = "",
+    mix: Annotated[str, typer.Option(help="A dataset to blend in, so that less is forgotten")] = "",
+    other: Annotated[str, typer.Option(help="A second model: the teacher, or what is added")] = "",
+    third: Annotated[str, typer.Option(help="A third model, to merge with the second")] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="A parameter, like steps=100")
     ] = None,
@@ -53,6 +56,7 @@ def _job_fields(
     """The job that the options describe, as the market wants it."""
     found = {
         "recipe": recipe, "budget": budget, "base": base, "dataset": dataset, "script": script,
+        "mix": mix, "other": other, "third": third,
         "limit": limit, "gpus": gpus, "memory_gib": memory_gib, "disk_gib": disk_gib,
         "hours": hours, "regions": region or [], "trust": trust, "deadline": deadline,
         "name": name, "seed": seed, "parameters": dict(map(_parameter, set_ or [])),

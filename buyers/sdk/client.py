@@ -177,7 +177,7 @@ class Client:
     def bid(self, **job: Any) -> Job:
         """Leaves a job to the rounds: they find it the best place within its limits.
 
-        Fields: recipe ("lora", "full", "script"), budget ("2.50", a wall), base, dataset,
+        Fields: recipe ("sft", "dpo", "lora", "script" …), budget ("2.50", a wall), base, dataset,
         script, parameters, limit or limits (per GPU-hour), gpus, memory_gib, disk_gib, hours,
         regions, trust, tier, deadline, environment, seed, name.
         """

@@ -15,7 +15,7 @@ al., arXiv 2106.09685).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from marketplace.core.hardware import is_cpu
 from marketplace.core.paces import Pace, believed
@@ -25,8 +25,8 @@ _CPU_SIZED: Final = 1_000_000_000
 # Below this speed a device is a CPU.
 _CPU_TFLOPS: Final = 2.0
 
-# Python, torch, transformers and peft once imported.
-_RUNTIME_BYTES: Final = 404_000_000
+# Python, torch, transformers, peft, datasets and TRL once imported, and a trainer made.
+_RUNTIME_BYTES: Final = 520_000_000
 # What freed pieces of the C library's heap cost on top of the activations: 1.65 to 1.8 measured.
 _CPU_HEAP: Final = 1.8
 _GPU_HEAP: Final = 1.15
@@ -37,7 +37,11 @@ _LOGITS_AT_ONCE: Final = 256
 _LOGITS_BYTES: Final = 16
 _ADAM_BYTES: Final = 8
 
-_START_S: Final = 6.0
+# Sequences of a row, where it is not one; and passes forward that no gradient follows.
+_ROWS_EACH: Final = {"dpo": 2, "reward": 2}
+_MORE_PASSES: Final = {"dpo": 1, "distill": 1, "grpo": 1}
+
+_START_S: Final = 9.0
 _READ_BYTES_S: Final = 500e6
 _WRITE_BYTES_S: Final = 200e6
 _LAYER_S: Final = 0.001
@@ -156,16 +160,56 @@ def estimate(
     row_tokens: float | None = None,
     pace: Pace | None = None,
 ) -> Estimate:
-    """A fine-tuning's memory and time on a device of `tflops` TFLOP/s.
+    """A recipe's memory and time on a device of `tflops` TFLOP/s.
 
     `parameters` as the catalogue validated them; `row_tokens` is the mean length of a row, if it
-    is known; `pace` what jobs of its kind have shown on such devices. Raises ValueError for a recipe whose needs only its author knows (`script`).
+    is known; `pace` what jobs of its kind have shown on such devices. Raises ValueError for a
+    recipe whose needs only its author knows (`script`).
     """
-    if recipe not in {"lora", "full"} or base is None:
+    if recipe == "script" or base is None:
         raise ValueError(f"how long a {recipe} job takes is for its buyer to say, in hours")
     if not (tflops > 0 and math.isfinite(tflops)):
         raise ValueError(f"a speed must be above 0 TFLOP/s, not {tflops}")
-    job = _Sizes.of(recipe, parameters, base)
+    parts = [
+        _part(_Sizes.of(name, given, base), tflops=tflops, row_tokens=row_tokens, pace=pace)
+        for name, given in _parts(recipe, parameters)
+    ]
+    return Estimate(
+        memory_bytes=max(part.memory_bytes for part in parts),
+        seconds_low=sum(part.seconds_low for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        seconds_high=sum(part.seconds_high for part in parts),
+        flops=sum(part.flops for part in parts),
+    )
+
+
+def _parts(recipe: str, parameters: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The trainings that a recipe is made of, each with its parameters."""
+    if recipe == "chain":
+        return [(stage["recipe"], stage["parameters"]) for stage in parameters["stages"]]
+    if recipe == "sweep":
+        given = parameters["parameters"]
+        total = _sweep_steps(given["steps"], parameters)
+        trials = min(parameters["trials"], math.prod(map(len, parameters["space"].values())))
+        whole = {**given, "steps": total, "evaluate_samples": given["evaluate_samples"] * trials}
+        return [(parameters["recipe"], whole)]
+    return [(recipe, parameters)]
+
+
+def _sweep_steps(steps: int, parameters: Mapping[str, Any]) -> int:
+    """Steps of all trials, of which half go on after each rung, each to twice its steps."""
+    rungs, trials = parameters["rungs"], parameters["trials"]
+    trials = min(trials, math.prod(map(len, parameters["space"].values())))
+    total, done = 0, 0
+    for rung in range(rungs):
+        upto = max(1, steps >> (rungs - 1 - rung))
+        total += max(1, trials >> rung) * (upto - done)
+        done = upto
+    return total
+
+
+def _part(job: "_Sizes", *, tflops: float, row_tokens: float | None, pace: Pace | None) -> Estimate:
+    """One training's memory and time."""
     flops, fixed = _flops(job, _length(job, row_tokens)), _overheads(job)
     if pace is None:
         default = _CPU_EFFICIENCY if tflops < _CPU_TFLOPS else _GPU_EFFICIENCY
@@ -215,10 +259,16 @@ class _Sizes:
     """The parameters that decide, read once."""
 
     base: BaseShape
+    method: str
+    trains: bool
     lora: bool
     bf16: bool
     steps: int
     batch: int
+    """Sequences in each step: a preference is two."""
+    parts: int
+    drawn: int
+    """Tokens that grpo draws one after another, over all steps."""
     max_length: int
     checkpoint_every: int
     evaluated: int
@@ -240,10 +290,14 @@ class _Sizes:
         bf16 = precision == "bf16" or (precision == "auto" and base.parameters >= _CPU_SIZED)
         return cls(
             base=base,
-            lora=recipe == "lora",
+            method=str(parameters.get("method", recipe)),
+            trains="steps" in parameters,
+            lora=parameters.get("weights", recipe) != "full",
             bf16=bf16,
             steps=number("steps"),
-            batch=number("batch_size"),
+            batch=number("batch_size") * _ROWS_EACH.get(str(parameters.get("method", recipe)), 1),
+            parts=max(1, number("accumulate")),
+            drawn=number("completion_length") * number("steps"),
             max_length=number("max_length"),
             checkpoint_every=number("checkpoint_every"),
             evaluated=number("evaluate_samples"),
@@ -259,6 +313,8 @@ class _Sizes:
 
     def trained(self) -> int:
         """Weights that learn."""
+        if not self.trains:
+            return 0
         if not self.lora:
             return self.base.parameters
         return self.base.layers * self.rank * sum(i + o for i, o in self.adapted())
@@ -273,7 +329,7 @@ def _memory(job: _Sizes) -> int:
     """
     base = job.base
     heap = _CPU_HEAP if base.parameters < _CPU_SIZED else _GPU_HEAP
-    tokens = job.batch * job.max_length
+    tokens = -(-job.batch // job.parts) * job.max_length
     logits = min(tokens, _LOGITS_AT_ONCE) * base.vocab * _LOGITS_BYTES
     passing = heap * _activations(job) * tokens * base.layers + logits
     if job.lora:
@@ -283,6 +339,10 @@ def _memory(job: _Sizes) -> int:
     else:
         resident = base.parameters * (4 + _ADAM_BYTES + (2 if job.bf16 else 0))
         passing = max(passing, 4 * base.parameters)
+    if job.method == "distill" or (job.method == "dpo" and not job.lora):
+        resident += base.parameters * 4  # a second model: the teacher, or the base as it was
+    if job.method == "arithmetic":
+        resident += 2 * base.parameters * 4
     return round((_RUNTIME_BYTES + resident + passing) * _HEADROOM)
 
 
@@ -319,8 +379,8 @@ def _flops(job: _Sizes, length: float) -> float:
 
 
 def _both_ways(job: _Sizes) -> int:
-    """The way back is as dear again, and once more for weights that learn."""
-    return 2 if job.lora else 3
+    """Passes: the way back is as dear as the one through, and once more for weights that learn."""
+    return (2 if job.lora else 3) + _MORE_PASSES.get(job.method, 0)
 
 
 def _forward(job: _Sizes, length: float) -> float:
@@ -340,12 +400,13 @@ def _overheads(job: _Sizes) -> float:
     stored = base.parameters * base.bytes_per_weight
     answer_s = base.layers * _LAYER_S + stored / _ANSWER_BYTES_S
     saved = job.trained() * (4 + _ADAM_BYTES)
+    drawn = job.drawn if job.method == "grpo" else 0
     saves = (job.steps - 1) // job.checkpoint_every if job.checkpoint_every else 0
     written = job.trained() * 4 if job.lora else stored
     return (
         _START_S
         + stored / _READ_BYTES_S
-        + 2 * job.answered * answer_s
+        + (2 * job.answered + drawn) * answer_s
         + (saves * saved + written) / _WRITE_BYTES_S
     )
 

@@ -46,6 +46,7 @@ for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{top}."):
         ("agent.protocol", TYPED | KEYS),
         ("agent.recipes.catalog", TYPED),
         ("agent.recipes.formats", TYPED),
+        ("agent.recipes.parameters", TYPED),
         ("agent.recipes.verdict", TYPED),
     ],
 )
