@@ -28,16 +28,33 @@ from agent.order import KeeperOrder, Limits
 from agent.protocol import ProofChallenge, ProofCommit, ProofOpening, decode, encode
 from agent.recipes import catalog
 from agent.sandbox import outputs, workspace
-from marketplace.core.estimates import BaseShape, estimate
+from marketplace.core import memory
+from marketplace.core.shapes import BaseShape
 from suppliers import proof
 from tests import tiny_base
 
+CUDA = "h200-sxm"
 # hidden, layers, heads, kv heads, inner, vocabulary: SmolLM2's and Llama 3.2's by their configs.
 SHAPES = {
     "small": (128, 4, 4, 2, 344, 4096),
     "135m": (576, 30, 9, 3, 1536, 49152),
     "1b": (2048, 16, 32, 8, 8192, 128256),
 }
+REWARD = "def reward(prompt, completion, row):\n    return float(len(completion))\n"
+# shape, recipe, further parameters
+RUNS: tuple[tuple[str, str, dict[str, object]], ...] = (
+    ("135m", "sft", {"batch_size": 4, "max_length": 2048}),
+    ("135m", "full", {"batch_size": 4, "max_length": 2048}),
+    ("1b", "sft", {"batch_size": 4, "max_length": 2048}),
+    ("1b", "sft", {"batch_size": 4, "max_length": 2048, "activations": "recompute"}),
+    ("1b", "full", {"batch_size": 8, "max_length": 512}),
+    ("1b", "continue", {"batch_size": 4, "max_length": 2048}),
+    ("1b", "dpo", {"batch_size": 4, "max_length": 1024}),
+    ("1b", "dpo", {"batch_size": 4, "max_length": 512, "weights": "full"}),
+    ("1b", "reward", {"batch_size": 4, "max_length": 1024}),
+    ("1b", "grpo", {"batch_size": 16, "generations": 8, "completion_length": 128}),
+    ("1b", "distill", {"batch_size": 4, "max_length": 1024}),
+)
 RUN = """
 import json, re, sys, torch
 from agent.recipes.__main__ import main
@@ -119,12 +136,19 @@ def write_base(folder: Path, shape: str) -> tuple[Path, BaseShape]:
     return folder, BaseShape.from_config(json.loads((folder / "config.json").read_text()))
 
 
-def write_rows(folder: Path, length: int) -> Path:
-    """Rows that fill `length` tokens of the byte tokenizer."""
+def write_rows(folder: Path, recipe: str, length: int) -> Path:
+    """Rows of the recipe's kind that fill `length` tokens of the byte tokenizer."""
     folder.mkdir()
-    row = json.dumps({"prompt": "x" * 64, "completion": "y" * (length + 64)}) + "\n"
-    (folder / "train.jsonl").write_text(row * 256)
-    (folder / "heldout.jsonl").write_text(row * 4)
+    answer = "y" * (length + 64)
+    row: dict[str, str] = {
+        "dpo": {"prompt": "x" * 64, "chosen": answer, "rejected": answer.replace("y", "z")},
+        "reward": {"prompt": "x" * 64, "chosen": answer, "rejected": answer.replace("y", "z")},
+        "grpo": {"prompt": "x" * 64},
+        "continue": {"text": answer},
+    }.get(recipe, {"prompt": "x" * 64, "completion": answer})
+    line = json.dumps(row) + "\n"
+    (folder / "train.jsonl").write_text(line * 256)
+    (folder / "heldout.jsonl").write_text(line * 4)
     return folder
 
 
@@ -133,10 +157,17 @@ def train(machine: hardware.Machine, scratch: Path, base: Path, recipe: str, raw
     folder = scratch / uuid.uuid4().hex[:8]
     (folder / "job" / "output").mkdir(parents=True)
     (folder / "job" / "output").chmod(0o777)
-    rows = write_rows(folder / "rows", raw["max_length"])
+    rows = write_rows(folder / "rows", raw.get("method", recipe), raw["max_length"])
+    inputs = {"base": str(base), "dataset": str(rows)}
+    if recipe == "grpo":
+        (folder / "reward").mkdir()
+        (folder / "reward" / "reward.py").write_text(REWARD)
+        inputs["script"] = str(folder / "reward")
+    if recipe == "distill":
+        inputs["other"] = str(base)
     told = {
         "job": "gpu", "recipe": recipe, "parameters": raw, "seed": 1, "resume_from": None,
-        "inputs": {"base": "/job/inputs/base", "dataset": "/job/inputs/dataset"},
+        "inputs": {name: f"/job/inputs/{name}" for name in inputs},
         "output": "/job/output", "metrics": "/job/metrics.jsonl", "checkpoint_s": 0, "lineage": {},
     }  # fmt: skip
     (folder / "job" / "job.json").write_text(json.dumps(told))
@@ -152,7 +183,7 @@ def train(machine: hardware.Machine, scratch: Path, base: Path, recipe: str, raw
         save_ms=0,
         grace_ms=0,
         env={"CUDA_VISIBLE_DEVICES": ",".join(machine.minors)} if machine.minors else {},
-        inputs={"base": str(base), "dataset": str(rows)},
+        inputs=inputs,
         training_env=list(machine.training.folders),
         gpus=list(machine.minors.values()),
     )
@@ -195,21 +226,18 @@ def main() -> None:
         machine = hardware.survey(state, environment.look(), found)
         say("inventory", **json.loads(encode(machine.inventory)))
         prove(scratch)
-        for shape in [*SHAPES][1:] if machine.minors else ["small"]:
-            base, sizes = write_base(scratch / shape, shape)
-            for recipe in ("lora", "full"):
-                for batch, length, precision in ((8, 512, "bf16"), (4, 2048, "bf16")):
-                    raw = {
-                        "steps": 6, "batch_size": batch, "max_length": length,
-                        "precision": precision, "evaluate_samples": 4, "answers": 0,
-                    }  # fmt: skip
-                    raw = catalog.as_json(catalog.validate(recipe, raw))
-                    told = estimate(recipe, raw, sizes, tflops=400.0)
-                    ran = train(machine, scratch, base, recipe, raw)
-                    say(
-                        "run", shape=shape, recipe=recipe, batch=batch, length=length,
-                        precision=precision, estimated=told.memory_bytes, **ran,
-                    )  # fmt: skip
+        bases: dict[str, tuple[Path, BaseShape]] = {}
+        for shape, recipe, wanted in RUNS:
+            used = shape if machine.minors else "small"
+            if used not in bases:
+                bases[used] = write_base(scratch / used, used)
+            base, sizes = bases[used]
+            raw = {"steps": 5, "precision": "bf16", "evaluate_samples": 4, "answers": 0, **wanted}
+            raw = catalog.as_json(catalog.validate(recipe, raw))
+            told = memory.needed(recipe, raw, sizes)
+            ran = train(machine, scratch, base, recipe, raw)
+            say("run", shape=used, recipe=recipe, **wanted, allocated=told.allocated,
+                needed=told.on(CUDA if machine.minors else "cpu-any"), **ran)  # fmt: skip
 
 
 if __name__ == "__main__":

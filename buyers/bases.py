@@ -22,7 +22,7 @@ def publish(
 ) -> Artifact:
     """Puts a model's folder where every org may use it, under a name that stays its own.
 
-    `shape` is the base's `marketplace.core.estimates.BaseShape` as plain values. The same folder
+    `shape` is the base's `marketplace.core.shapes.BaseShape` as plain values. The same folder
     again gives the same artifact, without sending a byte; one that was cut off is gone on with.
     Raises Conflict for another content under a name that is taken, Invalid for an empty folder.
     Sends to the network: not for use in a transaction.

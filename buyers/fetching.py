@@ -27,7 +27,7 @@ from buyers.incoming import MOST_JSON, Clock, Transfer
 from buyers.models import Artifact
 from marketplace import locks, sealing, storage
 from marketplace.core.errors import Conflict, Invalid, MarketError, TooLarge, Unavailable
-from marketplace.core.estimates import BaseShape
+from marketplace.core.shapes import BaseShape
 from marketplace.models import Org
 
 log = logging.getLogger(__name__)

@@ -206,6 +206,9 @@ class Job(Stateful):
     gpus_min = models.PositiveSmallIntegerField(default=1)
     gpus_max = models.PositiveSmallIntegerField(default=1)
     memory_bytes = models.BigIntegerField(help_text="Needed on each GPU")
+    memory_cpu_bytes = models.BigIntegerField(
+        default=0, help_text="Needed on a processor instead; 0 is the same"
+    )
     disk_bytes = models.BigIntegerField()
     level = models.SmallIntegerField(
         choices=[(level.value, level.name.lower()) for level in Level], default=Level.NODE

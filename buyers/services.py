@@ -16,13 +16,13 @@ from agent.recipes import catalog, formats
 from agent.recipes.catalog import ParameterError
 from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters
 from buyers import fits, reads, references
-from buyers.models import Artifact, Dataset, Folder, Job
-from marketplace.core import checkpoints, estimates
+from buyers.models import Artifact, Dataset, Job
+from marketplace.core import checkpoints, estimates, memory
 from marketplace.core.errors import Conflict, Invalid
-from marketplace.core.estimates import BaseShape
 from marketplace.core.hardware import Level
 from marketplace.core.ids import uuid7
 from marketplace.core.money import accrued, format_amount
+from marketplace.core.shapes import BaseShape
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
 from suppliers.models import Node
@@ -57,6 +57,8 @@ class Plan:
     shape: BaseShape | None
     memory_bytes: int
     """Needed on each GPU."""
+    memory_cpu_bytes: int
+    """Needed on a processor instead."""
     disk_bytes: int
     bytes_in: int
     """To be fetched by a node that has none of it cached."""
@@ -84,24 +86,21 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     that the org has none of or that the recipe can't use, a deadline in the past, an environment
     that no node offers, a script without memory and hours.
     """
-    if request.deadline is not None and request.deadline <= now:
-        raise Invalid("the deadline has already passed; give a later one", field="deadline")
-    _require_one_site(request)
+    _require_place(request, now)
     parameters = _parameters(request)
     base, dataset, script = _inputs(org, request)
     mix = reads.mix(org, request, parameters)
-    _require_environment(request.environment)
+    other, third = (reads.model(org, request, name) for name in ("other", "third"))
     if isinstance(parameters, ScriptParameters):
         _check_script(request, parameters, script)
     else:
         _check_tuning(request, parameters, base)
         reads.require_rows(request, parameters, dataset, script)
         fits.require_kind(request.recipe, parameters, dataset)
-    shape = shape_of(base)
-    plain = catalog.as_json(parameters)
-    other, third = (reads.model(org, request, name) for name in ("other", "third"))
+    shape, plain = shape_of(base), catalog.as_json(parameters)
     folders = [each for each in (base, dataset, script, mix, other, third) if each is not None]
     fits.require(org, request, folders)
+    on_gpu, on_cpu = _memory(request, plain, shape)
     return Plan(
         recipe=request.recipe,
         parameters=plain,
@@ -112,17 +111,14 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         other=other,
         third=third,
         shape=shape,
-        memory_bytes=request.memory_bytes or _memory(request.recipe, plain, shape),
+        memory_bytes=on_gpu,
+        memory_cpu_bytes=on_cpu,
         disk_bytes=request.disk_bytes,
-        bytes_in=_bytes(base, dataset, script, mix, other, third),
+        bytes_in=sum(folder.bytes for folder in folders),
         hours=request.hours,
         row_tokens=row_tokens(dataset),
         total_steps=catalog.total_steps(parameters),
     )
-
-
-def _bytes(*folders: Folder | None) -> int:
-    return sum(folder.bytes for folder in folders if folder is not None)
 
 
 def create_job(
@@ -208,6 +204,7 @@ def _where(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "gpus_min": request.gpus_min,
         "gpus_max": request.gpus_max,
         "memory_bytes": plan.memory_bytes,
+        "memory_cpu_bytes": plan.memory_cpu_bytes,
         "disk_bytes": plan.disk_bytes,
         "level": request.level,
         "regions": list(request.regions),
@@ -215,6 +212,14 @@ def _where(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "tier": request.tier,
         "kappa": request.kappa,
     }
+
+
+def _require_place(request: JobRequest, now: datetime) -> None:
+    """Whether there is a time and a place for it at all."""
+    if request.deadline is not None and request.deadline <= now:
+        raise Invalid("the deadline has already passed; give a later one", field="deadline")
+    _require_one_site(request)
+    _require_environment(request.environment)
 
 
 def _require_one_site(request: JobRequest) -> None:
@@ -353,8 +358,15 @@ def shape_of(base: Artifact | None) -> BaseShape | None:
     return None
 
 
-def _memory(recipe: str, parameters: Mapping[str, Any], shape: BaseShape | None) -> int:
-    return estimates.estimate(recipe, parameters, shape, tflops=1.0).memory_bytes
+def _memory(
+    request: JobRequest, parameters: Mapping[str, Any], shape: BaseShape | None
+) -> tuple[int, int]:
+    """Bytes on each GPU, and on a processor; what the buyer books counts for both."""
+    if request.memory_bytes:
+        return request.memory_bytes, request.memory_bytes
+    assert shape is not None, "a base of unknown size needs the buyer's word"
+    found = memory.needed(request.recipe, parameters, shape, world=request.gpus_min)
+    return found.on_gpu, found.on_cpu
 
 
 def row_tokens(dataset: Dataset | None) -> float | None:

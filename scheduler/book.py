@@ -113,6 +113,7 @@ def wants(job: Job) -> Wants:
         gpus=job.gpus_min,
         level=job.level,
         memory_bytes=job.memory_bytes,
+        memory_cpu_bytes=job.memory_cpu_bytes or job.memory_bytes,
         disk_bytes=job.disk_bytes,
         trust=job.trust,
         tier=job.tier,

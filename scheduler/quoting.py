@@ -135,6 +135,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         gpus=request.gpus_min,
         level=request.level,
         memory_bytes=plan.memory_bytes,
+        memory_cpu_bytes=plan.memory_cpu_bytes,
         disk_bytes=plan.disk_bytes,
         trust=request.trust,
         tier=request.tier,
@@ -234,7 +235,7 @@ def _option(
         notice_s=min(row.offer.notice_s for row, _ in seats),
         sandbox=node.sandbox,
         environment=node.environment,
-        memory_bytes=plan.memory_bytes,
+        memory_bytes=plan.memory_cpu_bytes if is_cpu(stands.gpu_class) else plan.memory_bytes,
     )
 
 

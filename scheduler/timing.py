@@ -46,7 +46,6 @@ def estimated(
     if plan.hours:
         seconds = plan.hours * 3600 / efficiency
         return Estimate(
-            memory_bytes=plan.memory_bytes,
             seconds_low=seconds * _GUESS_LOW,
             seconds=seconds,
             seconds_high=seconds * _GUESS_HIGH,

@@ -125,9 +125,7 @@ def build(
     reward: Reward | None = None,
 ) -> Steady:
     """The trainer of the course's method. `reference`: the base as it was, for dpo of all weights;
-    `teacher` is distill's, `reward` grpo's.
-
-    Raises RecipeError if a step can't be cut into as many parts as there are GPUs.
+    `teacher` is distill's, `reward` grpo's. Raises RecipeError for steps that can't be cut up.
     """
     _require_even_parts(course)
     learner = course.learner

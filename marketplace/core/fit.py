@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from marketplace.core.hardware import Level
+from marketplace.core.hardware import Level, is_cpu
 
 _GIB: Final = 2**30
 
@@ -18,6 +18,8 @@ class Wants:
     level: int
     memory_bytes: int
     """On each GPU."""
+    memory_cpu_bytes: int
+    """On a processor."""
     disk_bytes: int
     trust: int
     tier: int
@@ -30,6 +32,10 @@ class Wants:
     avoid: frozenset[str]
     limits: Mapping[str, int]
     """GPU class → most micros per GPU-hour."""
+
+    def memory_on(self, gpu_class: str) -> int:
+        """Bytes needed on a device of this class."""
+        return self.memory_cpu_bytes if is_cpu(gpu_class) else self.memory_bytes
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,9 @@ def _not_allowed(wants: Wants, stands: Stands) -> str:
 def _not_suited(wants: Wants, stands: Stands) -> str:
     if stands.gpu_class not in wants.limits:
         return f"{stands.gpu_class} is not among the accepted classes"
-    if stands.memory_bytes < wants.memory_bytes:
-        needed, has = wants.memory_bytes / _GIB, stands.memory_bytes / _GIB
+    wanted = wants.memory_on(stands.gpu_class)
+    if stands.memory_bytes < wanted:
+        needed, has = wanted / _GIB, stands.memory_bytes / _GIB
         return f"needs {needed:.1f} GiB on each GPU, it has {has:.1f}"
     if stands.disk_bytes < wants.disk_bytes:
         return f"needs {wants.disk_bytes / _GIB:.0f} GiB of disk, it has less"

@@ -9,9 +9,9 @@ from buyers import services
 from buyers.models import Artifact, Dataset, Job
 from marketplace.core import specs
 from marketplace.core.errors import Invalid, NotEnoughMoney
-from marketplace.core.estimates import BaseShape
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
+from marketplace.core.shapes import BaseShape
 from scheduler import jobs
 from tests import tiny_base, world
 

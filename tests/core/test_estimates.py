@@ -1,8 +1,4 @@
-"""Estimates hold against what was measured, grow with what they should, and say when they can't.
-
-The peaks were measured with torch 2.13.0 on a Zen 4 core (resident set after three steps of rows
-of full length); `tests/recipes/test_memory.py` measures one again.
-"""
+"""Estimates hold against what was measured, grow with what they should, and say when they can't."""
 
 from collections.abc import Mapping
 
@@ -11,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.recipes import catalog
-from marketplace.core.estimates import BaseShape, class_tflops, estimate
+from marketplace.core.estimates import class_tflops, estimate
+from marketplace.core.shapes import BaseShape
 from tests import tiny_base
 
 SMOLLM2 = BaseShape.from_config(
@@ -45,35 +42,6 @@ def test_a_config_without_sizes_is_refused_by_name() -> None:
         BaseShape.from_config({**tiny_base.CONFIG, "vocab_size": "many"})
 
 
-@pytest.mark.parametrize(
-    ("base", "recipe", "precision", "batch_size", "max_length", "measured_mb"),
-    [
-        (TINY, "lora", "bf16", 1, 16, 540),
-        (TINY, "full", "bf16", 16, 256, 589),
-        (SMOLLM2, "lora", "bf16", 1, 16, 862),
-        (SMOLLM2, "lora", "bf16", 8, 128, 2392),
-        (SMOLLM2, "lora", "bf16", 4, 512, 3717),
-        (SMOLLM2, "lora", "fp32", 8, 128, 3204),
-        (SMOLLM2, "lora", "fp32", 4, 256, 3320),
-        (SMOLLM2, "full", "bf16", 4, 64, 3002),
-        (SMOLLM2, "full", "bf16", 8, 128, 4019),
-        (SMOLLM2, "full", "fp32", 8, 128, 4434),
-    ],
-)
-def test_memory_suffices_and_is_not_wasted(
-    base: BaseShape, recipe: str, precision: str, batch_size: int, max_length: int, measured_mb: int
-) -> None:
-    wanted = parameters(recipe, precision=precision, batch_size=batch_size, max_length=max_length)
-    found = estimate(recipe, wanted, base, tflops=0.1).memory_bytes / 1e6
-    assert measured_mb <= found <= 1.2 * measured_mb
-
-
-def test_adapting_every_layer_takes_more_than_adapting_attention() -> None:
-    some = estimate("lora", parameters("lora"), SMOLLM2, tflops=1)
-    every = estimate("lora", parameters("lora", targets=["all-linear"]), SMOLLM2, tflops=1)
-    assert every.memory_bytes > some.memory_bytes
-
-
 @given(
     recipe=st.sampled_from(["lora", "full"]),
     batch_size=st.integers(1, 511),
@@ -86,7 +54,6 @@ def test_more_of_anything_never_takes_less(
     less = parameters(recipe, batch_size=batch_size, max_length=max_length, steps=steps)
     more = parameters(recipe, batch_size=batch_size + 1, max_length=max_length + 1, steps=steps + 1)
     small, large = (estimate(recipe, p, SMOLLM2, tflops=0.1) for p in (less, more))
-    assert small.memory_bytes <= large.memory_bytes
     assert small.flops < large.flops
     assert small.seconds < large.seconds
     assert 0 < small.seconds_low < small.seconds < small.seconds_high

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.recipes import catalog
-from marketplace.core.estimates import BaseShape, estimate
+from marketplace.core.memory import needed
+from marketplace.core.shapes import BaseShape
 from tests import tiny_base
 
 # The peak of a process since it became this program; rusage would count its parent's, too.
@@ -48,5 +49,5 @@ def test_a_run_stays_within_its_estimate_and_uses_most_of_it(
     )
     peak = int(re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)[0]) * 1024
     wanted = catalog.as_json(catalog.validate("full", raw))
-    found = estimate("full", wanted, BaseShape.from_config(tiny_base.CONFIG), tflops=0.1)
-    assert 0.6 * found.memory_bytes < peak < found.memory_bytes
+    found = needed("full", wanted, BaseShape.from_config(tiny_base.CONFIG)).on("cpu-any")
+    assert 0.6 * found < peak < found

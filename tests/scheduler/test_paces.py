@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from buyers.models import Artifact, Dataset, MetricPoint
-from marketplace.core.estimates import BaseShape
+from marketplace.core.shapes import BaseShape
 from marketplace.core.specs import parse
 from scheduler import jobs, metering, public, quoting, timing
 from scheduler.models import Assignment, FinishedRun

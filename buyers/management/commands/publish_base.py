@@ -12,7 +12,7 @@ from django.utils import timezone
 from buyers import bases
 from marketplace import storage
 from marketplace.core.errors import MarketError
-from marketplace.core.estimates import BaseShape
+from marketplace.core.shapes import BaseShape
 
 
 class Command(BaseCommand):
