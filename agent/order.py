@@ -5,6 +5,7 @@ file or the new one, never half of one. Times are milliseconds: `*_up_ms` of the
 clock (CLOCK_BOOTTIME), `running_ms` since the job's process started.
 """
 
+import ipaddress
 import os
 import re
 import time
@@ -13,6 +14,8 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+
+from agent.sandbox import reach
 
 ORDER = "order.json"
 STATUS = "status.json"
@@ -106,6 +109,10 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
     those of the interpreter that runs the keeper. `python` is looked up in the first."""
     gpus: list[Annotated[int, Meta(ge=0, le=255)]] = []
     """Indexes N of the leased /dev/nvidiaN."""
+    egress: list[str] = []
+    """Names that the job may reach through the gate (`agent.sandbox.reach`); empty is nobody."""
+    networks: list[str] = []
+    """Networks that the owner lets those names lie in, beside the public internet."""
 
     def __post_init__(self) -> None:
         for name in self.inputs:
@@ -120,6 +127,10 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
         for name in self.env:
             if not name or "=" in name:
                 raise ValueError(f"{name!r} can't be the name of an environment variable")
+        for name in self.egress:
+            reach.parse(name)
+        for network in self.networks:
+            ipaddress.ip_network(network)
 
 
 class Drain(_File, frozen=True, kw_only=True):

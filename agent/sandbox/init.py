@@ -1,9 +1,10 @@
 """The first process inside the sandbox: gives up all rights, starts the job, and ends with it.
 
 Its keeper holds the other end of a socket, whose descriptor is this program's only argument.
-Down comes one message (`config`, see `agent.sandbox.launch.message`), then single letters: T asks
-for SIGTERM to the job. When the socket closes, the keeper is dead and the job must not outlive it.
-Up go three kinds of lines: `started <boot clock, ms>`, `failed <why>`, `exited <code> <signal>`.
+Down comes one message (see `agent.sandbox.launch.message`), then single letters: T asks for SIGTERM
+to the job. When the socket closes, the keeper is dead and the job must not outlive it. Up go lines:
+`started <boot clock, ms>`, `failed <why>`, `exited <code> <signal>`; and before them, for a job
+that may reach somebody, `door` with a socket that listens on the job's own loopback.
 
 As process 1 of a process namespace its exit takes every process of the job with it. Without one
 (rung none) it adopts orphans and kills all descendants itself.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
 LAST_CAPABILITY = 63
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,12 +43,14 @@ def prctl(option: int, value: int) -> None:
 def main() -> NoReturn:
     control = int(sys.argv[1])
     os.set_inheritable(control, False)
-    uid, cwd, limits, argv, env = receive(control)
+    uid, cwd, has_door, limits, argv, env = receive(control)
     alone = os.getpid() == 1
     if not alone:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
     give_up_rights(uid)
     set_limits(limits)
+    if has_door:
+        env = open_door(control) | env
     # The job shares our uid: without this it could read and trace us.
     prctl(PR_SET_DUMPABLE, 0)
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -69,15 +73,17 @@ def main() -> NoReturn:
     os._exit(0)
 
 
-def receive(control: int) -> tuple[int, str, dict[str, int], list[str], dict[str, str]]:
+def receive(control: int) -> tuple[int, str, bool, dict[str, int], list[str], dict[str, str]]:
     """The keeper's message: 4 bytes of length, then fields that end in NUL."""
     length = int.from_bytes(read_exactly(control, 4), "little")
     fields = os.fsdecode(read_exactly(control, length)).split("\0")[:-1]
-    uid, cwd, count, rest = int(fields[0]), fields[1], int(fields[2]), fields[3:]
+    uid, cwd, has_door = int(fields[0]), fields[1], fields[2] == "door"
+    count, rest = int(fields[3]), fields[4:]
     limits = {name: int(value) for name, value in (one.split("=") for one in rest[:count])}
     count, rest = int(rest[count]), rest[count + 1 :]
     pairs = (one.partition("=") for one in rest[count:])
-    return uid, cwd, limits, rest[:count], {name: value for name, _, value in pairs}
+    env = {name: value for name, _, value in pairs}
+    return uid, cwd, has_door, limits, rest[:count], env
 
 
 def read_exactly(control: int, length: int) -> bytes:
@@ -115,6 +121,25 @@ def set_limits(limits: dict[str, int]) -> None:
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)
         resource.setrlimit(which, (value, value))
+
+
+def open_door(control: int) -> dict[str, str]:
+    """Hands up a socket that listens on this network's loopback: whoever accepts there (the gate)
+    is outside. Returns the variables by which programs find it."""
+    import _socket
+
+    kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
+    door = _socket.socket(_socket.AF_INET, kind)
+    door.bind(("127.0.0.1", 0))
+    door.listen(128)
+    channel = _socket.socket(fileno=os.dup(control))
+    descriptor = door.fileno().to_bytes(4, sys.byteorder)
+    channel.sendmsg([b"door\n"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, descriptor)])
+    channel.close()
+    found = dict.fromkeys(PROXIES, f"http://127.0.0.1:{door.getsockname()[1]}")
+    door.close()
+    found["NO_PROXY"] = "localhost,127.0.0.1,::1"
+    return found | {name.lower(): value for name, value in found.items()}
 
 
 def start(argv: list[str], env: dict[str, str], cwd: str) -> tuple[int, str]:

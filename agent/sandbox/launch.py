@@ -52,6 +52,10 @@ class Running:
         self.stdout = -1
         self.stderr = -1
         self.control = -1
+        self.door = -1
+        """Listens on the job's own loopback, once init has handed it up."""
+        self.stderr_in = -1
+        """For the gate, whose words belong in the job's log."""
         self.failure = ""
         self.ended: Ended | None = None
         self.started_up_ms = 0
@@ -60,7 +64,7 @@ class Running:
     def listen(self) -> bool:
         """Reads what init says (`started_up_ms`, `failure`, `ended`); False once it is gone."""
         try:
-            data = os.read(self.control, 4096)
+            data = self._receive()
         except ConnectionResetError:
             data = b""
         *lines, self._said = (self._said + data).split(b"\n")
@@ -74,6 +78,13 @@ class Running:
                 code, number = map(int, rest.split())
                 self.ended = Ended(None, number) if number else Ended(code, None)
         return bool(data)
+
+    def _receive(self) -> bytes:
+        with contextlib.closing(socket.socket(fileno=os.dup(self.control))) as channel:
+            data, handed, _, _ = socket.recv_fds(channel, 4096, 1)
+        for descriptor in handed:
+            self.door = descriptor
+        return data
 
     def term(self) -> None:
         """Asks init to send SIGTERM to the job's process."""
@@ -127,6 +138,8 @@ def launch(folder: Path, order: KeeperOrder) -> Running:
         raise StartFailed(str(error)) from error
     theirs.close()
     running = Running(process, process.pid, groups)
+    if order.egress:
+        running.stderr_in = os.dup(fds.stderr[1])
     running.stdout, running.stderr = fds.ours()
     running.control = ours.detach()
     if order.rung.wall != "none":
@@ -146,6 +159,7 @@ def message(folder: Path, order: KeeperOrder) -> bytes:
     fields = [
         str(uid),
         cwd,
+        "door" if order.egress else "",
         str(len(limits)),
         *(f"{name}={value}" for name, value in limits.items()),
     ]

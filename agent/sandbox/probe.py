@@ -1,8 +1,8 @@
 """Which sandbox holds on this host: the agent attacks its own, strongest first.
 
-Each candidate runs real keepers with real orders: one job of attacks (`attack/`), one that takes
-too much memory, one that fills its disk, one that won't end and leaves daemons behind. A candidate
-holds if none of that got anywhere harmful.
+Each candidate runs real keepers with real orders: one job of attacks (`attack/`), one that may
+reach one name and tries others, one that takes too much memory, one that fills its disk, one that
+won't end and leaves daemons behind. A candidate holds if none of that got anywhere harmful.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _MIB = 2**20
 _MEMORY, _DISK = 64 * _MIB, 64 * _MIB
 _ATTACK = Path(__file__).with_name("attack")
 _WITHIN_S = 60.0
-_HARMLESS = {"host_users", "new_privileges", "groups_of_the_agent"}
+_HARMLESS = {"host_users", "new_privileges", "groups_of_the_agent", "reach_the_named"}
 """Open, these tell the job something or weaken a second wall; alone they harm nobody."""
 
 
@@ -147,6 +147,7 @@ def _attack(scratch: Path, rung: Rung, targets: dict[str, object]) -> list[Check
     marker = 10**9 + secrets.randbelow(10**9)
     cpus = sorted(os.sched_getaffinity(0))[:1]
     walls = _start(scratch / "walls", rung, ["walls"], targets=targets | {"cpus": cpus})
+    gate = _start(scratch / "gate", rung, ["gate"], targets=targets)
     hogs = {
         "memory": _start(scratch / "memory", rung, ["hog", "memory", str(_MEMORY)]),
         "disk": _start(scratch / "disk", rung, ["hog", "disk", str(_DISK)]),
@@ -154,7 +155,7 @@ def _attack(scratch: Path, rung: Rung, targets: dict[str, object]) -> list[Check
     }
     _await_daemons(hogs["survivor"], marker)
     keeper.drain(hogs["survivor"], "the probe", grace_ms=200)
-    checks = _read_walls(walls)
+    checks = [*_read_walls(walls), *_read_walls(gate)]
     ends = {name: _end(folder) for name, folder in hogs.items()}
     checks.append(_judge("memory_hog", ends["memory"].why == "memory", ends["memory"]))
     disk_held = ends["disk"].why == "disk" or _stopped_at(hogs["disk"]) <= _DISK * 1.1
@@ -184,6 +185,8 @@ def _start(
         rung=rung,
         limits=limits,
         inputs={"attack": str(_ATTACK)},
+        egress=[f"localhost:{targets['port']}"] if targets and words == ["gate"] else [],
+        networks=["127.0.0.0/8", "::1/128"],
         save_ms=0,
         grace_ms=0,
     )

@@ -16,6 +16,7 @@ import msgspec
 from agent import order as files
 from agent.order import Drain, KeeperOrder, OrderError, Status, Why
 from agent.sandbox import traces
+from agent.sandbox.gate import Gate
 from agent.sandbox.launch import Running, StartFailed, launch
 from agent.sandbox.logs import Output
 from agent.sandbox.watchdog import Watchdog
@@ -38,6 +39,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._told_to_stop = False
+        self._gate: Gate | None = None
         signal.set_wakeup_fd(woken)
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -69,6 +71,7 @@ class Supervisor:
         for key, _ in self._selector.select(self._wait_ms() / 1000):
             if key.fd == running.control:
                 alive = running.listen()
+                self._open_gate(running)
                 if running.started_up_ms and self._status.state == "starting":
                     self._set(state="running", started_up_ms=running.started_up_ms)
                 if not alive:
@@ -93,6 +96,8 @@ class Supervisor:
         watching = self._status.state != "starting" and self._is_due("watch", now, _WATCH_MS)
         if watching and self._passed_a_limit(running):
             return True
+        if watching and self._gate is not None:
+            self._gate.revive()
         if self._is_due("status", now, _STATUS_MS):
             self._write()
         self._output.resume(now)
@@ -101,6 +106,13 @@ class Supervisor:
         if not self._status.why:
             self._blame("unpaid", "nothing is paid for")
         return True
+
+    def _open_gate(self, running: Running) -> None:
+        """Somebody answers at the door that init has handed up."""
+        if running.door >= 0 and self._gate is None:
+            self._gate = Gate(
+                running.door, self._order.egress, self._order.networks, running.stderr_in
+            )
 
     def _obey_drain(self, running: Running) -> None:
         try:
@@ -147,6 +159,9 @@ class Supervisor:
         """Kills what is left, keeps the last output, and writes the last word."""
         ran_ms = self._running_ms()
         oom = running.groups.oom_kills() if running.groups else 0
+        running.kill()
+        if self._gate is not None:
+            self._gate.close()
         all_gone = running.destroy()
         self._output.finish()
         os.close(running.control)

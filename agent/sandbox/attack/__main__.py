@@ -4,7 +4,7 @@ import json
 import sys
 import traceback
 
-from . import hogs, kernel, walls
+from . import gate, hogs, kernel, walls
 
 
 def main() -> None:
@@ -13,7 +13,8 @@ def main() -> None:
         return
     with open("attack.json") as file:
         targets = json.load(file)
-    for name, check in (walls.CHECKS | kernel.CHECKS).items():
+    checks = gate.CHECKS if sys.argv[1] == "gate" else walls.CHECKS | kernel.CHECKS
+    for name, check in checks.items():
         try:
             found = check(targets)
         except OSError:
