@@ -16,7 +16,7 @@ from rich.console import Console
 from agent import config, doctor, enrolment, environment, keeper, owner, walls
 from agent import record as records
 from agent.client import TurnedAway
-from agent.config import State, StateError
+from agent.config import Network, State, StateError
 from agent.enrolment import NotEnrolled
 from agent.environment import EnvironmentMissing
 from agent.hardware import Machine, survey
@@ -49,6 +49,10 @@ def enroll(
     token: Annotated[str, typer.Option(help="The enrolment token, from the same page.")],
     name: Annotated[str, typer.Option(help="How the node is called; default: the host.")] = "",
     state: _StateOption = config.DEFAULT,
+    egress: Annotated[
+        bool,
+        typer.Option("--egress", help="Let jobs reach the internet names that they list."),
+    ] = False,
     unsafe_no_sandbox: _UnsafeOption = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
@@ -58,7 +62,8 @@ def enroll(
     where.make()
     config.checked_url(market)
     with config.only_agent(where):
-        machine = _look(where, "", unsafe=unsafe_no_sandbox)
+        network = Network(egress=egress)
+        machine = _look(where, "", network, unsafe=unsafe_no_sandbox)
         _show(machine)
         if not yes:
             typer.confirm("Let this machine?", abort=True)
@@ -68,6 +73,7 @@ def enroll(
             token=token.strip(),
             name=name or socket.gethostname(),
             inventory=machine.inventory,
+            network=network,
         )
     _console.print(f"\nEnrolled as [bold]{settings.name}[/] ({settings.node}).")
     _console.print("Its fingerprint, to compare and confirm on the node's page:")
@@ -88,7 +94,7 @@ def run(state: _StateOption = config.DEFAULT, unsafe_no_sandbox: _UnsafeOption =
     settings, key = config.load(where), config.load_key(where)
     where.make()
     with config.only_agent(where):
-        machine = _look(where, settings.training_python, unsafe=unsafe_no_sandbox)
+        machine = _look(where, settings.training_python, settings.network, unsafe=unsafe_no_sandbox)
         daemon = Daemon(where, settings, key, machine)
         asyncio.run(_until_signalled(daemon))
 
@@ -96,13 +102,14 @@ def run(state: _StateOption = config.DEFAULT, unsafe_no_sandbox: _UnsafeOption =
 @app.command("doctor")
 def examine(state: _StateOption = config.DEFAULT) -> None:
     """Say what this machine can and can't do as a node, and why."""
-    where, market, python = config.open_state(state), None, ""
+    where, market, python, network = config.open_state(state), None, "", None
     if where.config.exists():
         settings = config.load(where)
         market, python = settings.agents_url, settings.training_python
+        network = settings.network
         _console.print(f"{settings.name} ({settings.node}), enrolled at {settings.market}")
         _console.print(f"fingerprint {enrolment.fingerprint_of(where)}\n")
-    raise typer.Exit(doctor.run_doctor(market, where.root, python))
+    raise typer.Exit(doctor.run_doctor(market, where.root, python, network))
 
 
 @app.command()
@@ -131,10 +138,10 @@ def drain(
     _console.print("Nothing runs. Let it again with: python -m agent drain --end")
 
 
-def _look(state: State, training_python: str, *, unsafe: bool) -> Machine:
+def _look(state: State, training_python: str, network: Network, *, unsafe: bool) -> Machine:
     with _console.status("Attacking our own sandbox…"):
         found = walls.attack(state, unsafe=unsafe)
-    return survey(state, environment.look(training_python), found)
+    return survey(state, environment.look(training_python), found, network)
 
 
 def _show(machine: Machine) -> None:
@@ -147,6 +154,8 @@ def _show(machine: Machine) -> None:
     _console.print(f"Python {found.environment.python}: {versions or 'no training packages'}")
     _console.print(f"Sandbox: {found.sandbox.rung}, {found.sandbox.held} of "
                    f"{found.sandbox.checks} attacks held off")  # fmt: skip
+    out = "names that they list" if found.egress else "nothing (--egress would let them)"
+    _console.print(f"Jobs reach: {out}")
     for reason in found.sandbox.weaker:
         _console.print(f"  {reason}", style="yellow", markup=False)
 

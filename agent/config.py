@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import ipaddress
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +26,24 @@ class StateError(RuntimeError):
     """The state folder can't be used; says what to do."""
 
 
+class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`network` in config.json: what the owner lets jobs reach. Whatever stands here, no job has
+    another way out than the gate (`agent.sandbox.gate`)."""
+
+    egress: bool = False
+    """Whether jobs may reach the names that they list."""
+    allow: list[str] = []
+    """Networks like 10.1.0.0/16 that these names may lie in, beside the public internet: for a
+    mirror on a private address. Everything in them is open to strangers who know its name."""
+
+    def __post_init__(self) -> None:
+        for network in self.allow:
+            ipaddress.ip_network(network)
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """config.json. Enrolment writes it; its owner may edit `training_python` and `owner`."""
+    """config.json. Enrolment writes it; its owner may edit `training_python`, `owner` and
+    `network`."""
 
     market: str
     """The address that the node enrolled at."""
@@ -40,6 +57,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     training_python: str = ""
     """The interpreter of the training environment; empty: the one that runs the agent."""
     owner: Rules = Rules()
+    network: Network = Network()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Final
 import psutil
 
 from agent import protocol
-from agent.config import State
+from agent.config import Network, State
 from agent.environment import Training
 from agent.nvml import Nvml, open_nvml
 from agent.order import Rung
@@ -42,14 +42,19 @@ class Machine:
     minors: dict[str, int]
     """GPU uuid → N of its /dev/nvidiaN."""
     driver: Nvml | None
+    network: Network
 
 
-def survey(state: State, training: Training, walls: Walls) -> Machine:
-    """Looks at the whole machine; `walls` is what the agent's attack on its own sandbox found.
+def survey(
+    state: State, training: Training, walls: Walls, network: Network | None = None
+) -> Machine:
+    """Looks at the whole machine; `walls` is what the agent's attack on its own sandbox found,
+    `network` what the owner lets jobs reach (None: nothing).
 
     What is let: the GPUs, or on a machine without any the cores of the agent's CPU affinity.
     """
     driver, cores = open_nvml(), sorted(os.sched_getaffinity(0))
+    network = network or Network()
     devices, minors = _devices(state, driver, cores)
     return Machine(
         inventory=protocol.Inventory(
@@ -66,12 +71,14 @@ def survey(state: State, training: Training, walls: Walls) -> Machine:
             measures_power=Sampler(devices, cores, driver).measures,
             environment=training.shown,
             sandbox=walls.shown,
+            egress=network.egress,
         ),
         training=training,
         rung=walls.rung,
         cores=tuple(cores),
         minors=minors,
         driver=driver,
+        network=network,
     )
 
 

@@ -13,7 +13,7 @@ from agent.order import KeeperOrder, Limits
 from agent.protocol import AssignmentSpec, File, Malformed, decode, sha256_hex
 from agent.recipes import catalog
 from agent.record import Record
-from agent.sandbox import outputs, workspace
+from agent.sandbox import outputs, reach, workspace
 
 RESUME: Final = "resume"
 OUTPUT: Final = "output"
@@ -52,6 +52,8 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
         why = "this agent runs jobs of one node only"
     elif machine.rung is None:
         why = "no sandbox holds on this node"
+    elif spec.egress and not machine.network.egress:
+        why = "the owner lets jobs reach nothing outside (network.egress in config.json)"
     elif missing := [name for name in needed if name not in given]:
         why = f"the input {missing[0]!r} is missing"
     else:
@@ -88,6 +90,11 @@ def folders_of(spec: AssignmentSpec) -> list[tuple[str, list[File], bool]]:
 def _strange(spec: AssignmentSpec) -> str:
     """Which name in it could lead out of the job's folder, or onto another; "" if none does."""
     given = [one.name for one in spec.inputs]
+    for name in spec.egress:
+        try:
+            reach.parse(name)
+        except reach.BadName as error:
+            return str(error)
     for name, these, _ in folders_of(spec):
         if why := paths.fault_of_name(name) or paths.fault_of_paths(one.path for one in these):
             return why
@@ -125,6 +132,8 @@ def _order(folder: Path, spec: AssignmentSpec, machine: Machine) -> KeeperOrder:
         inputs={name: str(folder / "inputs" / name) for name in names},
         training_env=list(machine.training.folders),
         gpus=[machine.minors[uuid] for uuid in gpus],
+        egress=spec.egress,
+        networks=machine.network.allow,
     )
 
 

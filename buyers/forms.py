@@ -81,6 +81,12 @@ class JobForm(RefusableForm):
         required=False, label="Hours it will about run", help_text="Only scripts need it"
     )
     disk_gib = forms.FloatField(initial=20, label="Disk, GiB")
+    egress = forms.CharField(
+        max_length=2000,
+        required=False,
+        label="Names it must reach",
+        help_text="Like huggingface.co .wandb.ai; empty: it reaches nothing. Not all owners let it",
+    )
     regions = forms.MultipleChoiceField(
         required=False, choices=[(name, name) for name in REGIONS], help_text="None: anywhere"
     )

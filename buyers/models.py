@@ -139,6 +139,7 @@ class Job(Stateful):
     )  # fmt: skip
     environment = models.CharField(max_length=64, blank=True, help_text="Lock, if it needs one")
     seed = models.PositiveIntegerField(default=0)
+    egress = models.JSONField(default=list, help_text="Names that it may reach; empty is nobody")
     # Where it may run
     order = models.CharField(max_length=4, choices=Order)
     gpus_min = models.PositiveSmallIntegerField(default=1)

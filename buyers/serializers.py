@@ -155,6 +155,9 @@ class JobIn(serializers.Serializer[Job]):
     deadline = serializers.DateTimeField(required=False)
     environment = serializers.CharField(required=False)
     seed = serializers.IntegerField(required=False)
+    egress = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="Names to reach, like .wandb.ai"
+    )
 
 
 class TakeIn(serializers.Serializer[Quote]):
@@ -245,6 +248,7 @@ class JobOut(serializers.Serializer[JobView]):
     deadline_at = serializers.DateTimeField(source="job.deadline_at", allow_null=True)
     estimated_seconds = serializers.FloatField(source="job.estimated_seconds")
     seed = serializers.IntegerField(source="job.seed")
+    egress = serializers.JSONField(source="job.egress")
 
     def to_representation(self, instance: JobView) -> dict[str, Any]:
         shown: dict[str, Any] = JobRow(instance.job).data

@@ -166,6 +166,7 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "script": plan.script,
         "environment": request.environment,
         "seed": request.seed,
+        "egress": list(request.egress),
     }
 
 

@@ -110,6 +110,7 @@ def wants(job: Job) -> Wants:
         runs_code=job.script_id is not None,
         avoid=frozenset(job.avoid_nodes),
         limits=job.limits,
+        egress=bool(job.egress),
     )
 
 
@@ -148,5 +149,6 @@ def _standing(offer: Offer, tier: Tier, now: datetime) -> Standing | None:
         scripts=offer.scripts,
         own_org_only=offer.audience == Offer.Audience.OWN_ORG,
         ask=gross_ask(offer.ask_micros, take_bps=settings.POLICY.take_bps),
+        egress=node.egress,
     )
     return Standing(offer, free, stands, closes_at)

@@ -95,6 +95,7 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     avoided = frozenset[str]().union(*(want.avoid for want in wanted))
     minds_environment = any(want.environment for want in wanted)
     minds_code = any(want.runs_code for want in wanted)
+    minds_egress = any(want.egress for want in wanted)
     of_row: dict[str, str] = {}
     sample: dict[str, Stands] = {}
     for row in rows:
@@ -104,6 +105,7 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
             f"disk-{_power_of_two(stands.disk_bytes)}",
             stands.environment[:12] if minds_environment else "",
             "recipes" if minds_code and not stands.scripts else "",
+            "closed" if minds_egress and not stands.egress else "",
             f"org-{stands.org}" if stands.own_org_only else "",
             f"node-{stands.node}" if stands.node in avoided else "",
         ]

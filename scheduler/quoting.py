@@ -136,6 +136,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         runs_code=plan.script is not None,
         avoid=frozenset(),
         limits=limits.of(request, plan, now=now),
+        egress=bool(request.egress),
     )
 
 

@@ -61,6 +61,7 @@ def build(
             start_timeout_s=start_timeout(job, seat.node, resume, policy),
             hang_s=policy.hang_s,
             checkpoint_s=_checkpoint_interval(job, policy),
+            egress=job.egress,
             lineage=_lineage(job),
         )
     )

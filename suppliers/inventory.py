@@ -120,10 +120,11 @@ def write_inventory(node: Node, inventory: Inventory, *, at_most_as_before: bool
     node.memory_bytes = inventory.memory_bytes
     node.disk_bytes = inventory.disk_bytes
     node.nvlink = inventory.nvlink
+    node.egress = inventory.egress
     node.save(
         update_fields=[
             "inventory", "agent_version", "sandbox", "environment", "cpu_model", "cpu_cores",
-            "memory_bytes", "disk_bytes", "nvlink",
+            "memory_bytes", "disk_bytes", "nvlink", "egress",
         ]
     )  # fmt: skip
     listed = _write_devices(node, inventory.devices, at_most_as_before)

@@ -107,6 +107,7 @@ class Node(Stateful):
     memory_bytes = models.BigIntegerField(default=0)
     disk_bytes = models.BigIntegerField(default=0)
     nvlink = models.BooleanField(default=False)
+    egress = models.BooleanField(default=False, help_text="Jobs may reach names that they list")
     bandwidth_mbps = models.FloatField(default=100.0, help_text="To our storage, as measured")
 
     objects = NodeQuerySet.as_manager()

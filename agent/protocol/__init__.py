@@ -12,7 +12,7 @@ The order on a socket: market `challenge` → node `hello` → market `welcome`,
 All times are milliseconds of a node's own boot clock (`up_ms`) or of a process's running time
 (`running_ms`), never a wall clock. Bytes travel as base64. Hashes are lowercase hex SHA-256.
 
-VERSION history: 1: the first.
+VERSION history: 1: the first. 2: what a job may reach (`egress`), and whether the owner lets it.
 """
 
 from agent.protocol.https import (

@@ -82,6 +82,8 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
     hang_s: float
     checkpoint_s: float
     """Seconds between checkpoints, for recipes that can choose."""
+    egress: list[Name] = []
+    """Names that the job may reach, by the gate of its sandbox; empty is nobody."""
     lineage: dict[str, object] = {}
     """For the model card: base, dataset version, recipe, job."""
 

@@ -58,3 +58,5 @@ class Inventory(Wire, frozen=True, kw_only=True):
     measures_power: bool
     environment: Environment
     sandbox: Sandbox
+    egress: bool = False
+    """Whether the owner lets jobs reach the names that they list."""

@@ -1,6 +1,6 @@
 """The gate: the one way out of a job's sandbox, for the names that the job listed.
 
-`python -m agent.sandbox.gate LISTENER` is a child of the keeper, outside the sandbox, and speaks
+`python -m agent.sandbox.gate LISTENER KEEPER` is a child of the keeper, outside the sandbox, and speaks
 HTTP's proxy protocol (CONNECT, and absolute addresses for plain http) on a socket that listens on
 the loopback *inside*: our init made it there and handed it up, so nothing of the host is bound
 into the sandbox, and the job keeps a network of its own with no interface but that loopback.
@@ -84,7 +84,7 @@ class Gate:
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "agent.sandbox.gate", str(self._listener)],
+            [sys.executable, "-m", "agent.sandbox.gate", str(self._listener), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
@@ -252,7 +252,7 @@ def _say(line: str) -> None:
         os.write(2, f"{line}\n".encode())
 
 
-def _give_up_rights(keeper: int) -> None:
+def _give_up_rights(*, keeper: int) -> None:
     if os.getuid() == 0:
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
@@ -261,17 +261,16 @@ def _give_up_rights(keeper: int) -> None:
     # After the change of the uid, which clears it.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), zero, zero, zero)
     if os.getppid() != keeper:
-        os._exit(1)  # it died meanwhile
+        os._exit(1)  # it died before we could ask to die with it
 
 
 def main() -> None:
     """The gate's process."""
-    keeper = os.getppid()
     told = msgspec.json.decode(sys.stdin.buffer.read(), type=Told)
     listener = socket.socket(fileno=int(sys.argv[1]))
     listener.setblocking(False)
     proxy = _Proxy(told)
-    _give_up_rights(keeper)
+    _give_up_rights(keeper=int(sys.argv[2]))
     asyncio.run(proxy.serve(listener))
 
 

@@ -66,13 +66,16 @@ def _job_fields(
     deadline: Annotated[str, typer.Option(help="Like 2026-12-01T18:00:00+00:00")] = "",
     name: Annotated[str, typer.Option(help="To know it by")] = "",
     seed: Annotated[int, typer.Option(help="Of its randomness")] = 0,
+    egress: Annotated[
+        list[str] | None, typer.Option(help="A name it must reach, like .wandb.ai; repeatable")
+    ] = None,
 ) -> dict[str, Any]:
     """The job that the options describe, as the market wants it."""
     found = {
         "recipe": recipe, "budget": budget, "base": base, "dataset": dataset, "script": script,
         "limit": limit, "gpus": gpus, "memory_gib": memory_gib, "disk_gib": disk_gib,
         "hours": hours, "regions": region or [], "trust": trust, "deadline": deadline,
-        "name": name, "seed": seed, "parameters": dict(map(_parameter, set_ or [])),
+        "name": name, "seed": seed, "egress": egress or [], "parameters": dict(map(_parameter, set_ or [])),
     }  # fmt: skip
     return {field: value for field, value in found.items() if value not in ("", 0, [])}
 

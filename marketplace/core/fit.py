@@ -30,6 +30,8 @@ class Wants:
     avoid: frozenset[str]
     limits: Mapping[str, int]
     """GPU class → most micros per GPU-hour."""
+    egress: bool = False
+    """Whether it lists names that it must reach."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Stands:
     scripts: bool
     own_org_only: bool
     ask: int
+    egress: bool = False
+    """Whether the owner lets jobs reach the names that they list."""
 
 
 def misfit(wants: Wants, stands: Stands) -> str:
@@ -70,6 +74,8 @@ def _not_allowed(wants: Wants, stands: Stands) -> str:
         return "only for its owner's own jobs"
     if wants.runs_code and not stands.scripts:
         return "the owner lets no strangers' code run, only recipes"
+    if wants.egress and not stands.egress:
+        return "the owner lets jobs reach nothing outside, and this one lists names to reach"
     if stands.trust > wants.trust:
         return "the site is less trusted than the job demands"
     if wants.regions and stands.region not in wants.regions:

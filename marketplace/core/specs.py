@@ -5,6 +5,7 @@ is said by `buyers.services`, which looks.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -18,7 +19,14 @@ from marketplace.core.text import require_plain
 GIB: Final = 2**30
 _KNOWN: Final = frozenset(
     "name recipe parameters base dataset script gpus gpus_max level memory_gib disk_gib regions "
-    "trust tier kappa limit limits budget deadline hours environment seed".split()
+    "trust tier kappa limit limits budget deadline hours environment seed "
+    "egress".split()
+)
+MAX_EGRESS: Final = 32
+_LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+# At least one dot, and no number at the end: names of the internet, not addresses.
+_HOST: Final = re.compile(
+    rf"\.?(?=.{{1,253}}$)({_LABEL}\.)+(?![0-9]+(:|$)){_LABEL}(:[1-9][0-9]{{0,4}})?"
 )
 
 
@@ -56,12 +64,15 @@ class JobRequest:
     environment: str = ""
     """The lock of the training environment that it needs; empty takes the node's own."""
     seed: int = 0
+    egress: tuple[str, ...] = ()
+    """Names that it must reach, like huggingface.co or .wandb.ai (with all below it)."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as kept with a quote."""
         data = asdict(self)
         data["deadline"] = self.deadline.isoformat() if self.deadline else None
         data["regions"] = list(self.regions)
+        data["egress"] = list(self.egress)
         return data
 
     @classmethod
@@ -73,6 +84,7 @@ class JobRequest:
                 **data,
                 "deadline": datetime.fromisoformat(deadline) if deadline else None,
                 "regions": tuple(data["regions"]),
+                "egress": tuple(data.get("egress", ())),
                 "level": Level(data["level"]),
                 "trust": Trust(data["trust"]),
                 "tier": Tier(data["tier"]),
@@ -118,6 +130,7 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
         hours=_number(raw, "hours", 0.0, low=0, high=10_000),
         environment=_text(raw, "environment", most=64),
         seed=_integer(raw, "seed", 0, low=0, high=2**31 - 1),
+        egress=_egress(raw.get("egress") or ()),
     )  # fmt: skip
 
 
@@ -192,6 +205,25 @@ def _regions(names: Sequence[str]) -> tuple[str, ...]:
             raise Invalid(f"there is no region {name!r}; there are {', '.join(REGIONS)}",
                           field="regions")  # fmt: skip
     return tuple(dict.fromkeys(names))
+
+
+def _egress(names: object) -> tuple[str, ...]:
+    if isinstance(names, str):
+        names = names.replace(",", " ").split()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise Invalid("egress must be a list of host names", field="egress")
+    found = tuple(dict.fromkeys(name.strip().lower() for name in names))
+    if len(found) > MAX_EGRESS:
+        raise Invalid(f"a job reaches at most {MAX_EGRESS} names", field="egress")
+    for name in found:
+        port = name.partition(":")[2] or "1"
+        if not _HOST.fullmatch(name) or int(port) > 65_535:
+            raise Invalid(
+                f"egress takes host names, like huggingface.co, .wandb.ai (with all below it) or "
+                f"pypi.example:8443, not {name[:80]!r}",
+                field="egress",
+            )
+    return found
 
 
 def _moment(raw: Mapping[str, Any], name: str) -> datetime | None:

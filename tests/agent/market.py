@@ -262,7 +262,9 @@ class Market:
 
     async def _greet(self, talk: "_Talk") -> protocol.Hello | None:
         nonce = secrets.token_hex(32)
-        await talk.say(protocol.Challenge(version=1, nonce=nonce, server=self.server_name))
+        await talk.say(
+            protocol.Challenge(version=protocol.VERSION, nonce=nonce, server=self.server_name)
+        )
         hello = await talk.hear()
         if not isinstance(hello, protocol.Hello):
             return None

@@ -28,6 +28,7 @@ def test_what_fits_needs_no_words():
     [
         ({}, {"own_org_only": True}, "owner"),
         ({}, {"scripts": False}, "recipes"),
+        ({"egress": True}, {}, "names to reach"),
         ({}, {"trust": 3}, "trusted"),
         ({}, {"region": "us-east"}, "us-east"),
         ({}, {"gpu_class": "rtx-4090"}, "rtx-4090"),

@@ -84,7 +84,9 @@ class Machine:
     def public_key(self) -> bytes:
         return self.key.public_key().public_bytes_raw()
 
-    def enrol_request(self, token: str, *, name: str = "rack-1", version: int = 1) -> EnrolRequest:
+    def enrol_request(
+        self, token: str, *, name: str = "rack-1", version: int = protocol.VERSION
+    ) -> EnrolRequest:
         return EnrolRequest(
             version=version,
             token=token,
@@ -100,7 +102,7 @@ class Machine:
         *,
         server: str,
         boot_id: str = BOOT,
-        version: int = 1,
+        version: int = protocol.VERSION,
         assignments: tuple[Status, ...] = (),
     ) -> Hello:
         return Hello(
