@@ -32,6 +32,8 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     egress: bool = False
     """Whether jobs may reach the names that they list."""
+    builds: bool = True
+    """Whether jobs' own environments are built here: a build reaches the market's package index."""
     allow: list[str] = []
     """Networks like 10.1.0.0/16 that these names may lie in, beside the public internet: for a
     mirror on a private address. Everything in them is open to strangers who know its name."""
@@ -79,6 +81,10 @@ class State:
         return self.root / "cache"
 
     @property
+    def environments(self) -> Path:
+        return self.root / "environments"
+
+    @property
     def assignments(self) -> Path:
         return self.root / "assignments"
 
@@ -91,7 +97,7 @@ class State:
         """Creates what is missing; raises StateError."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.cache, self.assignments):
+            for folder in (self.cache, self.assignments, self.environments):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StateError(

@@ -72,6 +72,7 @@ def survey(
             environment=training.shown,
             sandbox=walls.shown,
             egress=network.egress,
+            builds=network.builds and walls.rung is not None,
         ),
         training=training,
         rung=walls.rung,

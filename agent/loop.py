@@ -24,6 +24,7 @@ from agent.client import PACE, Client, Pace
 from agent.config import Config, State
 from agent.hardware import Machine
 from agent.life import Life
+from agent.packages import Builds
 from agent.patience import Backoff
 from agent.protocol import (
     Desired,
@@ -73,6 +74,7 @@ class Daemon:
             machine=machine,
             api=api,
             downloads=Downloads(state.cache, bandwidth),
+            builds=Builds(state.environments, machine),
             uploads=Uploads(api),
             spool=Spool(state.root, config.node, key, config.market_key),
             sampler=Sampler(machine.inventory.devices, machine.cores, machine.driver),
@@ -95,6 +97,7 @@ class Daemon:
     async def run(self) -> None:
         """Until cancelled; raises TurnedAway when the market has done so for good."""
         await asyncio.to_thread(cache.sweep, self._state.cache)
+        await asyncio.to_thread(self._tools.builds.sweep, self._is_in_use)
         await self._find_lives()
         work = [
             asyncio.create_task(one)
@@ -269,6 +272,11 @@ class Daemon:
             if not life.record.is_gone and life.record.drain is None:
                 grace_s = life.spec.grace_s if life.spec else 0.0
                 life.ask_to_leave(Drain(why=_AWAY, grace_s=grace_s))
+
+    def _is_in_use(self, environment: Path) -> bool:
+        """Whether a job of an earlier agent may still run in it."""
+        orders = self._state.assignments.glob(f"*/{files.ORDER}")
+        return any(str(environment) in path.read_text(errors="replace") for path in orders)
 
     def _is_idle(self) -> bool:
         return not self._lives

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from agent import order as files
-from agent import paths
+from agent import packages, paths
 from agent.hardware import Machine
 from agent.order import KeeperOrder, Limits
 from agent.protocol import AssignmentSpec, File, Malformed, decode, sha256_hex
@@ -46,8 +46,8 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
     except catalog.ParameterError as error:
         raise SpecRefused(str(error)) from None
     given = [one.name for one in spec.inputs]
-    if spec.environment != machine.training.shown.lock:
-        why = "it was quoted for another training environment than this node has by now"
+    if why := _unlike(spec, machine):
+        pass
     elif spec.world != 1:
         why = "this agent runs jobs of one node only"
     elif machine.rung is None:
@@ -62,8 +62,11 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
         raise SpecRefused(why)
 
 
-def write(folder: Path, spec: AssignmentSpec, machine: Machine) -> None:
+def write(
+    folder: Path, spec: AssignmentSpec, machine: Machine, environment: Path | None = None
+) -> None:
     """Makes the work folder's first files and `order.json`, for `agent.keeper.start`.
+    `environment`: the job's own, as it was built.
 
     The inputs already lie in `inputs/`. Whatever an attempt that never ran has left is removed.
     """
@@ -76,7 +79,7 @@ def write(folder: Path, spec: AssignmentSpec, machine: Machine) -> None:
     output.mkdir(parents=True)
     output.chmod(0o777)  # the job's uid may be of its own; only that one reaches the work folder
     (folder / "job" / "job.json").write_bytes(msgspec.json.encode(_told(spec)))
-    files.write(folder / files.ORDER, _order(folder, spec, machine))
+    files.write(folder / files.ORDER, _order(folder, spec, machine, environment))
 
 
 def folders_of(spec: AssignmentSpec) -> list[tuple[str, list[File], bool]]:
@@ -85,6 +88,15 @@ def folders_of(spec: AssignmentSpec) -> list[tuple[str, list[File], bool]]:
     if spec.resume is not None:
         found.append((RESUME, spec.resume.files, False))
     return found
+
+
+def _unlike(spec: AssignmentSpec, machine: Machine) -> str:
+    """Why this node's environment is not the job's; "" if it is, or if it will be built."""
+    if spec.packages is not None:
+        return packages.why_not(spec.packages, machine)
+    if spec.environment != machine.training.shown.lock:
+        return "it was quoted for another training environment than this node has by now"
+    return ""
 
 
 def _strange(spec: AssignmentSpec) -> str:
@@ -115,7 +127,9 @@ def _misfit(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> s
     return ""
 
 
-def _order(folder: Path, spec: AssignmentSpec, machine: Machine) -> KeeperOrder:
+def _order(
+    folder: Path, spec: AssignmentSpec, machine: Machine, environment: Path | None
+) -> KeeperOrder:
     assert machine.rung is not None
     parameters = catalog.validate(spec.recipe, spec.parameters)
     gpus = [uuid for uuid in spec.devices if uuid in machine.minors]
@@ -130,7 +144,8 @@ def _order(folder: Path, spec: AssignmentSpec, machine: Machine) -> KeeperOrder:
         grace_ms=round(spec.grace_s * 1000),
         env=_environment(spec, gpus),
         inputs={name: str(folder / "inputs" / name) for name in names},
-        training_env=list(machine.training.folders),
+        # Its own first: its `python` is the job's, and reads the base and torch of the node's.
+        training_env=[*([str(environment)] if environment else []), *machine.training.folders],
         gpus=[machine.minors[uuid] for uuid in gpus],
         egress=spec.egress,
         networks=machine.network.allow,

@@ -11,6 +11,7 @@ from agent import record as records
 from agent.api import Refused
 from agent.cache import BadInput, NoRoom, Shelf
 from agent.orders import SpecRefused
+from agent.packages import NotBuilt
 from agent.patience import all_of
 from agent.protocol import AssignmentSpec
 from agent.record import Record
@@ -52,15 +53,21 @@ async def fetch_spec(folder: Path, record: Record, tools: Tools) -> AssignmentSp
 async def prepare(
     folder: Path, spec: AssignmentSpec, tools: Tools, say: Callable[[str], None]
 ) -> None:
-    """Checks, fetches the inputs and writes the order; raises NotStarted, OSError."""
+    """Checks, fetches the inputs, builds the environment and writes the order; raises NotStarted,
+    OSError."""
     try:
         orders.check(spec, tools.machine, tools.taken(spec.assignment))
         await _fetch_inputs(folder, spec, tools, say)
-        await asyncio.to_thread(orders.write, folder, spec, tools.machine)
+        environment = None
+        if spec.packages is not None:
+            environment = await tools.builds.get(spec.org, spec.packages, say)
+        await asyncio.to_thread(orders.write, folder, spec, tools.machine, environment)
     except SpecRefused as refusal:
         raise NotStarted("refused", str(refusal)) from None
     except Refused as no:
         raise NotStarted("input", f"the market doesn't give its inputs out: {no}") from None
+    except NotBuilt as error:
+        raise NotStarted(error.why, str(error)) from None
     except (BadInput, NoRoom) as error:
         raise NotStarted("input", str(error)) from None
 

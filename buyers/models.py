@@ -103,6 +103,34 @@ class Artifact(Folder):
         return self.name
 
 
+class PackageLockQuerySet(models.QuerySet["PackageLock"]):
+    def of(self, org: Org) -> Self:
+        return self.filter(org=org)
+
+
+class PackageLock(models.Model):
+    """The packages that a project resolved to: exact wheels by version and hash. Never changed."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    org = models.ForeignKey(Org, models.PROTECT, related_name="package_locks")
+    sha256 = models.CharField(max_length=64)
+    text = models.TextField(help_text="A requirements file with hashes")
+    python = models.CharField(max_length=10)
+    torch = models.CharField(max_length=40, blank=True, help_text="Left to the node, if any")
+    count = models.PositiveIntegerField()
+    bytes = models.BigIntegerField(help_text="To fetch; 0 if the index doesn't tell")
+    hosts = models.JSONField(help_text="Whom a build must reach")
+    created_at = models.DateTimeField()
+
+    objects = PackageLockQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "sha256"], name="lock_once")]
+
+    def __str__(self) -> str:
+        return f"{self.count} packages ({self.sha256[:8]})"
+
+
 class JobQuerySet(models.QuerySet["Job"]):
     def of(self, org: Org) -> Self:
         return self.filter(org=org)
@@ -140,6 +168,10 @@ class Job(Stateful):
     environment = models.CharField(max_length=64, blank=True, help_text="Lock, if it needs one")
     seed = models.PositiveIntegerField(default=0)
     egress = models.JSONField(default=list, help_text="Names that it may reach; empty is nobody")
+    packages = models.ForeignKey(
+        PackageLock, models.PROTECT, null=True, related_name="jobs",
+        help_text="Its own environment; none: the node's",
+    )  # fmt: skip
     # Where it may run
     order = models.CharField(max_length=4, choices=Order)
     gpus_min = models.PositiveSmallIntegerField(default=1)

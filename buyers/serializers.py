@@ -155,6 +155,10 @@ class JobIn(serializers.Serializer[Job]):
     deadline = serializers.DateTimeField(required=False)
     environment = serializers.CharField(required=False)
     seed = serializers.IntegerField(required=False)
+    packages = serializers.CharField(
+        required=False,
+        help_text="Lock of its own packages; left out: as its project's files say; none: the node's",
+    )
     egress = serializers.ListField(
         child=serializers.CharField(), required=False, help_text="Names to reach, like .wandb.ai"
     )
@@ -249,6 +253,7 @@ class JobOut(serializers.Serializer[JobView]):
     estimated_seconds = serializers.FloatField(source="job.estimated_seconds")
     seed = serializers.IntegerField(source="job.seed")
     egress = serializers.JSONField(source="job.egress")
+    packages = serializers.CharField(source="job.packages.sha256", default="")
 
     def to_representation(self, instance: JobView) -> dict[str, Any]:
         shown: dict[str, Any] = JobRow(instance.job).data

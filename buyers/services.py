@@ -14,8 +14,8 @@ from django.contrib.auth.models import User
 
 from agent.recipes import catalog
 from agent.recipes.catalog import FineTuning, ParameterError, Parameters, ScriptParameters
-from buyers import references, rows
-from buyers.models import Artifact, Dataset, Job
+from buyers import packages, references, rows
+from buyers.models import Artifact, Dataset, Job, PackageLock
 from marketplace.core import estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.estimates import BaseShape
@@ -26,12 +26,6 @@ from marketplace.core.specs import JobRequest
 from marketplace.models import Org
 from suppliers.models import Node
 
-# Files by which a project asks for packages of its own. Building those comes later; until then
-# a job that would not find what it needs is told so before it has cost anything.
-_REQUIREMENTS: Final = frozenset(
-    "requirements.txt environment.yml environment.yaml Pipfile poetry.lock uv.lock Dockerfile "
-    "Containerfile".split()
-)
 # Measured with SmolLM2's tokenizer on rows of code and English: 4.9 bytes of JSON a token, and
 # 32 tokens that its chat template puts around each pair.
 _BYTES_A_TOKEN: Final = 4.9
@@ -48,6 +42,8 @@ class Plan:
     base: Artifact | None
     dataset: Dataset | None
     script: Dataset | None
+    packages: PackageLock | None
+    """Its own environment; None: the node's."""
     shape: BaseShape | None
     memory_bytes: int
     """Needed on each GPU."""
@@ -86,6 +82,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         _check_script(request, parameters, script)
     else:
         _check_tuning(request, parameters, base, dataset)
+    lock = packages.of_request(org, request, script)
     shape = _shape(base)
     plain = catalog.as_json(parameters)
     folders = [folder for folder in (base, dataset, script) if folder is not None]
@@ -95,10 +92,11 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         base=base,
         dataset=dataset,
         script=script,
+        packages=lock,
         shape=shape,
         memory_bytes=request.memory_bytes or _memory(request.recipe, plain, shape),
         disk_bytes=request.disk_bytes,
-        bytes_in=sum(folder.bytes for folder in folders),
+        bytes_in=sum(folder.bytes for folder in folders) + (lock.bytes if lock else 0),
         hours=request.hours,
         row_tokens=_row_tokens(dataset),
     )
@@ -164,6 +162,7 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "base": plan.base,
         "dataset": plan.dataset,
         "script": plan.script,
+        "packages": plan.packages,
         "environment": request.environment,
         "seed": request.seed,
         "egress": list(request.egress),
@@ -250,13 +249,6 @@ def _check_script(
         raise Invalid(
             f"there is no {parameters.entry} in {script}; its Python files are: {files or 'none'}",
             field="parameters.entry",
-        )
-    if asked := sorted(_REQUIREMENTS & paths):
-        raise Invalid(
-            f"{script} asks for packages of its own ({asked[0]}), which can't be installed yet: "
-            "jobs run in the node's advertised training environment. Remove the file if that is "
-            "enough, and name the environment's lock if it must be an exact one",
-            field="script",
         )
     if not request.memory_bytes:
         raise Invalid(

@@ -29,7 +29,7 @@ from marketplace.http import org_of
 from marketplace.ledger import services as ledger
 from marketplace.payments import services as payments
 from marketplace.payments.models import TopUp
-from scheduler import jobs, quoting, receipts
+from scheduler import jobs, receipts
 
 _ROWS: Final = 25
 
@@ -111,7 +111,7 @@ def new_job(request: MemberRequest) -> HttpResponse:
             asked = specs.parse(form.raw())
             if "bid" in request.POST:
                 return redirect("job", control.submit(org, asked, **_by(request)).pk)
-            return redirect("quote", quoting.quote(org, asked, now=timezone.now()).pk)
+            return redirect("quote", control.quote(org, asked, now=timezone.now()).pk)
         except MarketError as error:
             form.refuse(error)
     return render(request, "buyers/job_form.html", {"form": form})
@@ -130,7 +130,7 @@ def quote_again(request: MemberRequest, pk: UUID) -> HttpResponse:
     """The same job at today's prices."""
     old = _quote(request, pk)
     asked = JobRequest.from_json(old.request)
-    return redirect("quote", quoting.quote(old.org, asked, now=timezone.now()).pk)
+    return redirect("quote", control.quote(old.org, asked, now=timezone.now()).pk)
 
 
 @login_required
@@ -215,7 +215,7 @@ def _by(request: MemberRequest) -> dict[str, Any]:
 
 
 def _job(request: MemberRequest, pk: UUID) -> Job:
-    mine = Job.objects.of(org_of(request)).select_related("created_by")
+    mine = Job.objects.of(org_of(request)).select_related("created_by", "packages")
     return get_object_or_404(mine, pk=pk)
 
 

@@ -161,6 +161,9 @@ S3_ACCESS_KEY = os.environ.get("S3_ACCESS_KEY", "market")
 S3_SECRET_KEY = _secret("S3_SECRET_KEY")
 S3_BUCKET = os.environ.get("S3_BUCKET", "gridloom")
 
+# Whose wheels jobs' own environments are made of; nodes reach it too.
+PACKAGE_INDEX_URL = _url("PACKAGE_INDEX_URL", "https://pypi.org/simple", "http", "https")
+
 STRIPE_SECRET_KEY = _secret("STRIPE_SECRET_KEY")
 STRIPE_WEBHOOK_SECRET = _secret("STRIPE_WEBHOOK_SECRET")
 STRIPE_API_BASE = _url("STRIPE_API_BASE", "", "http", "https")

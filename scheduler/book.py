@@ -111,6 +111,8 @@ def wants(job: Job) -> Wants:
         avoid=frozenset(job.avoid_nodes),
         limits=job.limits,
         egress=bool(job.egress),
+        python=job.packages.python if job.packages else "",
+        torch=job.packages.torch if job.packages else "",
     )
 
 
@@ -150,5 +152,8 @@ def _standing(offer: Offer, tier: Tier, now: datetime) -> Standing | None:
         own_org_only=offer.audience == Offer.Audience.OWN_ORG,
         ask=gross_ask(offer.ask_micros, take_bps=settings.POLICY.take_bps),
         egress=node.egress,
+        builds=node.builds,
+        python=node.python,
+        torch=node.torch,
     )
     return Standing(offer, free, stands, closes_at)

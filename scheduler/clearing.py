@@ -62,7 +62,7 @@ def clear_market(*, now: datetime) -> int:
 
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
-    jobs = list(Job.objects.queued().order_by("queued_at", "pk").select_related("org"))
+    jobs = list(Job.objects.queued().order_by("queued_at", "pk").select_related("org", "packages"))
     rows = [row for row in market.standing(now) if row.free] if jobs else []
     wanted = {job.pk: market.wants(job) for job in jobs}
     products = _products(list(wanted.values()), rows)
@@ -95,6 +95,7 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     avoided = frozenset[str]().union(*(want.avoid for want in wanted))
     minds_environment = any(want.environment for want in wanted)
     minds_code = any(want.runs_code for want in wanted)
+    minds_packages = any(want.python for want in wanted)
     minds_egress = any(want.egress for want in wanted)
     of_row: dict[str, str] = {}
     sample: dict[str, Stands] = {}
@@ -105,6 +106,7 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
             f"disk-{_power_of_two(stands.disk_bytes)}",
             stands.environment[:12] if minds_environment else "",
             "recipes" if minds_code and not stands.scripts else "",
+            f"py{stands.python}-{stands.torch}-{stands.builds:d}" if minds_packages else "",
             "closed" if minds_egress and not stands.egress else "",
             f"org-{stands.org}" if stands.own_org_only else "",
             f"node-{stands.node}" if stands.node in avoided else "",

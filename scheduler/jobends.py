@@ -25,6 +25,7 @@ _JOB_BROKE: Final = {
     "disk": "it wrote more to disk than it booked, and was killed",
     "pids": "it started more processes than it may, and was killed",
     "hang": "it made no step and used no processor for too long, and was killed",
+    "environment": "its packages could not be installed",
     "output": "it left output that can't be accepted",
 }
 RESUMABLE_EXIT: Final = 75

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from django.conf import settings
+
 from agent import protocol
 from buyers.models import Checkpoint, Folder, Job
 from marketplace.core.hardware import is_cpu
@@ -61,6 +63,7 @@ def build(
             start_timeout_s=start_timeout(job, seat.node, resume, policy),
             hang_s=policy.hang_s,
             checkpoint_s=_checkpoint_interval(job, policy),
+            packages=_packages(job),
             egress=job.egress,
             lineage=_lineage(job),
         )
@@ -71,7 +74,11 @@ def start_timeout(job: Job, node: Node, resume: Checkpoint | None, policy: Polic
     """Seconds from reservation to running: a base, and twice the time that the bytes need."""
     folders: list[Folder] = [folder for _, folder, _ in inputs_of(job)]
     size = sum(folder.bytes for folder in folders) + (resume.bytes if resume else 0)
-    return policy.start_base_s + 2 * size * 8 / (max(node.bandwidth_mbps, 0.1) * 1e6)
+    building = 0.0
+    if job.packages is not None:
+        size += job.packages.bytes
+        building = policy.build_s
+    return policy.start_base_s + building + 2 * size * 8 / (max(node.bandwidth_mbps, 0.1) * 1e6)
 
 
 def furthest(job: Job) -> Checkpoint | None:
@@ -97,6 +104,22 @@ def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
 def files_of(folder: Folder) -> list[protocol.File]:
     """A folder's manifest as the wire has it."""
     return [protocol.File(**entry) for entry in folder.manifest]
+
+
+def _packages(job: Job) -> protocol.Packages | None:
+    lock = job.packages
+    if lock is None:
+        return None
+    return protocol.Packages(
+        sha256=lock.sha256,
+        text=lock.text,
+        python=lock.python,
+        torch=lock.torch,
+        index=settings.PACKAGE_INDEX_URL,
+        hosts=lock.hosts,
+        count=lock.count,
+        bytes=lock.bytes,
+    )
 
 
 def _host_memory(seat: Seat) -> int:

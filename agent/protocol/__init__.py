@@ -12,7 +12,8 @@ The order on a socket: market `challenge` → node `hello` → market `welcome`,
 All times are milliseconds of a node's own boot clock (`up_ms`) or of a process's running time
 (`running_ms`), never a wall clock. Bytes travel as base64. Hashes are lowercase hex SHA-256.
 
-VERSION history: 1: the first. 2: what a job may reach (`egress`), and whether the owner lets it.
+VERSION history: 1: the first. 2: what a job may reach (`egress`), and whether the owner lets it;
+packages of its own (`packages`), and whether the node builds them.
 """
 
 from agent.protocol.https import (
@@ -25,6 +26,7 @@ from agent.protocol.https import (
     FileToSend,
     Input,
     InputUrls,
+    Packages,
     Part,
     Problem,
     Put,
@@ -138,6 +140,7 @@ __all__ = [
     "Nonce",
     "OpenedRow",
     "PART_BYTES",
+    "Packages",
     "Part",
     "Path",
     "Problem",

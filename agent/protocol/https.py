@@ -53,6 +53,25 @@ class Resume(Wire, frozen=True, kw_only=True):
     files: list[File]
 
 
+class Packages(Wire, frozen=True, kw_only=True):
+    """The job's own environment: wheels by version and hash, to be built on the node."""
+
+    sha256: Sha256
+    """Of `text`."""
+    text: Annotated[str, Meta(max_length=2 * 2**20)]
+    """A requirements file of exact versions with their hashes."""
+    python: Name
+    """The minor version that it is for, like 3.11."""
+    torch: Annotated[str, Meta(max_length=40)] = ""
+    """The public version of torch that is left to the node; "" if the lock has its own, or none."""
+    index: Name
+    hosts: Annotated[list[Name], Meta(min_length=1, max_length=20)]
+    """Whom the build may reach: the index, and where its files lie."""
+    count: Count
+    bytes: Count
+    """To fetch; 0 where the index tells no sizes."""
+
+
 class AssignmentSpec(Wire, frozen=True, kw_only=True):
     """GET /agent/v1/assignments/<id>/spec: all a node needs to know to run its share.
 
@@ -75,13 +94,16 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
     memory_bytes: Count
     disk_bytes: Count
     environment: Sha256
-    """The lock of the training environment that was quoted; another one refuses the job."""
+    """The lock of the training environment that was quoted; another one refuses the job, unless
+    it brings packages of its own."""
     grace_s: float
     save_s: float
     start_timeout_s: float
     hang_s: float
     checkpoint_s: float
     """Seconds between checkpoints, for recipes that can choose."""
+    packages: Packages | None = None
+    """None: it runs in the node's training environment as it is."""
     egress: list[Name] = []
     """Names that the job may reach, by the gate of its sandbox; empty is nobody."""
     lineage: dict[str, object] = {}

@@ -60,3 +60,5 @@ class Inventory(Wire, frozen=True, kw_only=True):
     sandbox: Sandbox
     egress: bool = False
     """Whether the owner lets jobs reach the names that they list."""
+    builds: bool = False
+    """Whether jobs' own environments are built here, from the package index."""

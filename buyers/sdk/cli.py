@@ -66,6 +66,9 @@ def _job_fields(
     deadline: Annotated[str, typer.Option(help="Like 2026-12-01T18:00:00+00:00")] = "",
     name: Annotated[str, typer.Option(help="To know it by")] = "",
     seed: Annotated[int, typer.Option(help="Of its randomness")] = 0,
+    packages: Annotated[
+        str, typer.Option(help="Lock of its packages; none: the node's; empty: as its files say")
+    ] = "",
     egress: Annotated[
         list[str] | None, typer.Option(help="A name it must reach, like .wandb.ai; repeatable")
     ] = None,
@@ -75,7 +78,8 @@ def _job_fields(
         "recipe": recipe, "budget": budget, "base": base, "dataset": dataset, "script": script,
         "limit": limit, "gpus": gpus, "memory_gib": memory_gib, "disk_gib": disk_gib,
         "hours": hours, "regions": region or [], "trust": trust, "deadline": deadline,
-        "name": name, "seed": seed, "egress": egress or [], "parameters": dict(map(_parameter, set_ or [])),
+        "name": name, "seed": seed, "egress": egress or [],
+        "packages": packages, "parameters": dict(map(_parameter, set_ or [])),
     }  # fmt: skip
     return {field: value for field, value in found.items() if value not in ("", 0, [])}
 

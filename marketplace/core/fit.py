@@ -32,6 +32,10 @@ class Wants:
     """GPU class → most micros per GPU-hour."""
     egress: bool = False
     """Whether it lists names that it must reach."""
+    python: str = ""
+    """Minor version that its own packages are for; empty: it brings none."""
+    torch: str = ""
+    """Version of torch that its packages leave to the node."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,10 @@ class Stands:
     ask: int
     egress: bool = False
     """Whether the owner lets jobs reach the names that they list."""
+    builds: bool = False
+    """Whether jobs' own environments are built there."""
+    python: str = ""
+    torch: str = ""
 
 
 def misfit(wants: Wants, stands: Stands) -> str:
@@ -93,12 +101,25 @@ def _not_suited(wants: Wants, stands: Stands) -> str:
         return f"needs {wants.disk_bytes / _GIB:.0f} GiB of disk, it has less"
     if stands.tier > wants.tier:
         return "the node is less proven than the job demands"
-    if wants.environment and stands.environment != wants.environment:
+    if wants.python:
+        if why := _no_environment(wants, stands):
+            return why
+    elif wants.environment and stands.environment != wants.environment:
         return "another training environment"
     if stands.node in wants.avoid:
         return "it has failed this job before"
     if wants.level == Level.NODE and stands.gpus < wants.gpus:
         return f"needs {wants.gpus} GPUs in one node, it has {stands.gpus}"
+    return ""
+
+
+def _no_environment(wants: Wants, stands: Stands) -> str:
+    if not stands.builds:
+        return "no environments of jobs' own are built there"
+    if stands.python != wants.python:
+        return f"the packages are for Python {wants.python}, it has {stands.python or 'none'}"
+    if wants.torch and stands.torch != wants.torch:
+        return f"the packages go with torch {wants.torch}, it has {stands.torch or 'none'}"
     return ""
 
 

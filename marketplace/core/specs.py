@@ -20,8 +20,9 @@ GIB: Final = 2**30
 _KNOWN: Final = frozenset(
     "name recipe parameters base dataset script gpus gpus_max level memory_gib disk_gib regions "
     "trust tier kappa limit limits budget deadline hours environment seed "
-    "egress".split()
+    "egress packages".split()
 )
+NO_PACKAGES: Final = "none"
 MAX_EGRESS: Final = 32
 _LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 # At least one dot, and no number at the end: names of the internet, not addresses.
@@ -66,6 +67,9 @@ class JobRequest:
     seed: int = 0
     egress: tuple[str, ...] = ()
     """Names that it must reach, like huggingface.co or .wandb.ai (with all below it)."""
+    packages: str = ""
+    """SHA-256 of the lock of its own packages; empty: as its project's files say, which
+    `buyers.packages` resolves; "none": it runs in the node's own environment."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as kept with a quote."""
@@ -118,20 +122,15 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
         trust=_choice(raw, "trust", Trust, Trust.COMMUNITY),
         tier=_choice(raw, "tier", Tier, Tier.UNPROVEN),
         kappa=_number(raw, "kappa", 0.0, low=0, high=1),
-        limits={
-            str(name): parse_amount(value, field=f"limits.{name}", most=MAX_PRICE)
-            for name, value in _mapping(raw, "limits").items()
-        },
-        limit_micros=(
-            parse_amount(raw["limit"], field="limit", most=MAX_PRICE) if raw.get("limit") not in
-            (None, "") else 0
-        ),
+        limits=_limits(raw),
+        limit_micros=_limit(raw),
         deadline=_moment(raw, "deadline"),
         hours=_number(raw, "hours", 0.0, low=0, high=10_000),
         environment=_text(raw, "environment", most=64),
         seed=_integer(raw, "seed", 0, low=0, high=2**31 - 1),
         egress=_egress(raw.get("egress") or ()),
-    )  # fmt: skip
+        packages=_text(raw, "packages", most=64),
+    )
 
 
 def _require_known(raw: Mapping[str, Any]) -> None:
@@ -183,6 +182,19 @@ def _mapping(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise Invalid(f"{name} must be an object of named values", field=name)
     return dict(value)
+
+
+def _limits(raw: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        name: parse_amount(value, field=f"limits.{name}", most=MAX_PRICE)
+        for name, value in _mapping(raw, "limits").items()
+    }
+
+
+def _limit(raw: Mapping[str, Any]) -> int:
+    if raw.get("limit") in (None, ""):
+        return 0
+    return parse_amount(raw["limit"], field="limit", most=MAX_PRICE)
 
 
 def _choice(raw: Mapping[str, Any], name: str, kind: type[Any], default: Any) -> Any:

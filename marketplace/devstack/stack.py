@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from marketplace.devstack import ports
+from marketplace.devstack import bootstrap, ports
 from marketplace.devstack.postgres import Postgres
 from marketplace.devstack.process import (
     Child,
@@ -36,7 +36,9 @@ _WISHES = (
     *ports.S3_WISHES,
 )
 # Of the caller's environment, what may reach the processes: settings, and the way out.
-_PREFIXES = tuple("POLICY_ THROTTLE_ S3_ STRIPE_ EMAIL_ CUDA_ NVIDIA_ PYTHONPYCACHE".split())
+_PREFIXES = tuple(
+    "POLICY_ THROTTLE_ PACKAGE_ S3_ STRIPE_ EMAIL_ CUDA_ NVIDIA_ PYTHONPYCACHE".split()
+)
 _NAMES = (
     *("DATABASE_URL", "REDIS_URL", "LOG_LEVEL", "ALLOW_UNSANDBOXED_NODES", "DEBUG"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -103,6 +105,8 @@ class Stack:
             "ALLOWED_HOSTS": "127.0.0.1,localhost",
             "SECRET_KEY": self.secrets["secret_key"],
             "MARKET_SIGNING_KEY": self.secrets["signing_key"],
+            # Jobs' packages come from where ours came from.
+            "PACKAGE_INDEX_URL": bootstrap.registry().index,
             "CELERY_BEAT_FILE": str(self.folder / "run" / "celerybeat-schedule"),
             "PYTHONUNBUFFERED": "1",
             **self.given,

