@@ -20,6 +20,7 @@ from agent.protocol import (
     ProofCommit,
     ProofOpening,
     ProofTask,
+    SecretValues,
     UploadReply,
     UploadRequest,
 )
@@ -89,6 +90,12 @@ class Api:
         urls = _read(body, InputUrls).urls
         self._require_private(urls.values())
         return urls
+
+    async def secrets(self, assignment: UUID) -> dict[str, str]:
+        """The values of the job's secrets; never to be written into a log."""
+        return _read(
+            await self._call("GET", f"/assignments/{assignment}/secrets"), SecretValues
+        ).values
 
     async def grant(self, assignment: UUID, request: UploadRequest) -> UploadReply:
         """Where to send files to."""

@@ -21,6 +21,7 @@ ORDER = "order.json"
 STATUS = "status.json"
 DRAIN = "drain.json"
 PAID_THROUGH = "paid_through_ms"
+SECRETS = "secrets.json"
 LOCK = "keeper.lock"
 
 Millis = Annotated[int, Meta(ge=0, le=2**53)]
@@ -204,6 +205,29 @@ def read_paid_through(folder: Path) -> int | None:
 def write_paid_through(folder: Path, millis: int) -> None:
     """Sets for how much running time the job is paid."""
     replace(folder / PAID_THROUGH, str(millis).encode())
+
+
+def write_secrets(folder: Path, values: dict[str, str]) -> None:
+    """Lays them out for the keeper, who takes them at once (`take_secrets`)."""
+    path = folder / SECRETS
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(values))
+
+
+def take_secrets(folder: Path) -> dict[str, str]:
+    """What was laid out; it is on the disk no more. Raises OrderError."""
+    path = folder / SECRETS
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    path.unlink()
+    try:
+        return msgspec.json.decode(data, type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise OrderError(f"{path} is malformed") from None  # and says nothing of what is in it
 
 
 def boot_id() -> str:

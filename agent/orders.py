@@ -1,5 +1,6 @@
 """From what the market wants run to how this machine runs it: checked, then written down."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ RESUME: Final = "resume"
 OUTPUT: Final = "output"
 METRICS: Final = "metrics.jsonl"
 _INSIDE: Final = "/job"
+_SECRET: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
 class SpecRefused(RuntimeError):
@@ -102,6 +104,9 @@ def _unlike(spec: AssignmentSpec, machine: Machine) -> str:
 def _strange(spec: AssignmentSpec) -> str:
     """Which name in it could lead out of the job's folder, or onto another; "" if none does."""
     given = [one.name for one in spec.inputs]
+    for name in spec.secrets:
+        if not _SECRET.fullmatch(name):
+            return f"no secret can be called {name[:80]!r}"
     for name in spec.egress:
         try:
             reach.parse(name)

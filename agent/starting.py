@@ -72,15 +72,35 @@ async def prepare(
         raise NotStarted("input", str(error)) from None
 
 
-async def start(folder: Path) -> None:
-    """Starts the keeper: it holds the job from here on, whatever becomes of us. Raises
-    NotStarted."""
+async def fetch_secrets(spec: AssignmentSpec, tools: Tools) -> dict[str, str]:
+    """The values of the job's secrets, for memory only; raises NotStarted."""
+    if not spec.secrets:
+        return {}
     try:
+        values = await tools.api.secrets(spec.assignment)
+    except Refused as no:
+        raise NotStarted("secret", f"its secrets are not given out here: {no}") from None
+    if missing := sorted(set(spec.secrets) - set(values)):
+        raise NotStarted("secret", f"the market gives out no secret {missing[0]}")
+    return {name: values[name] for name in spec.secrets}
+
+
+async def start(folder: Path, secrets: dict[str, str]) -> None:
+    """Starts the keeper: it holds the job from here on, whatever becomes of us. Raises
+    NotStarted.
+
+    The secrets lie in a file for as long as the keeper takes to read it.
+    """
+    try:
+        if secrets:
+            files.write_secrets(folder, secrets)
         await asyncio.to_thread(keeper.start, folder)
     except files.OrderError as error:
         raise NotStarted("refused", str(error)) from None
     except (workspace.WorkspaceError, keeper.KeeperError) as error:
         raise NotStarted("start_failed", str(error)) from None
+    finally:
+        (folder / files.SECRETS).unlink(missing_ok=True)
 
 
 async def _fetch_inputs(

@@ -6,7 +6,7 @@ from typing import Any
 from django import forms
 
 from agent.recipes import catalog
-from buyers.models import Artifact, Dataset
+from buyers.models import Artifact, Dataset, Secret
 from marketplace.core.errors import Invalid, MarketError
 from marketplace.core.hardware import REGIONS, Trust
 from marketplace.models import Org
@@ -50,6 +50,25 @@ class ResumeForm(RefusableForm):
     )
 
 
+class SecretForm(RefusableForm):
+    """A secret to keep."""
+
+    name = forms.CharField(
+        max_length=64, help_text="The variable that a job finds it in, like HF_TOKEN"
+    )
+    value = forms.CharField(
+        max_length=8192,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+    trust = forms.ChoiceField(
+        choices=[(level.name.lower(), level.name.capitalize()) for level in Trust],
+        initial="verified",
+        label="Only for sites at least",
+        help_text="The owner of a machine can read what runs on it",
+    )
+
+
 class JobForm(RefusableForm):
     """A job as wanted. Empty fields are the market's to fill in."""
 
@@ -87,6 +106,9 @@ class JobForm(RefusableForm):
         label="Names it must reach",
         help_text="Like huggingface.co .wandb.ai; empty: it reaches nothing. Not all owners let it",
     )
+    secrets = forms.MultipleChoiceField(
+        required=False, help_text="Given to it as variables, on sites that are trusted enough"
+    )
     regions = forms.MultipleChoiceField(
         required=False, choices=[(name, name) for name in REGIONS], help_text="None: anywhere"
     )
@@ -104,6 +126,8 @@ class JobForm(RefusableForm):
         self._choose("base", _NONE + [(str(base.pk), base.name) for base in bases])
         self._choose("dataset", _NONE + named)
         self._choose("script", _NONE + named)
+        kept = Secret.objects.of(org).order_by("name").values_list("name", flat=True)
+        self._choose("secrets", [(name, name) for name in kept])
 
     def clean_parameters(self) -> dict[str, Any]:
         """Lines of `name = value`; a value is JSON, or else text."""

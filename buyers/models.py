@@ -131,6 +131,37 @@ class PackageLock(models.Model):
         return f"{self.count} packages ({self.sha256[:8]})"
 
 
+class SecretQuerySet(models.QuerySet["Secret"]):
+    def of(self, org: Org) -> Self:
+        return self.filter(org=org)
+
+
+class Secret(models.Model):
+    """A token that jobs find in the variable `name`. Its value is sealed (`marketplace.vault`)."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    org = models.ForeignKey(Org, models.PROTECT, related_name="secrets")
+    name = models.CharField(max_length=64)
+    sealed = models.BinaryField()
+    trust = models.SmallIntegerField(default=Trust.VERIFIED, help_text="Worst site that sees it")
+    set_by = models.CharField(max_length=150)
+    set_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, help_text="Last given to a job")
+
+    objects = SecretQuerySet.as_manager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["org", "name"], name="secret_name_once")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def trust_name(self) -> str:
+        """In words."""
+        return Trust(self.trust).name.lower()
+
+
 class JobQuerySet(models.QuerySet["Job"]):
     def of(self, org: Org) -> Self:
         return self.filter(org=org)
@@ -172,6 +203,10 @@ class Job(Stateful):
         PackageLock, models.PROTECT, null=True, related_name="jobs",
         help_text="Its own environment; none: the node's",
     )  # fmt: skip
+    secrets = models.JSONField(default=list, help_text="Names of the secrets that it is given")
+    secrets_trust = models.SmallIntegerField(
+        default=Trust.COMMUNITY, help_text="Worst site that may see them"
+    )
     # Where it may run
     order = models.CharField(max_length=4, choices=Order)
     gpus_min = models.PositiveSmallIntegerField(default=1)

@@ -159,6 +159,9 @@ class JobIn(serializers.Serializer[Job]):
         required=False,
         help_text="Lock of its own packages; left out: as its project's files say; none: the node's",
     )
+    secrets = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="Names of yours, like HF_TOKEN"
+    )
     egress = serializers.ListField(
         child=serializers.CharField(), required=False, help_text="Names to reach, like .wandb.ai"
     )
@@ -253,6 +256,7 @@ class JobOut(serializers.Serializer[JobView]):
     estimated_seconds = serializers.FloatField(source="job.estimated_seconds")
     seed = serializers.IntegerField(source="job.seed")
     egress = serializers.JSONField(source="job.egress")
+    secrets = serializers.JSONField(source="job.secrets")
     packages = serializers.CharField(source="job.packages.sha256", default="")
 
     def to_representation(self, instance: JobView) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from django.contrib.auth.models import User
 
 from agent.recipes import catalog
 from agent.recipes.catalog import FineTuning, ParameterError, Parameters, ScriptParameters
-from buyers import packages, references, rows
+from buyers import packages, references, rows, secrets
 from buyers.models import Artifact, Dataset, Job, PackageLock
 from marketplace.core import estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.estimates import BaseShape
-from marketplace.core.hardware import Level
+from marketplace.core.hardware import Level, Trust
 from marketplace.core.ids import uuid7
 from marketplace.core.money import accrued, format_amount
 from marketplace.core.specs import JobRequest
@@ -44,6 +44,8 @@ class Plan:
     script: Dataset | None
     packages: PackageLock | None
     """Its own environment; None: the node's."""
+    secrets_trust: int
+    """The worst site that may see the secrets it asks for."""
     shape: BaseShape | None
     memory_bytes: int
     """Needed on each GPU."""
@@ -83,6 +85,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     else:
         _check_tuning(request, parameters, base, dataset)
     lock = packages.of_request(org, request, script)
+    asked = secrets.require(org, request.secrets)
     shape = _shape(base)
     plain = catalog.as_json(parameters)
     folders = [folder for folder in (base, dataset, script) if folder is not None]
@@ -93,6 +96,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         dataset=dataset,
         script=script,
         packages=lock,
+        secrets_trust=min((one.trust for one in asked), default=Trust.COMMUNITY),
         shape=shape,
         memory_bytes=request.memory_bytes or _memory(request.recipe, plain, shape),
         disk_bytes=request.disk_bytes,
@@ -166,6 +170,8 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "environment": request.environment,
         "seed": request.seed,
         "egress": list(request.egress),
+        "secrets": list(request.secrets),
+        "secrets_trust": plan.secrets_trust,
     }
 
 

@@ -18,9 +18,10 @@ from django_htmx.http import HttpResponseClientRedirect
 from django_htmx.middleware import HtmxDetails
 
 from buyers import control, downloads, jobview
+from buyers import secrets as vaulted
 from buyers import wallet as wallets
-from buyers.forms import BidForm, JobForm, ResumeForm, TopUpForm
-from buyers.models import Artifact, Dataset, Job, Quote
+from buyers.forms import BidForm, JobForm, ResumeForm, SecretForm, TopUpForm
+from buyers.models import Artifact, Dataset, Job, Quote, Secret
 from marketplace.core import specs
 from marketplace.core.errors import Invalid, MarketError
 from marketplace.core.money import parse_amount
@@ -98,6 +99,36 @@ def datasets(request: MemberRequest) -> HttpResponse:
     found = Dataset.objects.of(org_of(request)).order_by("-id")
     page = Paginator(found, _ROWS).get_page(request.GET.get("page"))
     return render(request, "buyers/datasets.html", {"page": page, "now": timezone.now()})
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def secrets(request: MemberRequest) -> HttpResponse:
+    """The org's secrets by name; a form that sets one."""
+    org = org_of(request)
+    form = SecretForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        told = form.cleaned_data
+        try:
+            trust = vaulted.parse_trust(told.pop("trust"))
+            vaulted.keep(org, trust=trust, **told, **_by(request))
+            return redirect("secrets")
+        except MarketError as error:
+            form.refuse(error)
+    context = {
+        "form": form,
+        "secrets": Secret.objects.of(org).order_by("name"),
+        "now": timezone.now(),
+    }
+    return render(request, "buyers/secrets.html", context)
+
+
+@login_required
+@require_POST
+def forget_secret(request: MemberRequest, pk: UUID) -> HttpResponse:
+    """Forgets one."""
+    vaulted.forget(get_object_or_404(Secret.objects.of(org_of(request)), pk=pk))
+    return redirect("secrets")
 
 
 @login_required

@@ -1,5 +1,6 @@
 """What nodes are told to run, and what they say of it."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -9,6 +10,7 @@ from django.conf import settings
 from django.db import transaction
 
 from agent import protocol
+from buyers import secrets
 from buyers.models import Checkpoint, Folder, Job
 from marketplace import storage
 from marketplace.core.errors import Conflict, Missing
@@ -16,6 +18,8 @@ from marketplace.core.states import NODE_BROKE
 from scheduler import leases, metering, specs
 from scheduler.models import Assignment, LeasedGpu
 from suppliers.models import Node
+
+log = logging.getLogger(__name__)
 
 _EVENTS: Final = {
     "accepted": "accept",
@@ -78,6 +82,20 @@ def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
         for folder in folders
         for entry in folder.manifest
     }
+
+
+def secret_values(node: Node, assignment_id: UUID, *, now: datetime) -> dict[str, str]:
+    """The values of the secrets of a job that is being started here.
+
+    Raises Missing, Conflict once it runs or is to end, Forbidden if the node's site may not see
+    them (any more).
+    """
+    share = of_node(node, assignment_id)
+    if share.state not in _ORDER[:3] or share.lease.end_reason or share.drain_at is not None:
+        raise Conflict("secrets are given to a job at its start only")
+    job = share.lease.job
+    log.info("secrets %s of job %s are given to node %s", job.secrets, job.pk, node.pk)
+    return secrets.open_for(job.org, job.secrets, site_trust=node.site.trust, now=now)
 
 
 def of_node(node: Node, assignment_id: UUID) -> Assignment:

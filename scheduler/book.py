@@ -111,6 +111,7 @@ def wants(job: Job) -> Wants:
         avoid=frozenset(job.avoid_nodes),
         limits=job.limits,
         egress=bool(job.egress),
+        secrets_trust=job.secrets_trust,
         python=job.packages.python if job.packages else "",
         torch=job.packages.torch if job.packages else "",
     )

@@ -26,6 +26,7 @@ _JOB_BROKE: Final = {
     "pids": "it started more processes than it may, and was killed",
     "hang": "it made no step and used no processor for too long, and was killed",
     "environment": "its packages could not be installed",
+    "secret": "its secrets could not be given to it",
     "output": "it left output that can't be accepted",
 }
 RESUMABLE_EXIT: Final = 75

@@ -139,6 +139,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         avoid=frozenset(),
         limits=limits.of(request, plan, now=now),
         egress=bool(request.egress),
+        secrets_trust=plan.secrets_trust,
         python=plan.packages.python if plan.packages else "",
         torch=plan.packages.torch if plan.packages else "",
     )

@@ -65,6 +65,7 @@ def build(
             checkpoint_s=_checkpoint_interval(job, policy),
             packages=_packages(job),
             egress=job.egress,
+            secrets=job.secrets,
             lineage=_lineage(job),
         )
     )

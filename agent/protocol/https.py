@@ -106,6 +106,8 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
     """None: it runs in the node's training environment as it is."""
     egress: list[Name] = []
     """Names that the job may reach, by the gate of its sandbox; empty is nobody."""
+    secrets: list[Name] = []
+    """Names of variables whose values are asked for when it starts; they stand in no spec."""
     lineage: dict[str, object] = {}
     """For the model card: base, dataset version, recipe, job."""
 
@@ -114,6 +116,12 @@ class InputUrls(Wire, frozen=True, kw_only=True):
     """GET …/inputs: SHA-256 → presigned GET URL, for each file of inputs and resume."""
 
     urls: dict[str, str]
+
+
+class SecretValues(Wire, frozen=True, kw_only=True):
+    """GET …/secrets: name → value. For memory only, and for one start."""
+
+    values: dict[str, str]
 
 
 class Part(Wire, frozen=True, kw_only=True):

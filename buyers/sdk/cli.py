@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -23,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+secret = typer.Typer(help="Tokens that your jobs are given.", no_args_is_help=True)
+app.add_typer(secret, name="secret")
 _out: Final = Console(highlight=False)
 _err: Final = Console(stderr=True, highlight=False)
 
@@ -42,7 +45,9 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 
-    app.command(name=function.__name__.strip("_").replace("_", "-"))(guarded)
+    name = function.__name__.strip("_")
+    group = secret if name.startswith("secret_") else app
+    group.command(name=name.removeprefix("secret_").replace("_", "-"))(guarded)
     return guarded
 
 
@@ -69,6 +74,9 @@ def _job_fields(
     packages: Annotated[
         str, typer.Option(help="Lock of its packages; none: the node's; empty: as its files say")
     ] = "",
+    secret: Annotated[
+        list[str] | None, typer.Option(help="One of your secrets, by name; repeatable")
+    ] = None,
     egress: Annotated[
         list[str] | None, typer.Option(help="A name it must reach, like .wandb.ai; repeatable")
     ] = None,
@@ -79,7 +87,7 @@ def _job_fields(
         "limit": limit, "gpus": gpus, "memory_gib": memory_gib, "disk_gib": disk_gib,
         "hours": hours, "regions": region or [], "trust": trust, "deadline": deadline,
         "name": name, "seed": seed, "egress": egress or [],
-        "packages": packages, "parameters": dict(map(_parameter, set_ or [])),
+        "packages": packages, "secrets": secret or [], "parameters": dict(map(_parameter, set_ or [])),
     }  # fmt: skip
     return {field: value for field, value in found.items() if value not in ("", 0, [])}
 
@@ -160,6 +168,35 @@ def bases() -> None:
     """The models that everybody may start from."""
     for base in _client().bases():
         _out.print(show.plain(f"{base.name}  {show.size(base.bytes)}  {base.licence}"))
+
+
+@_command
+def secret_set(
+    name: Annotated[str, typer.Argument(help="The variable that a job finds it in")],
+    trust: Annotated[str, typer.Option(help="Only for sites at least this trusted")] = "verified",
+) -> None:
+    """Keep a secret; its value is read from standard input."""
+    if sys.stdin.isatty():
+        value = typer.prompt("Value", hide_input=True)
+    else:
+        value = sys.stdin.read().removesuffix("\n")
+    kept = _client().set_secret(name, value, trust=trust)
+    _out.print(f"{kept.name} is kept, for sites that are at least {kept.trust}.", markup=False)
+
+
+@_command
+def secret_list() -> None:
+    """Names, trust, and when each was last given to a job."""
+    for kept in _client().secrets():
+        used = kept.used_at.astimezone().strftime("%Y-%m-%d %H:%M") if kept.used_at else "never"
+        _out.print(show.plain(f"{kept.name}  at least {kept.trust}  last used: {used}"))
+
+
+@_command
+def secret_forget(name: Annotated[str, typer.Argument(help="Which")]) -> None:
+    """Forget a secret."""
+    _client().forget_secret(name)
+    _out.print(show.plain(f"{name} is forgotten."))
 
 
 @_command

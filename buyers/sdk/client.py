@@ -26,6 +26,7 @@ from buyers.sdk.shapes import (
     Points,
     Quote,
     Receipt,
+    Secret,
     TopUp,
     Transfer,
     Update,
@@ -113,6 +114,22 @@ class Client:
         """The models that everybody may start from."""
         return self._http.pages("artifacts/", Artifact, public="1")
 
+    def secrets(self) -> list[Secret]:
+        """What jobs can be given, by name; values are never shown again."""
+        return self._http.get("secrets/", list[Secret])
+
+    def set_secret(self, name: str, value: str, *, trust: str = "verified") -> Secret:
+        """Keeps a value for jobs on sites of at least this trust, in place of an older one."""
+        told = {"name": name, "value": value, "trust": trust}
+        return self._http.post("secrets/", Secret, told)
+
+    def forget_secret(self, name: str) -> None:
+        """Raises GridloomError if there is none of this name."""
+        for secret in self.secrets():
+            if secret.name == name:
+                return self._http.delete(f"secrets/{secret.id}/")
+        raise GridloomError(f"you have no secret {name!r}; `gridloom secret list` shows them")
+
     def quote(self, **job: Any) -> Quote:
         """Where a job could run and what it would cost, before paying. See `bid` for its fields."""
         return self._http.post("quotes/", Quote, job)
@@ -126,7 +143,8 @@ class Client:
 
         Fields: recipe ("lora", "full", "script"), budget ("2.50", a wall), base, dataset,
         script, parameters, limit or limits (per GPU-hour), gpus, memory_gib, disk_gib, hours,
-        regions, trust, tier, deadline, environment, seed, name.
+        regions, trust, tier, deadline, environment, seed, name, egress (names to reach), secrets
+        (names of yours), packages (a lock; "none").
         """
         return self._http.post("jobs/", Job, job)
 

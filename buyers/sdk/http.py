@@ -52,6 +52,10 @@ class Http:
         answer = self._send("POST", path, body=body or {}, again=again)
         return self._decoded(answer, shape)
 
+    def delete(self, path: str) -> None:
+        """Does away with it; again is harmless."""
+        self._send("DELETE", path, again=True)
+
     def pages(self, path: str, shape: type[Shape], **params: str) -> list[Shape]:
         """All of a list, page by page."""
         found: list[Shape] = []

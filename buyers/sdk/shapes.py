@@ -20,6 +20,16 @@ class Wallet(Struct, frozen=True):
     held_micros: int
 
 
+class Secret(Struct, frozen=True):
+    """A secret without its value; `trust` is the least of a site that is given it."""
+
+    id: UUID
+    name: str
+    trust: str
+    set_at: datetime
+    used_at: datetime | None
+
+
 class Transfer(Struct, frozen=True):
     """A line of the wallet's statement."""
 

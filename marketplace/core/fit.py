@@ -32,6 +32,8 @@ class Wants:
     """GPU class → most micros per GPU-hour."""
     egress: bool = False
     """Whether it lists names that it must reach."""
+    secrets_trust: int = 3
+    """The worst site that may see its secrets; 3 where it has none."""
     python: str = ""
     """Minor version that its own packages are for; empty: it brings none."""
     torch: str = ""
@@ -86,6 +88,8 @@ def _not_allowed(wants: Wants, stands: Stands) -> str:
         return "the owner lets jobs reach nothing outside, and this one lists names to reach"
     if stands.trust > wants.trust:
         return "the site is less trusted than the job demands"
+    if stands.trust > wants.secrets_trust:
+        return "the site is less trusted than the job's secrets allow"
     if wants.regions and stands.region not in wants.regions:
         return f"in region {stands.region}"
     return ""

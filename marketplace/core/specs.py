@@ -20,10 +20,11 @@ GIB: Final = 2**30
 _KNOWN: Final = frozenset(
     "name recipe parameters base dataset script gpus gpus_max level memory_gib disk_gib regions "
     "trust tier kappa limit limits budget deadline hours environment seed "
-    "egress packages".split()
+    "egress packages secrets".split()
 )
 NO_PACKAGES: Final = "none"
 MAX_EGRESS: Final = 32
+MAX_SECRETS: Final = 16
 _LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 # At least one dot, and no number at the end: names of the internet, not addresses.
 _HOST: Final = re.compile(
@@ -67,6 +68,8 @@ class JobRequest:
     seed: int = 0
     egress: tuple[str, ...] = ()
     """Names that it must reach, like huggingface.co or .wandb.ai (with all below it)."""
+    secrets: tuple[str, ...] = ()
+    """Names of the org's secrets that it is given as variables."""
     packages: str = ""
     """SHA-256 of the lock of its own packages; empty: as its project's files say, which
     `buyers.packages` resolves; "none": it runs in the node's own environment."""
@@ -77,6 +80,7 @@ class JobRequest:
         data["deadline"] = self.deadline.isoformat() if self.deadline else None
         data["regions"] = list(self.regions)
         data["egress"] = list(self.egress)
+        data["secrets"] = list(self.secrets)
         return data
 
     @classmethod
@@ -89,6 +93,7 @@ class JobRequest:
                 "deadline": datetime.fromisoformat(deadline) if deadline else None,
                 "regions": tuple(data["regions"]),
                 "egress": tuple(data.get("egress", ())),
+                "secrets": tuple(data.get("secrets", ())),
                 "level": Level(data["level"]),
                 "trust": Trust(data["trust"]),
                 "tier": Tier(data["tier"]),
@@ -129,6 +134,7 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
         environment=_text(raw, "environment", most=64),
         seed=_integer(raw, "seed", 0, low=0, high=2**31 - 1),
         egress=_egress(raw.get("egress") or ()),
+        secrets=_names(raw.get("secrets") or ()),
         packages=_text(raw, "packages", most=64),
     )
 
@@ -236,6 +242,14 @@ def _egress(names: object) -> tuple[str, ...]:
                 field="egress",
             )
     return found
+
+
+def _names(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise Invalid("secrets must be a list of names, like HF_TOKEN", field="secrets")
+    if len(names) > MAX_SECRETS:
+        raise Invalid(f"a job is given at most {MAX_SECRETS} secrets", field="secrets")
+    return tuple(dict.fromkeys(names))
 
 
 def _moment(raw: Mapping[str, Any], name: str) -> datetime | None:

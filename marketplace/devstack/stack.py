@@ -37,7 +37,7 @@ _WISHES = (
 )
 # Of the caller's environment, what may reach the processes: settings, and the way out.
 _PREFIXES = tuple(
-    "POLICY_ THROTTLE_ PACKAGE_ S3_ STRIPE_ EMAIL_ CUDA_ NVIDIA_ PYTHONPYCACHE".split()
+    "POLICY_ THROTTLE_ PACKAGE_ VAULT_ S3_ STRIPE_ EMAIL_ CUDA_ NVIDIA_ PYTHONPYCACHE".split()
 )
 _NAMES = (
     *("DATABASE_URL", "REDIS_URL", "LOG_LEVEL", "ALLOW_UNSANDBOXED_NODES", "DEBUG"),
@@ -105,6 +105,7 @@ class Stack:
             "ALLOWED_HOSTS": "127.0.0.1,localhost",
             "SECRET_KEY": self.secrets["secret_key"],
             "MARKET_SIGNING_KEY": self.secrets["signing_key"],
+            "VAULT_KEYS": self.secrets["vault_key"],
             # Jobs' packages come from where ours came from.
             "PACKAGE_INDEX_URL": bootstrap.registry().index,
             "CELERY_BEAT_FILE": str(self.folder / "run" / "celerybeat-schedule"),
@@ -172,7 +173,7 @@ class Stack:
 
     def node_environment(self) -> dict[str, str]:
         """An agent is a supplier's: it is told none of the market's secrets."""
-        secret = ("DATABASE_URL", "REDIS_URL", "S3_", "STRIPE_", "POLICY_", "EMAIL_")
+        secret = ("DATABASE_URL", "REDIS_URL", "S3_", "STRIPE_", "POLICY_", "EMAIL_", "VAULT_")
         return {"PYTHONUNBUFFERED": "1"} | {
             name: value for name, value in self.given.items() if not name.startswith(secret)
         }
@@ -318,7 +319,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _new_secrets() -> dict[str, str]:
     made = {name: secrets.token_hex(20) for name in _PASSWORDS}
-    return made | {"signing_key": base64.b64encode(secrets.token_bytes(32)).decode()}
+    return made | {
+        "signing_key": base64.b64encode(secrets.token_bytes(32)).decode(),
+        "vault_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+    }
 
 
 def _read(path: Path) -> _Kept:

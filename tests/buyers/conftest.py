@@ -15,7 +15,8 @@ from django.db import connections, transaction
 from django.test import Client
 from django.utils import timezone
 
-from buyers.models import Artifact, Checkpoint, Dataset, Job, MetricPoint, Quote
+from buyers import secrets
+from buyers.models import Artifact, Checkpoint, Dataset, Job, MetricPoint, Quote, Secret
 from marketplace import accounts
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
@@ -94,6 +95,7 @@ class Ran:
     artifact: Artifact
     dataset: Dataset
     quote: Quote
+    secret: Secret
 
 
 @pytest.fixture
@@ -122,6 +124,9 @@ def ran(buyer: Org, node: Agent, today: datetime) -> Ran:
         dataset=dataset,
         quote=Quote.objects.create(
             org=buyer, request=asked(), options=[], created_at=today, expires_at=today
+        ),
+        secret=secrets.keep(
+            buyer, name="HF_TOKEN", value="hf_of_the_buyer", by=buyer.members.first(), now=today
         ),
     )
 

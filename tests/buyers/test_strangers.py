@@ -7,7 +7,7 @@ from django.test import Client
 from django.urls import URLPattern
 
 from buyers import urls
-from buyers.models import Artifact, Dataset, Job, Quote
+from buyers.models import Artifact, Dataset, Job, Quote, Secret
 from marketplace.core.ids import uuid7
 from marketplace.models import Scope
 from tests.buyers.conftest import Ran, client_of, key_of
@@ -34,6 +34,7 @@ def ids_of(ran: Ran) -> dict[str, UUID]:
     return {
         "jobs": ran.job.pk, "quotes": ran.quote.pk, "datasets": ran.dataset.pk,
         "artifacts": ran.artifact.pk, "checkpoint": ran.checkpoint.pk,
+        "secrets": ran.secret.pk,
     }  # fmt: skip
 
 
@@ -53,7 +54,9 @@ def walk(client: Client, path: str) -> dict[str, int]:
 
 
 def state() -> list[object]:
-    rows = [model.objects.order_by("pk").values() for model in (Job, Quote, Dataset, Artifact)]
+    rows = [
+        model.objects.order_by("pk").values() for model in (Job, Quote, Dataset, Artifact, Secret)
+    ]
     return [list(each) for each in rows]
 
 
@@ -77,7 +80,9 @@ def test_a_strangers_key_gets_404_too(stranger, ran):
 
 
 def test_an_id_of_nothing_looks_the_same(member):
-    ids = dict.fromkeys(("jobs", "quotes", "datasets", "artifacts", "checkpoint"), uuid7())
+    ids = dict.fromkeys(
+        ("jobs", "quotes", "datasets", "artifacts", "checkpoint", "secrets"), uuid7()
+    )
     for path, statuses in walk_all(member, ids).items():
         assert set(statuses.values()) <= {404, 405}, (path, statuses)
 
