@@ -52,6 +52,8 @@ class Running:
         self.stdout = -1
         self.stderr = -1
         self.control = -1
+        self.shells: list[int] = []
+        """Sockets to the terminals of shells that were asked for, not yet fetched."""
         self.door = -1
         """Listens on the job's own loopback, once init has handed it up."""
         self.stderr_in = -1
@@ -60,6 +62,7 @@ class Running:
         self.ended: Ended | None = None
         self.started_up_ms = 0
         self._said = b""
+        self._handed: list[int] = []
 
     def listen(self) -> bool:
         """Reads what init says (`started_up_ms`, `failure`, `ended`); False once it is gone."""
@@ -72,6 +75,10 @@ class Running:
             word, _, rest = line.decode(errors="replace").partition(" ")
             if word == "started":
                 self.started_up_ms = int(rest)
+            elif word == "door":
+                self.door = self._handed.pop(0)
+            elif word == "shell":
+                self.shells.append(self._handed.pop(0))
             elif word == "failed":
                 self.failure = rest
             elif word == "exited":
@@ -82,14 +89,18 @@ class Running:
     def _receive(self) -> bytes:
         with contextlib.closing(socket.socket(fileno=os.dup(self.control))) as channel:
             data, handed, _, _ = socket.recv_fds(channel, 4096, 1)
-        for descriptor in handed:
-            self.door = descriptor
+        self._handed += handed
         return data
 
     def term(self) -> None:
         """Asks init to send SIGTERM to the job's process."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             os.write(self.control, b"T")
+
+    def ask_for_shell(self) -> None:
+        """Asks init for a shell beside the job; its socket comes into `shells`."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            os.write(self.control, b"A")
 
     def kill(self) -> None:
         """Ends every process of the job; they are gone when `destroy` returns."""
@@ -108,8 +119,8 @@ class Running:
         return adopt_and_kill() and gone
 
 
-def launch(folder: Path, order: KeeperOrder) -> Running:
-    """Starts the job; raises StartFailed. On return init has its orders, not yet the job its exec:
+def launch(folder: Path, order: KeeperOrder, secrets: dict[str, str] | None = None) -> Running:
+    """Starts the job, `secrets` among its environment; raises StartFailed. On return init has its orders, not yet the job its exec:
     wait for `started_up_ms` or `failure`."""
     if order.rung.wall == "none":
         _adopt_orphans()
@@ -144,14 +155,14 @@ def launch(folder: Path, order: KeeperOrder) -> Running:
     running.control = ours.detach()
     if order.rung.wall != "none":
         running.init_pid = _read_init_pid(fds.info[0], running)
-    _send(running, message(folder, order))
+    _send(running, message(folder, order, secrets or {}))
     return running
 
 
-def message(folder: Path, order: KeeperOrder) -> bytes:
+def message(folder: Path, order: KeeperOrder, secrets: dict[str, str]) -> bytes:
     """Our init's only message: its limits and the job's command and environment."""
     limits = _rlimits(order)
-    argv, env, cwd = order.argv, _environment(order), "/job"
+    argv, env, cwd = order.argv, {**secrets, **_environment(order)}, "/job"
     if order.rung.wall == "none":
         argv, env = plain.translate(folder, argv, env)
         cwd = str(folder / "job")

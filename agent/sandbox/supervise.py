@@ -19,6 +19,7 @@ from agent.sandbox import traces
 from agent.sandbox.gate import Gate
 from agent.sandbox.launch import Running, StartFailed, launch
 from agent.sandbox.logs import Output
+from agent.sandbox.visits import Visits
 from agent.sandbox.watchdog import Watchdog
 
 _WISHES_MS, _STATUS_MS, _WATCH_MS = 500, 1000, 1000
@@ -29,9 +30,10 @@ _NEVER = 2**62
 class Supervisor:
     """Runs the order once. `run` returns when nothing of the job is left and that is written."""
 
-    def __init__(self, folder: Path, order: KeeperOrder) -> None:
+    def __init__(self, folder: Path, order: KeeperOrder, secrets: dict[str, str]) -> None:
         self._folder = folder
         self._order = order
+        self._secrets = secrets
         self._status = Status(keeper_pid=os.getpid(), boot_id=files.boot_id(), state="starting")
         self._paid_ms = files.read_paid_through(folder) or 0
         self._kill_at_ms = _NEVER  # in running time, once the end has begun
@@ -50,7 +52,7 @@ class Supervisor:
         """From `starting` to `gone`; what came of it."""
         begun = files.up_ms()
         try:
-            running = launch(self._folder, self._order)
+            running = launch(self._folder, self._order, self._secrets)
         except StartFailed as error:
             return self._end("start_failed", str(error))
         traces.record(self._folder, running)
@@ -72,10 +74,13 @@ class Supervisor:
             if key.fd == running.control:
                 alive = running.listen()
                 self._open_gate(running)
+                self._visits.hand_over(running)
                 if running.started_up_ms and self._status.state == "starting":
                     self._set(state="running", started_up_ms=running.started_up_ms)
                 if not alive:
                     return False
+            elif key.fd == self._visits.fileno():
+                self._visits.welcome(running)
             elif key.fd == self._wake:
                 os.read(self._wake, 4096)
             else:
@@ -160,6 +165,7 @@ class Supervisor:
         ran_ms = self._running_ms()
         oom = running.groups.oom_kills() if running.groups else 0
         running.kill()
+        self._visits.close()
         if self._gate is not None:
             self._gate.close()
         all_gone = running.destroy()
@@ -197,8 +203,9 @@ class Supervisor:
             running.stdout: self._folder / "stdout.log",
             running.stderr: self._folder / "stderr.log",
         }
-        self._output = Output(self._selector, pipes, self._order.limits.log_bytes)
-        for fd in (self._wake, running.control):
+        self._output = Output(self._selector, pipes, self._order.limits.log_bytes, self._secrets)
+        self._visits = Visits(self._folder)
+        for fd in (self._wake, running.control, self._visits.fileno()):
             self._selector.register(fd, selectors.EVENT_READ)
 
     # time and status
