@@ -57,6 +57,11 @@ class Bearer:
         """The socket has closed: it opens nothing any more."""
         self._there.clear()
 
+    @property
+    def token(self) -> str:
+        """The latest, whether or not it still opens anything."""
+        return self._token
+
     async def get(self) -> str:
         """The one to show; waits for a socket."""
         await self._there.wait()
@@ -76,6 +81,11 @@ class Api:
             timeout=_TIMEOUT,
             trust_env=not is_loopback(agents_url),
         )
+
+    @property
+    def bearer(self) -> str:
+        """What opens another socket for this node, as long as its own lives."""
+        return self._bearer.token
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent import cache, keeper, owner, reconcile
+from agent import cache, keeper, owner, reconcile, shells
 from agent import order as files
 from agent import record as records
 from agent.api import Api, Bearer
@@ -74,7 +74,7 @@ class Daemon:
             machine=machine,
             api=api,
             downloads=Downloads(state.cache, bandwidth),
-            builds=Builds(state.environments, machine),
+            builds=Builds(state.environments, state.cache, machine, self._is_in_use),
             uploads=Uploads(api),
             spool=Spool(state.root, config.node, key, config.market_key),
             sampler=Sampler(machine.inventory.devices, machine.cores, machine.driver),
@@ -87,6 +87,7 @@ class Daemon:
         self._lives: dict[UUID, Life] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._forgetting: set[UUID] = set()
+        self._shells: set[UUID] = set()
         self._desired: Desired | None = None
         """None until the market has said it once."""
         self._interval_s, self._spool_s = 10.0, 3600.0
@@ -97,7 +98,7 @@ class Daemon:
     async def run(self) -> None:
         """Until cancelled; raises TurnedAway when the market has done so for good."""
         await asyncio.to_thread(cache.sweep, self._state.cache)
-        await asyncio.to_thread(self._tools.builds.sweep, self._is_in_use)
+        await asyncio.to_thread(self._tools.builds.sweep)
         await self._find_lives()
         work = [
             asyncio.create_task(one)
@@ -172,6 +173,19 @@ class Daemon:
         held = {id: life.record.held() for id, life in self._lives.items()}
         for action in reconcile.reconcile(self._desired, held):
             self._do(action)
+        for wanted in self._desired.assignments:
+            for shell in wanted.shells:
+                self._attend(wanted.id, shell)
+
+    def _attend(self, assignment: UUID, shell: UUID) -> None:
+        """Opens a shell that was not opened before, in a job that runs."""
+        life = self._lives.get(assignment)
+        if shell in self._shells or life is None or not life.is_running():
+            return
+        self._shells.add(shell)
+        log.info("a shell is opened in %s: %s", assignment, shell)
+        url, bearer = self._config.agents_url, self._tools.api.bearer
+        self._spawn(shells.attend(shell, life.folder, url, bearer))
 
     def _do(self, action: reconcile.Action) -> None:
         log.info("%s", action)
@@ -274,7 +288,7 @@ class Daemon:
                 life.ask_to_leave(Drain(why=_AWAY, grace_s=grace_s))
 
     def _is_in_use(self, environment: Path) -> bool:
-        """Whether a job of an earlier agent may still run in it."""
+        """Whether a job that this node has runs in it, or may."""
         orders = self._state.assignments.glob(f"*/{files.ORDER}")
         return any(str(environment) in path.read_text(errors="replace") for path in orders)
 

@@ -43,6 +43,7 @@ _UNPACKED: Final = 5
 _UNKNOWN: Final = 8 * _GIB
 """Room for a lock whose index told no sizes."""
 _UNUSED_S: Final = 14 * 24 * 3600
+_FRESH_S: Final = 600
 _MOST_S: Final = 3600
 _POLL_S: Final = 0.1
 _SCRIPT: Final = Path(__file__).with_name("sandbox") / "build.py"
@@ -62,9 +63,13 @@ class NotBuilt(RuntimeError):
 class Builds:
     """All environments of this node: each is built by one, while others wait for it."""
 
-    def __init__(self, root: Path, machine: Machine) -> None:
-        """`root`: where built ones lie; builds go on beside it."""
-        self._root, self._machine = root, machine
+    def __init__(
+        self, root: Path, downloads: Path, machine: Machine, in_use: Callable[[Path], bool]
+    ) -> None:
+        """`root`: where built ones lie; builds go on beside it. `downloads`: the cache, which makes
+        room. `in_use`: whether a job runs in an environment."""
+        self._root, self._downloads, self._machine = root, downloads, machine
+        self._in_use = in_use
         self._building = root / "building"
         self._locks: weakref.WeakValueDictionary[Path, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -78,18 +83,36 @@ class Builds:
             os.utime(path)
         return path
 
-    def sweep(self, in_use: Callable[[Path], bool]) -> None:
+    def sweep(self) -> None:
         """Ends builds that an earlier agent has left, and removes what was unused for long."""
         if self._building.exists():
             for folder in self._building.iterdir():
                 _clear(folder)
-        for path in self._root.glob("orgs/*/*"):
-            if time.time() - path.stat().st_mtime > _UNUSED_S and not in_use(path):
+        for path in self._unused():
+            if time.time() - path.stat().st_mtime > _UNUSED_S:
                 outputs.clean(path)
+
+    def _make_room(self, needed: int) -> None:
+        """From the cache, and then from environments, the longest unused first; raises NoRoom."""
+        while True:
+            try:
+                cache.make_room(self._downloads, needed)
+                return
+            except cache.NoRoom:
+                unused = self._unused()
+                if not unused:
+                    raise
+                outputs.clean(unused[0])
+
+    def _unused(self) -> list[Path]:
+        """The longest unused first; one that was just handed out may not stand in an order yet."""
+        ages = {path: time.time() - path.stat().st_mtime for path in self._root.glob("orgs/*/*")}
+        found = [path for path, age in ages.items() if age > _FRESH_S and not self._in_use(path)]
+        return sorted(found, key=ages.__getitem__, reverse=True)
 
     async def _build(self, path: Path, packages: Packages, say: Callable[[str], None]) -> None:
         room = _GIB + _UNPACKED * packages.bytes if packages.bytes else _UNKNOWN
-        await asyncio.to_thread(cache.make_room, self._root.parent / "cache", room)
+        await asyncio.to_thread(self._make_room, room)
         folder = self._building / f"{path.parent.name[:8]}-{packages.sha256[:16]}"
         say(f"building its environment of {packages.count} packages")
         try:

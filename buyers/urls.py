@@ -4,6 +4,7 @@ from django.urls import path
 
 from buyers import api, views
 from buyers.consumers import JobConsumer
+from buyers.shells import ShellConsumer
 
 page_urls = [
     path("", views.buy, name="buy"),
@@ -25,4 +26,7 @@ page_urls = [
 
 api_urls = api.urlpatterns
 
-websocket_urls = [path("buy/jobs/<uuid:pk>/socket", JobConsumer.as_asgi())]
+websocket_urls = [
+    path("buy/jobs/<uuid:pk>/socket", JobConsumer.as_asgi()),
+    path("api/v1/jobs/<uuid:pk>/shell", ShellConsumer.as_asgi()),
+]

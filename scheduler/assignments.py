@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Prefetch
 
 from agent import protocol
 from buyers import secrets
@@ -16,7 +17,7 @@ from marketplace import storage
 from marketplace.core.errors import Conflict, Missing
 from marketplace.core.states import NODE_BROKE
 from scheduler import leases, metering, specs
-from scheduler.models import Assignment, LeasedGpu
+from scheduler.models import Assignment, LeasedGpu, Shell
 from suppliers.models import Node
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,9 @@ _ORDER: Final = ("reserved", *_EVENTS)
 
 def desired(node: Node) -> protocol.Desired:
     """Everything that this node should be running, as of now."""
+    waiting = Prefetch("shells", Shell.objects.filter(taken_at=None, ended_at=None).order_by("pk"))
     shares = Assignment.objects.on(node).wanted().select_related("lease").order_by("pk")
+    shares = shares.prefetch_related(waiting)
     return protocol.Desired(assignments=[_wanted(share) for share in shares])
 
 
@@ -121,6 +124,7 @@ def _wanted(share: Assignment) -> protocol.Wanted:
         spec=share.spec_sha256,
         paid_through_ms=share.paid_through_s * 1000,
         drain=drain,
+        shells=[shell.pk for shell in share.shells.all()],
     )
 
 

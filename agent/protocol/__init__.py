@@ -13,7 +13,7 @@ All times are milliseconds of a node's own boot clock (`up_ms`) or of a process'
 (`running_ms`), never a wall clock. Bytes travel as base64. Hashes are lowercase hex SHA-256.
 
 VERSION history: 1: the first. 2: what a job may reach (`egress`), and whether the owner lets it;
-packages of its own (`packages`), and whether the node builds them; secrets.
+packages of its own (`packages`), and whether the node builds them; secrets; shells.
 """
 
 from agent.protocol.https import (

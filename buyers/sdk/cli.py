@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from buyers.sdk import config, show, transfer
+from buyers.sdk import config, shell, show, transfer
 from buyers.sdk.client import Client
 from buyers.sdk.config import Access
 from buyers.sdk.errors import GridloomError
@@ -263,6 +263,14 @@ def watch(job: JobArgument) -> None:
 def log(job: JobArgument) -> None:
     """The end of a job's output."""
     _out.print(show.plain(_client().log(job)), end="", soft_wrap=True)
+
+
+@_command
+def attach(job: JobArgument) -> None:
+    """A shell in a running job. What you type is kept with the job's story."""
+    with _client().shell(job) as opened:
+        _err.print("What is typed here is kept. The shell ends with the job.", style="dim")
+        shell.interact(opened)
 
 
 @_command

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -9,6 +10,7 @@ from uuid import UUID
 
 import httpx
 
+from buyers.sdk import shell as shells
 from buyers.sdk import transfer
 from buyers.sdk.errors import Damaged, GridloomError, MarketRefused, Unreachable
 from buyers.sdk.http import Http
@@ -32,6 +34,7 @@ from buyers.sdk.shapes import (
     Update,
     Wallet,
 )
+from buyers.sdk.shell import Shell
 from buyers.sdk.transfer import Progress
 
 __all__ = [
@@ -147,6 +150,10 @@ class Client:
         (names of yours), packages (a lock; "none").
         """
         return self._http.post("jobs/", Job, job)
+
+    def shell(self, job: JobId) -> AbstractContextManager[Shell]:
+        """A shell in a running job; the key needs the scope `attach`. What is typed is kept."""
+        return shells.opened(self._http.url, self._http.key, str(_id(job)))
 
     def jobs(self) -> list[JobRow]:
         """All jobs, the newest first."""

@@ -29,7 +29,7 @@ class Http:
             raise GridloomError(f"the market's address is like https://market.example, not {url!r}")
         if not key.isascii() or not key.isprintable() or not key:
             raise GridloomError("an API key is needed, like glk_…; make one in your account")
-        self._patience_s = patience_s
+        self._patience_s, self.key = patience_s, key
         self._client = httpx.Client(
             base_url=f"{self.url}/api/v1/",
             headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},

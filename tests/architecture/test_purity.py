@@ -54,7 +54,7 @@ def test_a_pure_core_imports_nothing_but(module, allowed):
 
 
 def test_the_sdk_imports_no_server():
-    _import_all("buyers.sdk", {"buyers", "IPython", *HTTP, *COMMAND_LINE, *TYPED})
+    _import_all("buyers.sdk", {"buyers", "IPython", "websockets", *HTTP, *COMMAND_LINE, *TYPED})
 
 
 def test_the_daemon_starts_without_a_framework_or_torch():
