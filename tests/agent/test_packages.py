@@ -1,7 +1,9 @@
 """Jobs' own environments: built once in a sandbox from wheels by their hashes, then bound."""
 
 import hashlib
+import os
 import re
+import time
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -142,3 +144,19 @@ async def test_what_can_not_be_built_here_is_refused(
 
 def test_market_and_agent_agree_on_what_belongs_to_torch():
     assert requirements._FAMILY.pattern == packages.FAMILY
+
+
+def test_environments_that_were_long_unused_go_and_those_in_use_stay(state: State):
+    folders = {name: state.environments / "orgs" / "org" / name for name in ("old", "used", "new")}
+    for name, folder in folders.items():
+        (folder / "lib").mkdir(parents=True)
+        age = 0 if name == "new" else 30 * 24 * 3600
+        os.utime(folder, (time.time() - age,) * 2)
+    left_over = state.environments / "building" / "half" / "job"
+    left_over.mkdir(parents=True)
+    builds = packages.Builds(
+        state.environments, state.cache, nodes.machine(state), lambda path: path.name == "used"
+    )
+    builds.sweep()
+    assert [name for name, folder in folders.items() if folder.exists()] == ["used", "new"]
+    assert not left_over.parent.exists()
