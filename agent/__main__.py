@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from agent import config, doctor, enrolment, environment, keeper, owner, walls
 from agent import record as records
 from agent.client import TurnedAway
-from agent.config import Network, State, StateError
+from agent.config import Config, Network, State, StateError
 from agent.enrolment import NotEnrolled
 from agent.environment import EnvironmentMissing
 from agent.hardware import Machine, survey
@@ -63,7 +64,7 @@ def enroll(
     config.checked_url(market)
     with config.only_agent(where):
         network = Network(egress=egress)
-        machine = _look(where, "", network, unsafe=unsafe_no_sandbox)
+        machine = _look(where, network=network, unsafe=unsafe_no_sandbox)
         _show(machine)
         if not yes:
             typer.confirm("Let this machine?", abort=True)
@@ -82,7 +83,19 @@ def enroll(
 
 
 @app.command()
-def run(state: _StateOption = config.DEFAULT, unsafe_no_sandbox: _UnsafeOption = False) -> None:
+def run(
+    *,
+    state: _StateOption = config.DEFAULT,
+    unsafe_no_sandbox: _UnsafeOption = False,
+    drain_when_stopped: Annotated[
+        bool,
+        typer.Option(
+            "--drain",
+            help="When stopped, say goodbye: jobs save and go on elsewhere. Without it that "
+            "happens only when the whole machine goes down.",
+        ),
+    ] = False,
+) -> None:
     """Work for the market until stopped. Stopping ends no job: the next run finds them again."""
     workspace.own_mounts()  # before there are threads
     logging.basicConfig(
@@ -94,22 +107,23 @@ def run(state: _StateOption = config.DEFAULT, unsafe_no_sandbox: _UnsafeOption =
     settings, key = config.load(where), config.load_key(where)
     where.make()
     with config.only_agent(where):
-        machine = _look(where, settings.training_python, settings.network, unsafe=unsafe_no_sandbox)
+        machine = _look(where, settings, unsafe=unsafe_no_sandbox)
         daemon = Daemon(where, settings, key, machine)
-        asyncio.run(_until_signalled(daemon))
+        asyncio.run(_until_signalled(daemon, drains=drain_when_stopped))
 
 
 @app.command("doctor")
 def examine(state: _StateOption = config.DEFAULT) -> None:
     """Say what this machine can and can't do as a node, and why."""
-    where, market, python, network = config.open_state(state), None, "", None
+    where, market, python = config.open_state(state), None, ""
+    address, network = "", None
     if where.config.exists():
         settings = config.load(where)
         market, python = settings.agents_url, settings.training_python
-        network = settings.network
+        address, network = settings.lan_address, settings.network
         _console.print(f"{settings.name} ({settings.node}), enrolled at {settings.market}")
         _console.print(f"fingerprint {enrolment.fingerprint_of(where)}\n")
-    raise typer.Exit(doctor.run_doctor(market, where.root, python, network))
+    raise typer.Exit(doctor.run_doctor(market, where.root, python, address, network))
 
 
 @app.command()
@@ -138,10 +152,16 @@ def drain(
     _console.print("Nothing runs. Let it again with: python -m agent drain --end")
 
 
-def _look(state: State, training_python: str, network: Network, *, unsafe: bool) -> Machine:
+def _look(
+    state: State, settings: Config | None = None, network: Network = config.CLOSED, *, unsafe: bool
+) -> Machine:
+    """`settings`: those of a node that has enrolled; `network` of one that is about to."""
     with _console.status("Attacking our own sandbox…"):
         found = walls.attack(state, unsafe=unsafe)
-    return survey(state, environment.look(training_python), found, network)
+    if settings is None:
+        return survey(state, environment.look(""), found, network=network)
+    training = environment.look(settings.training_python)
+    return survey(state, training, found, settings.lan_address, settings.network)
 
 
 def _show(machine: Machine) -> None:
@@ -156,16 +176,38 @@ def _show(machine: Machine) -> None:
                    f"{found.sandbox.checks} attacks held off")  # fmt: skip
     out = "names that they list" if found.egress else "nothing (--egress would let them)"
     _console.print(f"Jobs reach: {out}")
+    where = found.lan_address or "none: python -m agent doctor says why"
+    _console.print(f"Gangs of several nodes: {where}")
     for reason in found.sandbox.weaker:
         _console.print(f"  {reason}", style="yellow", markup=False)
 
 
-async def _until_signalled(daemon: Daemon) -> None:
+async def _until_signalled(daemon: Daemon, *, drains: bool) -> None:
     work = asyncio.ensure_future(daemon.run())
+    asked: list[bool] = []
+
+    def stop() -> None:
+        # A second signal doesn't wait for what the first has asked for.
+        if asked or not (drains or _goes_down()):
+            work.cancel()
+        asked.append(True)
+        daemon.leave()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     with contextlib.suppress(asyncio.CancelledError):
         await work
+
+
+def _goes_down() -> bool:
+    """Whether systemd is stopping the whole machine, and not us alone."""
+    if not Path("/run/systemd/system").exists():
+        return False
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        asked = ["systemctl", "is-system-running"]
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=2, check=False)
+        return said.stdout.strip() == "stopping"
+    return False
 
 
 def _drain_keepers(state: State) -> None:

@@ -43,9 +43,12 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             ipaddress.ip_network(network)
 
 
+CLOSED: Final = Network()
+"""As owners begin: jobs reach nothing, environments are built."""
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """config.json. Enrolment writes it; its owner may edit `training_python`, `owner` and
-    `network`."""
+    """config.json. Enrolment writes it; its owner may edit what has a default."""
 
     market: str
     """The address that the node enrolled at."""
@@ -58,6 +61,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The market's Ed25519 public key: receipts are checked against it."""
     training_python: str = ""
     """The interpreter of the training environment; empty: the one that runs the agent."""
+    lan_address: str = ""
+    """By which (IPv4) the site's other nodes reach this one; empty: that of the default route."""
     owner: Rules = Rules()
     network: Network = Network()
 

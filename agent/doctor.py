@@ -21,7 +21,10 @@ from rich.table import Table
 
 from agent import environment
 from agent.config import Network
+from agent.lan import NoLan
+from agent.lan import find as network_of
 from agent.nvml import open_nvml
+from agent.protocol import FIRST_PORT
 from agent.sandbox import cgroups, workspace
 from agent.sandbox.probe import Report, probe
 from agent.sandbox.seccomp import AUDIT_ARCH
@@ -59,17 +62,19 @@ def report(
     market_url: str | None = None,
     state: Path | None = None,
     python: str = "",
+    lan: str = "",
     network: Network | None = None,
 ) -> list[Finding]:
     """Looks at everything; takes a few seconds.
 
     state: where the agent keeps jobs' folders (None: a temporary one). python: the training
-    environment's (empty: our own). network: what the owner lets jobs reach.
+    environment's (empty: our own). lan: the node's own word on its address (empty: none).
+    network: what the owner lets jobs reach.
     """
     workspace.own_mounts()
     with tempfile.TemporaryDirectory(prefix="gridloom-doctor-") as scratch:
         place = _existing(state) if state else Path(scratch)
-        found = [_system(), *_sandbox(place), _namespaces(), _limits(), _quota(), _gpus()]
+        found = [_system(), *_sandbox(place, lan), _namespaces(), _limits(), _quota(), _gpus()]
         found += [_machine(), _disk(place), _training(python), _reach(network)]
     return [*found, *(_market(market_url) if market_url else [])]
 
@@ -78,10 +83,11 @@ def run_doctor(
     market_url: str | None = None,
     state: Path | None = None,
     python: str = "",
+    lan: str = "",
     network: Network | None = None,
 ) -> int:
     """Prints the report; 0 if this machine can be a node, else 1."""
-    findings = report(market_url, state, python, network)
+    findings = report(market_url, state, python, lan, network)
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok and not finding.advice else "[yellow]![/]"
@@ -105,14 +111,27 @@ def _system() -> Finding:
     return Finding("system", known, detail, "" if known else advice)
 
 
-def _sandbox(place: Path) -> list[Finding]:
-    """The strongest rung that held, and what the attack on it showed."""
+def _sandbox(place: Path, lan: str) -> list[Finding]:
+    """The strongest rung that held, what the attack on it showed, and whether gangs can run."""
     found: Report = probe(place)
     if found.rung is None:
         advice = "jobs of strangers are refused here; for development only: --unsafe-no-sandbox"
         return [Finding("sandbox", False, "; ".join(found.weaker), advice)]
     detail = f"{found.rung.name}: {found.held} of {len(found.checks)} attacks held off"
-    return [Finding("sandbox", True, detail, "; ".join(found.weaker))]
+    return [Finding("sandbox", True, detail, "; ".join(found.weaker)), _gangs(found.no_gang, lan)]
+
+
+def _gangs(reason: str, lan: str) -> Finding:
+    """Whether jobs of several nodes of this site can have a part of them here."""
+    try:
+        place = network_of(lan)
+    except NoLan as error:
+        reason = reason or str(error)
+    if reason:
+        return Finding("gangs", True, "none: jobs of several nodes run elsewhere", reason)
+    ports = f"UDP ports from {FIRST_PORT} on"
+    detail = f"other nodes of the site reach it at {place.address}; let them in on {ports}"
+    return Finding("gangs", True, detail)
 
 
 def _namespaces() -> Finding:

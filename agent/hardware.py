@@ -1,5 +1,6 @@
 """The node as it finds itself: its inventory, and what of it the market does not see."""
 
+import logging
 import os
 import platform
 import re
@@ -13,15 +14,18 @@ from typing import Final
 
 import psutil
 
-from agent import protocol
-from agent.config import Network, State
+from agent import lan, protocol
+from agent.config import CLOSED, Network, State
 from agent.environment import Training
+from agent.lan import Lan
 from agent.nvml import Nvml, open_nvml
 from agent.order import Rung
 from agent.protocol import Device
 from agent.sampling import Sampler
 from agent.sandbox import workspace
 from agent.walls import Walls
+
+log = logging.getLogger(__name__)
 
 _NAMESPACE: Final = uuid.UUID("5c6c1b3e-6d0a-5c58-9d3e-6b0b7f1f5d0e")
 _KEPT: Final = 0.1
@@ -42,19 +46,22 @@ class Machine:
     minors: dict[str, int]
     """GPU uuid → N of its /dev/nvidiaN."""
     driver: Nvml | None
+    lan: Lan | None
+    """None where no rank of a gang can run."""
     network: Network
+    """What the owner lets jobs reach."""
 
 
 def survey(
-    state: State, training: Training, walls: Walls, network: Network | None = None
+    state: State, training: Training, walls: Walls, lan_address: str = "", network: Network = CLOSED
 ) -> Machine:
     """Looks at the whole machine; `walls` is what the agent's attack on its own sandbox found,
-    `network` what the owner lets jobs reach (None: nothing).
+    `lan_address` what its owner says of its network, `network` what they let jobs reach.
 
     What is let: the GPUs, or on a machine without any the cores of the agent's CPU affinity.
     """
+    place = _place(walls, lan_address)
     driver, cores = open_nvml(), sorted(os.sched_getaffinity(0))
-    network = network or Network()
     devices, minors = _devices(state, driver, cores)
     return Machine(
         inventory=protocol.Inventory(
@@ -73,6 +80,7 @@ def survey(
             sandbox=walls.shown,
             egress=network.egress,
             builds=network.builds and walls.rung is not None,
+            lan_address=place.address if place else "",
         ),
         training=training,
         rung=walls.rung,
@@ -80,7 +88,19 @@ def survey(
         minors=minors,
         driver=driver,
         network=network,
+        lan=place,
     )
+
+
+def _place(walls: Walls, lan_address: str) -> Lan | None:
+    """Where gangs find this node; None if it takes no part in any."""
+    if walls.no_gang:
+        return None
+    try:
+        return lan.find(lan_address)
+    except lan.NoLan as reason:
+        log.info("no gangs of several nodes here: %s", reason)
+        return None
 
 
 def version() -> str:

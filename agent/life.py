@@ -306,11 +306,11 @@ class Life:
         """The artifact of a job that is done, else its newest checkpoint; then its output."""
         results = watch.results
         try:
-            if done and await asyncio.to_thread(results.has_artifact):
+            if done and await asyncio.to_thread(results.has_result):
                 watch.stop_saving()
                 await results.send_artifact(self.say)
             else:
-                await watch.finish_saving(self.say)
+                await watch.finish_saving(self.record.ran_ms, self.say)
         except NotSent as error:
             self.say(f"its artifact could not be sent: {error}")
         self.save()

@@ -52,6 +52,9 @@ _TICK_S: Final = 1.0
 _LOAD_S: Final = 5.0
 _BEATS_A_CLAIM: Final = 6
 _AWAY: Final = "market_away"
+_DEAF_S: Final = 2.0
+"""A market that is away when we leave is not waited for longer than this."""
+_GOODBYE: Final = "its machine is going down"
 
 
 class Daemon:
@@ -92,17 +95,28 @@ class Daemon:
         """None until the market has said it once."""
         self._interval_s, self._spool_s = 10.0, 3600.0
         self._owner_why = ""
+        self._leaving, self._news = asyncio.Event(), asyncio.Event()
         self._foreign = Foreign(machine.cores, machine.driver)
         self._mood, self._load_at = owner.Mood(), time.monotonic()
 
+    def leave(self) -> None:
+        """Says goodbye: what runs saves, is sent, and goes on elsewhere; then `run` returns."""
+        self._leaving.set()
+
     async def run(self) -> None:
-        """Until cancelled; raises TurnedAway when the market has done so for good."""
+        """Until cancelled, or gone after `leave`; raises TurnedAway when the market has turned us
+        away for good."""
         await asyncio.to_thread(cache.sweep, self._state.cache)
         await asyncio.to_thread(self._tools.builds.sweep)
         await self._find_lives()
         work = [
             asyncio.create_task(one)
-            for one in (self._client.run(), self._tick(), self._prover.run(self._is_idle))
+            for one in (
+                self._client.run(),
+                self._tick(),
+                self._prover.run(self._is_idle),
+                self._left(),
+            )
         ]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -254,12 +268,37 @@ class Daemon:
             await self._ask_owner()
             if time.monotonic() - claimed_at >= _BEATS_A_CLAIM * self._interval_s:
                 claimed_at = time.monotonic()
-                for life in self._lives.values():
-                    if life.is_running():
-                        life.claim()
+                self._claim()
                 self._client.ring()
-            if self._client.away_s > self._spool_s:
+            if self._client.away_s > (_DEAF_S if self._leaving.is_set() else self._spool_s):
                 self._leave_alone()
+
+    def _claim(self) -> None:
+        """What runs is claimed; on a full disk a claim waits for the next time, and the job goes
+        on."""
+        for life in self._lives.values():
+            try:
+                if life.is_running():
+                    life.claim()
+            except OSError as error:
+                log.error("a claim can't be kept: %s", error)
+
+    async def _left(self) -> None:
+        """Returns once we were to leave and nothing is left to do: the market reclaims what runs
+        here as it does for an owner, and hears of each end before we are gone."""
+        await self._leaving.wait()
+        await self._ask_owner()
+        while any(self._keeps_us(life) for life in self._lives.values()):
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._news.wait()
+        self._client.ring()
+        await asyncio.sleep(_TICK_S / 4)
+
+    def _keeps_us(self, life: Life) -> bool:
+        """Whether it still runs, or has something to send to a market that is there."""
+        return life.is_running() or (self._client.away_s == 0 and not life.record.is_settled)
 
     async def _ask_owner(self) -> None:
         rules = self._config.owner
@@ -275,6 +314,8 @@ class Daemon:
             self._mood,
             drain_asked=self._state.drain.exists(),
         )
+        if self._leaving.is_set():
+            why = _GOODBYE
         if why != self._owner_why:
             log.info("the owner %s", f"needs the machine: {why}" if why else "lets it again")
             self._owner_why = why
@@ -304,6 +345,7 @@ class Daemon:
         }
 
     def _changed(self) -> None:
+        self._news.set()
         self._reconcile()
         self._client.ring()
 

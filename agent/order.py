@@ -91,6 +91,29 @@ class Limits(_File, frozen=True, kw_only=True):
     """Of each of stdout.log and stderr.log, their rotated half included."""
 
 
+class Peer(_File, frozen=True, kw_only=True):
+    """A rank of a gang: its address inside, and where its machine takes the packets."""
+
+    address: str
+    lan: str
+    port: Annotated[int, Meta(ge=1024, le=65535)]
+
+    def __post_init__(self) -> None:
+        for address in (self.address, self.lan):
+            try:
+                ipaddress.IPv4Address(address)
+            except ValueError:
+                raise ValueError(f"{address!r} is no IPv4 address") from None
+
+
+class Network(Peer, frozen=True, kw_only=True):
+    """The network of its own that a gang's sandbox joins (`agent.sandbox.network`)."""
+
+    id: Annotated[int, Meta(ge=1, lt=2**24)]
+    mtu: Annotated[int, Meta(ge=576, le=65000)]
+    peers: Annotated[list[Peer], Meta(min_length=1, max_length=255)]
+
+
 class KeeperOrder(_File, frozen=True, kw_only=True):
     """How to run one assignment; written once by the agent, read once by its keeper."""
 
@@ -114,6 +137,10 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
     """Names that the job may reach through the gate (`agent.sandbox.reach`); empty is nobody."""
     networks: list[str] = []
     """Networks that the owner lets those names lie in, beside the public internet."""
+    cwd: str = "/job"
+    """Where it begins, as seen inside the sandbox."""
+    network: Network | None = None
+    """None: the job reaches nothing but its own loopback."""
 
     def __post_init__(self) -> None:
         for name in self.inputs:
@@ -122,7 +149,7 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
         for path in (*self.inputs.values(), *self.training_env):
             if not path.startswith("/"):
                 raise ValueError(f"{path!r} must be an absolute path on the host")
-        for text in (*self.argv, *self.env, *self.env.values()):
+        for text in (*self.argv, *self.env, *self.env.values(), self.cwd):
             if "\0" in text:
                 raise ValueError("arguments and environment can't hold a NUL character")
         for name in self.env:

@@ -1,6 +1,8 @@
 """From what the market wants run to how this machine runs it: checked, then written down."""
 
 import re
+import secrets
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -10,17 +12,22 @@ import msgspec
 from agent import order as files
 from agent import packages, paths
 from agent.hardware import Machine
-from agent.order import KeeperOrder, Limits
-from agent.protocol import AssignmentSpec, File, Malformed, decode, sha256_hex
+from agent.order import KeeperOrder, Limits, Network, Peer
+from agent.protocol import AssignmentSpec, File, Gang, Malformed, decode, sha256_hex
 from agent.recipes import catalog
 from agent.record import Record
 from agent.sandbox import outputs, reach, workspace
+from agent.sandbox.network import CARD
 
 RESUME: Final = "resume"
 OUTPUT: Final = "output"
+SCRIPT: Final = "script"
+WORK: Final = "work"
+"""A script's working directory: its project's copy, where it may write."""
 METRICS: Final = "metrics.jsonl"
 _INSIDE: Final = "/job"
 _SECRET: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_MASTER_PORT: Final = 29_500
 
 
 class SpecRefused(RuntimeError):
@@ -50,8 +57,8 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
     given = [one.name for one in spec.inputs]
     if why := _unlike(spec, machine):
         pass
-    elif spec.world != 1:
-        why = "this agent runs jobs of one node only"
+    elif why_not := _unfit_for_gang(spec, machine):
+        why = why_not
     elif machine.rung is None:
         why = "no sandbox holds on this node"
     elif spec.egress and not machine.network.egress:
@@ -81,6 +88,8 @@ def write(
     output.mkdir(parents=True)
     output.chmod(0o777)  # the job's uid may be of its own; only that one reaches the work folder
     (folder / "job" / "job.json").write_bytes(msgspec.json.encode(_told(spec)))
+    if spec.recipe == SCRIPT:
+        _lay_out_work(folder, spec)
     files.write(folder / files.ORDER, _order(folder, spec, machine, environment))
 
 
@@ -101,6 +110,16 @@ def _unlike(spec: AssignmentSpec, machine: Machine) -> str:
     return ""
 
 
+def _lay_out_work(folder: Path, spec: AssignmentSpec) -> None:
+    """The project as its own folder, to run in and to write to; and what an earlier attempt had
+    saved where it lay, for a script that looks there by itself."""
+    laid = [(folder / "inputs" / SCRIPT, folder / "job" / WORK)]
+    if spec.resume is not None and spec.resume.place:
+        laid.append((folder / "inputs" / RESUME, folder / "job" / spec.resume.place))
+    for source, target in laid:
+        shutil.copytree(source, target, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
 def _strange(spec: AssignmentSpec) -> str:
     """Which name in it could lead out of the job's folder, or onto another; "" if none does."""
     given = [one.name for one in spec.inputs]
@@ -112,10 +131,31 @@ def _strange(spec: AssignmentSpec) -> str:
             reach.parse(name)
         except reach.BadName as error:
             return str(error)
+    place = spec.resume.place if spec.resume is not None else ""
+    if place and (paths.fault_of_paths([place]) or place.split("/")[0] not in (OUTPUT, WORK)):
+        return f"its checkpoint would be laid at {place[:80]!r}, outside of its folders"
     for name, these, _ in folders_of(spec):
         if why := paths.fault_of_name(name) or paths.fault_of_paths(one.path for one in these):
             return why
     return "its inputs' names clash" if len({*given, RESUME}) <= len(given) else ""
+
+
+def _unfit_for_gang(spec: AssignmentSpec, machine: Machine) -> str:
+    """Why this node can't be a rank of its gang; "" if it can, or there is none."""
+    if spec.gang is None:
+        return "it is of several nodes, and names none" if spec.world != 1 else ""
+    if machine.lan is None:
+        return "this node takes no part in gangs of several nodes"
+    if len(spec.gang.members) != spec.world or spec.rank >= spec.world:
+        return "its gang has another size than it says"
+    own = spec.gang.members[spec.rank]
+    if own.lan != machine.lan.address:
+        return f"it was placed on {own.lan}, and this node is at {machine.lan.address} by now"
+    try:
+        _network(spec, machine)
+    except ValueError as error:
+        return f"its network makes no sense: {error}"
+    return ""
 
 
 def _misfit(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> str:
@@ -126,10 +166,24 @@ def _misfit(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> s
         return f"it asks for the device {strange[0]}, which isn't here" if strange else "no device"
     if busy := sorted(set(spec.devices) & set(taken)):
         return f"the device {busy[0]} is still in use"
+    laid = sum(file.bytes for file in _laid_out(spec))
+    if laid > spec.disk_bytes:
+        return (
+            f"its project and checkpoint have {laid >> 20} MiB, and it books "
+            f"{spec.disk_bytes >> 20} MiB of disk"
+        )
     if spec.memory_bytes > machine.inventory.memory_bytes:
         has, books = machine.inventory.memory_bytes >> 20, spec.memory_bytes >> 20
         return f"it books {books} MiB of memory, and this machine has {has} MiB"
     return ""
+
+
+def _laid_out(spec: AssignmentSpec) -> list[File]:
+    """The files that are copied into the work folder, and count as its disk."""
+    if spec.recipe != SCRIPT:
+        return []
+    project = [file for one in spec.inputs if one.name == SCRIPT for file in one.files]
+    return project + (spec.resume.files if spec.resume and spec.resume.place else [])
 
 
 def _order(
@@ -154,6 +208,27 @@ def _order(
         gpus=[machine.minors[uuid] for uuid in gpus],
         egress=spec.egress,
         networks=machine.network.allow,
+        cwd=f"{_INSIDE}/{WORK}" if spec.recipe == SCRIPT else _INSIDE,
+        network=_network(spec, machine),
+    )
+
+
+def _network(spec: AssignmentSpec, machine: Machine) -> Network | None:
+    """The gang's network as this rank joins it; raises ValueError for addresses that are none."""
+    if spec.gang is None or machine.lan is None:
+        return None
+    own = spec.gang.members[spec.rank]
+    return Network(
+        id=spec.gang.network,
+        address=own.address,
+        lan=own.lan,
+        port=own.port,
+        mtu=machine.lan.mtu,
+        peers=[
+            Peer(address=member.address, lan=member.lan, port=member.port)
+            for rank, member in enumerate(spec.gang.members)
+            if rank != spec.rank
+        ],
     )
 
 
@@ -166,9 +241,29 @@ def _environment(spec: AssignmentSpec, gpus: list[str]) -> dict[str, str]:
     }
     if spec.resume is not None:
         told["GRIDLOOM_RESUME_FROM"] = f"{_INSIDE}/inputs/{RESUME}"
+    if spec.gang is not None:
+        told |= _meeting(spec, spec.gang)
     if gpus:
         told["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     return told
+
+
+def _meeting(spec: AssignmentSpec, gang: Gang) -> dict[str, str]:
+    """What torch.distributed and its like look for: one process on each node, which may start
+    more (torchrun sets its own for those)."""
+    return {
+        "MASTER_ADDR": gang.members[0].address,
+        "MASTER_PORT": str(_MASTER_PORT),
+        "RANK": str(spec.rank),
+        "WORLD_SIZE": str(spec.world),
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "NODE_RANK": str(spec.rank),
+        "NNODES": str(spec.world),
+        "GLOO_SOCKET_IFNAME": CARD,
+        "NCCL_SOCKET_IFNAME": CARD,
+        "NCCL_IB_DISABLE": "1",  # no card but ours is in the sandbox
+    }
 
 
 def _told(spec: AssignmentSpec) -> dict[str, object]:
@@ -184,4 +279,25 @@ def _told(spec: AssignmentSpec) -> dict[str, object]:
         "seed": spec.seed,
         "checkpoint_s": spec.checkpoint_s,
         "lineage": spec.lineage,
+        "gang": _told_of_gang(spec),
+    }
+
+
+def _told_of_gang(spec: AssignmentSpec) -> dict[str, object] | None:
+    """The gang, for a recipe that makes a cluster of it; None for a job on one GPU."""
+    if spec.gang is None and len(spec.devices) == 1:
+        return None
+    if spec.gang is None:  # several GPUs of one node meet on its own loopback
+        return {
+            "rank": 0,
+            "addresses": ["127.0.0.1"],
+            "gpus": [len(spec.devices)],
+            "token": secrets.token_hex(32),
+        }
+    members = spec.gang.members
+    return {
+        "rank": spec.rank,
+        "addresses": [member.address for member in members],
+        "gpus": [member.gpus for member in members],
+        "token": spec.gang.token,
     }

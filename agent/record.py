@@ -39,6 +39,8 @@ class Record(Struct, kw_only=True):
     step: int = 0
     checkpoint: int | None = None
     """Step of the last one that the market has committed."""
+    saved_ns: int = 0
+    """When that one was written (ctime)."""
     detail: str = ""
     metrics_offset: int = 0
     stdout: LogPlace = msgspec.field(default_factory=LogPlace)

@@ -3,29 +3,33 @@
 import asyncio
 import logging
 import os
-import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from agent.orders import OUTPUT
+from agent import order as files
+from agent import saves
+from agent.orders import OUTPUT, SCRIPT
 from agent.protocol import AssignmentSpec, UploadKind
 from agent.record import Record
 from agent.sandbox import outputs
+from agent.saves import ARTIFACT, Look, Save
 from agent.transfer import Progress
 from agent.uploads import Folder, NotSent, Outgoing, Uploads
 
 log = logging.getLogger(__name__)
 
-ARTIFACT: Final = "artifact"
-_CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]{0,14})")
 _LOGS: Final = ("stdout.log.1", "stdout.log", "stderr.log.1", "stderr.log")
 _MAX_FILES: Final = 10_000
+_ORDERLY: Final = (0, 75, 130, 143)
+"""Exit codes of a process that has done what it wanted to do before it left."""
 
 
 class Results:
-    """One assignment's output folder, and what of it has been sent."""
+    """One assignment's output, and what of it has been sent."""
 
     def __init__(
         self, folder: Path, record: Record, spec: AssignmentSpec, uploads: Uploads
@@ -33,32 +37,60 @@ class Results:
         self._folder, self._record, self._spec, self._uploads = folder, record, spec, uploads
         self._job = folder / "job"
         self._not_taken: set[int] = set()
+        resume = spec.resume
+        self._restored = frozenset(
+            f"{resume.place}/{file.path}" for file in resume.files if resume.place
+        ) if resume else frozenset()  # fmt: skip
 
-    def newest(self) -> int | None:
-        """Step of the newest checkpoint that is complete, was not sent, and is no older than what
-        was; the ones before it are not worth sending any more."""
-        found = map(_CHECKPOINT.fullmatch, outputs.folders(self._job, OUTPUT))
-        steps = {int(match[1]) for match in found if match} - self._not_taken
-        sent = -1 if self._record.checkpoint is None else self._record.checkpoint
-        return max((step for step in steps if step > sent), default=None)
+    def newest(self) -> Save | None:
+        """The newest checkpoint that is whole and was not sent."""
+        if not (self._folder / files.LOCK).exists():
+            return None
+        sent, but = self._record.saved_ns, frozenset(self._not_taken)
+        return saves.newest(self._job, self._look(), after_ns=sent, but=but)
 
-    async def send_checkpoint(self, step: int, seconds: float, say: Callable[[str], None]) -> str:
+    def step_of(self, save: Save) -> int:
+        """The number it is sent under, rising within a lease whatever a script calls its saves."""
+        sent, resume = self._record.checkpoint, self._spec.resume
+        if save.number is not None:
+            return save.number if sent is None else max(save.number, sent + 1)
+        before = resume.step if sent is None and resume is not None else -1
+        return max(self._record.step, 1 + max(before, -1 if sent is None else sent))
+
+    async def send_checkpoint(
+        self, save: Save, seconds: float, running_ms: int, say: Callable[[str], None]
+    ) -> str:
         """Sends one; why it can't be taken, or "" if it was: the job goes on either way. Raises
         Fenced."""
-        name = f"checkpoint-{step}"
+        step = self.step_of(save)
+        since_ms = (time.time_ns() - save.at_ns) // 1_000_000
+        folder = Folder(
+            assignment=self._record.id,
+            epoch=self._record.epoch,
+            kind="checkpoint",
+            step=step,
+            files=[],
+            seconds=seconds or save.wrote_s,
+            running_ms=max(0, running_ms - max(0, since_ms)),
+            place=save.place if self._spec.recipe == SCRIPT else "",
+        )
         try:
-            await self._send("checkpoint", step, name, say=say, seconds=seconds)
+            await self._send_held(save, folder, say)
         except (NotSent, OSError, outputs.OutputRefused) as error:
             # Not taken, or removed by the job itself in the meantime.
-            self._not_taken.add(step)
-            log.info("%s of %s was not taken: %s", name, self._record.id, error)
-            return f"{name} was not taken: {error}"
-        self._record.checkpoint = max(step, self._record.checkpoint or 0)
+            self._not_taken.add(save.at_ns)
+            log.info("%s of %s was not taken: %s", save.name, self._record.id, error)
+            return f"{save.name} was not taken: {error}"
+        self._record.checkpoint, self._record.saved_ns = step, save.at_ns
         return ""
 
     def has_artifact(self) -> bool:
-        """Whether there is one to send."""
+        """Whether the job has named its result."""
         return ARTIFACT in outputs.folders(self._job, OUTPUT)
+
+    def has_result(self) -> bool:
+        """Whether there is anything that `send_artifact` would send. Raises NotSent."""
+        return self._record.is_artifact_sent or bool(self.has_artifact() or self._result())
 
     def artifact_flaw(self) -> str:
         """Why what stands in the artifact's place can't be taken; "" if it can, or nothing does."""
@@ -72,13 +104,16 @@ class Results:
         return "" if found else "the artifact is empty"
 
     async def send_artifact(self, say: Callable[[str], None]) -> None:
-        """Sends the final result. Raises Fenced, and NotSent if it can't be sent at all."""
-        if not self._record.is_artifact_sent and await asyncio.to_thread(self.has_artifact):
-            try:
-                await self._send("artifact", self._record.step, ARTIFACT, say=say, seconds=0)
-            except (OSError, outputs.OutputRefused) as error:
-                raise NotSent(f"the artifact can't be taken: {error}") from None
-            self._record.is_artifact_sent = True
+        """Sends the final result: the folder `artifact`, else all that a script has left where it
+        ran. Raises Fenced, and NotSent if it can't be sent at all."""
+        if self._record.is_artifact_sent:
+            return
+        try:
+            found = await asyncio.to_thread(self._result)
+            await self._send("artifact", self._record.step, found, ARTIFACT, say=say)
+        except (OSError, outputs.OutputRefused) as error:
+            raise NotSent(f"the artifact can't be taken: {error}") from None
+        self._record.is_artifact_sent = True
 
     async def send_logs(self) -> None:
         """Sends what the job printed. Raises Fenced, NotSent."""
@@ -90,21 +125,63 @@ class Results:
             await self._uploads.send(folder, lambda size: None)
         self._record.is_log_sent = True
 
-    async def _send(
-        self, kind: UploadKind, step: int, name: str, *, say: Callable[[str], None], seconds: float
-    ) -> None:
-        found = await asyncio.to_thread(self._walk, name)
-        if not found:
-            raise NotSent("there is no file in it")
-        folder = Folder(
-            assignment=self._record.id,
-            epoch=self._record.epoch,
-            kind=kind,
-            step=step,
-            files=[Outgoing(file.path, file.size, file.open) for file in found],
-            seconds=seconds,
+    async def _send_held(self, save: Save, folder: Folder, say: Callable[[str], None]) -> None:
+        most_bytes = self._spec.disk_bytes
+        holding = saves.held(
+            self._job, save, self._folder, most_bytes=most_bytes, most_files=_MAX_FILES
         )
+        held = await asyncio.to_thread(holding.__enter__)
+        try:
+            if not held:
+                raise NotSent("there is no file in it")
+            whole = replace(folder, files=[Outgoing(*one) for one in held])
+            await self._uploads.send(whole, Progress(f"sending {save.name}", whole.size, say).add)
+        finally:
+            holding.__exit__(None, None, None)
+
+    async def _send(
+        self,
+        kind: UploadKind,
+        step: int,
+        found: Sequence[tuple[str, outputs.OutputFile]],
+        name: str,
+        *,
+        say: Callable[[str], None],
+    ) -> None:
+        outgoing = [Outgoing(path, file.size, file.open) for path, file in found]
+        folder = Folder(self._record.id, self._record.epoch, kind, step, outgoing)
         await self._uploads.send(folder, Progress(f"sending {name}", folder.size, say).add)
+
+    def _result(self) -> list[tuple[str, outputs.OutputFile]]:
+        if self.has_artifact():
+            return [(file.path, file) for file in self._walk(ARTIFACT)]
+        exit = self._record.exit
+        if self._spec.recipe != SCRIPT or exit is None or exit.why != "exited":
+            # Asked to leave, it may well have left half way.
+            return []
+        found = saves.leftovers(self._job, self._look())
+        size = sum(file.size for _, file in found)
+        if len(found) > _MAX_FILES or size > self._spec.disk_bytes:
+            raise NotSent(
+                f"it left {len(found)} files of {size} bytes in all, and {_MAX_FILES} files of "
+                f"{self._spec.disk_bytes} bytes are taken: put what counts into "
+                "$GRIDLOOM_OUTPUT/artifact"
+            )
+        return found
+
+    def _look(self) -> Look:
+        """What decides what is whole, as of now or of the job's end."""
+        record, exit = self._record, self._record.exit
+        ended = (self._folder / files.STATUS).stat().st_mtime_ns if record.is_gone else None
+        return Look(
+            script=self._spec.recipe == SCRIPT,
+            # The keeper takes its lock when all is laid out and before the job begins.
+            since_ns=(self._folder / files.LOCK).stat().st_mtime_ns,
+            now_ns=ended or time.time_ns(),
+            orderly=exit is not None and exit.code in _ORDERLY,
+            torn=exit is not None and exit.why in ("keeper_lost", "rebooted"),
+            restored=self._restored,
+        )
 
     def _walk(self, name: str) -> list[outputs.OutputFile]:
         return outputs.walk(

@@ -119,7 +119,14 @@ async def _fetch_inputs(
     await asyncio.to_thread(cache.make_room, downloads.root, missing + spec.disk_bytes)
     for name, these, shelf in wanted:
         progress = Progress(f"fetching {name}", sum(file.bytes for file in these), say)
-        paths = await all_of(downloads.fetch(file, shelf, urls, progress.add) for file in these)
+        try:
+            paths = await all_of(downloads.fetch(file, shelf, urls, progress.add) for file in these)
+        except BadInput as error:
+            if name != orders.RESUME or spec.resume is None:
+                raise
+            raise NotStarted(
+                "checkpoint", f"the checkpoint of step {spec.resume.step} can't be read: {error}"
+            ) from None
         found = {file.path: path for file, path in zip(these, paths, strict=True)}
         await asyncio.to_thread(cache.lay_out, found, these, folder / "inputs" / name)
 

@@ -105,6 +105,11 @@ def parse(line: bytes) -> Point | None:
         told = json.loads(line)
     except (ValueError, RecursionError):
         return None
+    return point_of(told)
+
+
+def point_of(told: object) -> Point | None:
+    """The same of what such a line holds; takes `told` apart."""
     if not isinstance(told, dict):
         return None
     step = told.pop("step", None)

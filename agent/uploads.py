@@ -69,6 +69,10 @@ class Folder:
     files: Sequence[Outgoing]
     seconds: float = 0.0
     """How long the job took to write it, if it said so."""
+    running_ms: int | None = None
+    """Running time at which a checkpoint was written."""
+    place: str = ""
+    """Where it lay below the work folder."""
 
     @property
     def size(self) -> int:
@@ -171,6 +175,8 @@ class _Sending:
             step=folder.step,
             files=files,
             seconds=folder.seconds,
+            running_ms=folder.running_ms,
+            place=folder.place,
         )
         return (await self.uploads.api.commit(folder.assignment, request)).manifest
 

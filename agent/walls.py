@@ -20,6 +20,8 @@ class Walls(Struct, frozen=True, kw_only=True):
     unsafe: bool
     rung: Rung | None
     shown: protocol.Sandbox
+    no_gang: str = ""
+    """Why jobs of several nodes can't run here; "" if they can."""
 
 
 def attack(state: State, *, unsafe: bool) -> Walls:
@@ -48,6 +50,7 @@ def attack(state: State, *, unsafe: bool) -> Walls:
             harmful=report.harmful,
             weaker=[_plain(reason)[:2000] for reason in report.weaker],
         ),
+        no_gang=report.no_gang,
     )
     write_private(_path(state), msgspec.json.encode(walls))
     return walls

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from agent import order as files
-from agent import sampling
+from agent import sampling, saves
 from agent.orders import METRICS
 from agent.protocol import AssignmentSpec
 from agent.record import Record
 from agent.results import Results
+from agent.saves import Save
 from agent.tails import LogTail, MetricsTail, Quiet
 from agent.tools import Tools
 from agent.uploads import Fenced
@@ -35,7 +36,7 @@ class Watch:
         self.saving: asyncio.Task[None] | None = None
         """The upload of a checkpoint that is on its way."""
         self.results = Results(folder, record, spec, tools.uploads)
-        self._record, self._spec, self._tools = record, spec, tools
+        self._folder, self._record, self._spec, self._tools = folder, record, spec, tools
         self._metrics = MetricsTail(folder / "job", METRICS, record.metrics_offset)
         self._metrics.step = record.step
         self._logs = (
@@ -45,6 +46,9 @@ class Watch:
         self._quiet = Quiet(spec.hang_s)
         self._due = {"tails": 0.0, "checkpoints": 0.0, "quiet": 0.0}
         self._fenced = False
+        self._rested_at = 0.0
+        """A job that saves all the time gets half of the line: after each checkpoint it rests for
+        as long as that took."""
 
     async def look(self, seen: files.Status, running_ms: int, say: Callable[[str], None]) -> None:
         """One look at all that is due; quick, since the keeper's word is read in between."""
@@ -52,8 +56,8 @@ class Watch:
         if now >= self._due["tails"]:
             self._due["tails"] = now + _TAILS_S
             self.read_tails(running_ms)
-        if now >= self._due["checkpoints"]:
-            await self._look_for_checkpoint(say)
+        if now >= max(self._due["checkpoints"], self._rested_at):
+            await self._look_for_checkpoint(running_ms, say)
             self._due["checkpoints"] = self._after(now, _CHECKPOINTS_S)
         if now >= self._due["quiet"]:
             await self._feel_pulse(seen, now)
@@ -82,29 +86,45 @@ class Watch:
         if self.saving is not None:
             self.saving.cancel()
 
-    async def finish_saving(self, say: Callable[[str], None]) -> None:
+    async def finish_saving(self, running_ms: int, say: Callable[[str], None]) -> None:
         """Sees the checkpoint on its way through, and then a newer one, if there is."""
         if self.saving is not None:
             await asyncio.wait((self.saving,))
-        await self._look_for_checkpoint(say)
+        await self._look_for_checkpoint(running_ms, say)
         if self.saving is not None:
             await asyncio.wait((self.saving,))
             self.saving.result()
 
-    async def _look_for_checkpoint(self, say: Callable[[str], None]) -> None:
+    async def _look_for_checkpoint(self, running_ms: int, say: Callable[[str], None]) -> None:
         """Begins to send the newest one, unless another is on its way; training goes on."""
         if self._fenced or (self.saving is not None and not self.saving.done()):
             return
-        step = await asyncio.to_thread(self.results.newest)
-        if step is not None:
-            self.saving = asyncio.create_task(self._save(step, say))
+        save = await asyncio.to_thread(self.results.newest)
+        if save is not None:
+            await self._draw(save, running_ms)
+            self.saving = asyncio.create_task(self._save(save, running_ms, say))
 
-    async def _save(self, step: int, say: Callable[[str], None]) -> None:
+    async def _draw(self, save: Save, running_ms: int) -> None:
+        """The curve of a script that leaves it to Hugging Face's Trainer to keep one."""
+        if self._metrics.offset:
+            return
+        record, resume = self._record, self._spec.resume
+        goes_on = resume is not None and (save.number or 0) > resume.step
+        drawn = max(record.step, resume.step if resume is not None and goes_on else -1)
+        for point in await asyncio.to_thread(saves.curve, self._folder / "job", save):
+            if point.step > drawn:
+                self._tools.outbox.add_point(record.id, running_ms, point)
+                record.step = self._metrics.step = max(record.step, point.step)
+
+    async def _save(self, save: Save, running_ms: int, say: Callable[[str], None]) -> None:
+        begun = time.monotonic()
         try:
-            say(await self.results.send_checkpoint(step, self._metrics.save_s, say))
+            seconds = self._metrics.save_s
+            say(await self.results.send_checkpoint(save, seconds, running_ms, say))
         except Fenced as fenced:
             log.warning("%s: nothing is taken any more: %s", self._record.id, fenced)
             self._fenced = True
+        self._rested_at = 2 * time.monotonic() - begun
         self._tools.changed()
 
     async def _feel_pulse(self, seen: files.Status, now: float) -> None:

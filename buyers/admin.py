@@ -1,24 +1,13 @@
 """The operator's view of what buyers have. Read only: rows move by the services."""
 
 from django.contrib import admin
-from django.http import HttpRequest
 
 from buyers.models import Artifact, Checkpoint, Dataset, Job, Quote
-
-
-class _ReadOnly(admin.ModelAdmin):
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False
+from marketplace.admin import ReadOnlyAdmin
 
 
 @admin.register(Job)
-class JobAdmin(_ReadOnly):
+class JobAdmin(ReadOnlyAdmin):
     list_display = ("name", "org", "recipe", "state", "state_since", "budget_micros",
                     "spent_micros")  # fmt: skip
     list_filter = ("state", "recipe", "order")
@@ -26,23 +15,23 @@ class JobAdmin(_ReadOnly):
 
 
 @admin.register(Dataset)
-class DatasetAdmin(_ReadOnly):
+class DatasetAdmin(ReadOnlyAdmin):
     list_display = ("name", "version", "org", "bytes", "rows", "committed_at")
     search_fields = ("id", "name")
 
 
 @admin.register(Artifact)
-class ArtifactAdmin(_ReadOnly):
+class ArtifactAdmin(ReadOnlyAdmin):
     list_display = ("name", "org", "public", "licence", "bytes", "committed_at")
     list_filter = ("public",)
     search_fields = ("id", "name")
 
 
 @admin.register(Checkpoint)
-class CheckpointAdmin(_ReadOnly):
+class CheckpointAdmin(ReadOnlyAdmin):
     list_display = ("job", "epoch", "step", "bytes", "committed_at", "deleted_at")
 
 
 @admin.register(Quote)
-class QuoteAdmin(_ReadOnly):
+class QuoteAdmin(ReadOnlyAdmin):
     list_display = ("id", "org", "created_at", "expires_at", "taken_at", "job")

@@ -82,6 +82,7 @@ def _row(
         bytes=sum(file.bytes for file in files),
         prefix=storage.base_prefix(pk),
         created_at=now,
+        state_since=now,
     )
 
 

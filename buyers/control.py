@@ -7,8 +7,9 @@ from datetime import datetime
 
 from django.contrib.auth.models import User
 
-from buyers import packages
-from buyers.models import Job, Quote
+from buyers import datasets, fetching, packages
+from buyers.hub_models import Fetch
+from buyers.models import Dataset, Job, Quote
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
 from scheduler import jobs, quoting, tasks
@@ -31,3 +32,22 @@ def resume(job: Job, *, by: User, now: datetime, budget: str = "") -> Job:
     job = jobs.resume(job, by=by, now=now, budget=budget)
     tasks.ring(tasks.clear_market)
     return job
+
+
+def commit(dataset: Dataset, *, now: datetime) -> Dataset:
+    """`buyers.datasets.commit`; if it is left to a worker, one is rung for."""
+    dataset = datasets.commit(dataset, now=now)
+    if dataset.state == "checking":
+        tasks.ring(tasks.check_datasets)
+    return dataset
+
+
+def add_base(
+    org: Org, *, hub: str, repo: str, revision: str, token: str, right: str, by: User, now: datetime
+) -> Fetch:
+    """`buyers.fetching.ask`; a worker is rung for."""
+    fetch = fetching.ask(
+        org, hub=hub, repo=repo, revision=revision, token=token, right=right, by=by, now=now
+    )
+    tasks.ring(tasks.fetch_bases)
+    return fetch

@@ -1,15 +1,14 @@
 """Datasets and code: the folders that buyers bring, as versions that never change.
 
 A version is declared (paths, sizes, hashes), its files are sent straight to our storage by
-presigned URLs, then it is committed after every file was found as declared. A version that was
+presigned URLs, then it is committed after every file was found as declared and its rows as some
+recipe reads them. A version that was
 begun and not committed is gone on with by declaring the same files again.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from hashlib import sha256
 from typing import Final
 
 import msgspec
@@ -19,7 +18,7 @@ from django.db import transaction
 from django.db.models import Sum
 
 from agent import protocol
-from buyers import rows
+from buyers import checking
 from buyers.models import Dataset
 from marketplace import locks, storage
 from marketplace.core.errors import Conflict, Invalid, TooLarge
@@ -32,8 +31,6 @@ MAX_FILES: Final = 10_000
 MAX_FILE_BYTES: Final = 5 * 2**30
 """The largest that S3 takes in one PUT; more data goes into more files."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
-# Looking at one object is one round trip; so many are under way at once.
-_LOOKS: Final = 16
 
 
 def manifest(raw: object) -> list[protocol.File]:
@@ -78,33 +75,37 @@ def start(
                 prefix=storage.dataset_prefix(pk),
                 created_at=now,
                 created_by=by.get_username(),
+                state=Dataset.MACHINE.initial,
+                state_since=now,
             )
     return dataset, ({} if dataset.committed_at else _puts(dataset, declared))
 
 
 def commit(dataset: Dataset, *, now: datetime) -> Dataset:
-    """Makes a version usable, after every file was found in our storage as declared.
+    """Has a version looked through (`buyers.checking`); then it is ready, and never changes.
 
-    Rows of `train.jsonl` and `heldout.jsonl` are checked and counted. Raises Conflict naming
-    the files that are missing or differ, Invalid naming file and line of a bad row; then
-    nothing is committed, and it may be tried again. Repeating a commit changes nothing. Reads
-    from the network: not for use in a transaction.
+    A small one is looked at at once: raises Conflict naming the files that are missing or
+    differ, Invalid naming file and row; then it may be mended and tried again. Others are left to
+    a worker, in the state `checking`. Repeating a commit changes nothing. Reads from the network:
+    not for use in a transaction.
     """
-    if dataset.committed_at:
+    if dataset.committed_at or dataset.state == "checking":
         return dataset
     declared = manifest(dataset.manifest)
-    _require_all(dataset, declared)
-    counted = sum(
-        rows.count(storage.read(storage.file_key(dataset.prefix, file.sha256)), file.path)
-        for file in declared
-        if file.path in rows.FILES
-    )
-    begun = Dataset.objects.filter(pk=dataset.pk, committed_at=None)
-    if begun.update(committed_at=now, rows=counted):
-        dataset.committed_at, dataset.rows = now, counted
-    else:
+    try:
+        if not checking.at_once(declared):
+            with transaction.atomic():
+                return dataset.advance("check", now=now, detail="")
+        found = checking.look(dataset, declared)
+        return checking.settle(dataset, found, now=now)
+    except Invalid as error:
+        checking.refuse(dataset, str(error), now=now)
+        raise
+    except Conflict:
         dataset.refresh_from_db()
-    return dataset
+        if dataset.committed_at or dataset.state == "checking":
+            return dataset
+        raise
 
 
 def discard(dataset: Dataset) -> None:
@@ -160,6 +161,7 @@ def _checked(files: Sequence[protocol.File]) -> list[protocol.File]:
                 field="files",
             )
     _check_together(files)
+    checking.require_fit(files)
     return sorted(files, key=lambda file: file.path)
 
 
@@ -183,37 +185,3 @@ def _puts(dataset: Dataset, files: Iterable[protocol.File]) -> dict[str, SignedP
         )
         for file in files
     }
-
-
-def _require_all(dataset: Dataset, files: Sequence[protocol.File]) -> None:
-    """Raises Conflict naming files that are not in our storage as declared."""
-    with ThreadPoolExecutor(_LOOKS) as pool:
-        looks = pool.map(lambda file: _wrong(dataset.prefix, file), files)
-        wrong: Mapping[str, str] = {
-            file.path: why for file, why in zip(files, looks, strict=True) if why
-        }
-    if wrong:
-        first = "; ".join(f"{path} {why}" for path, why in list(wrong.items())[:3])
-        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise Conflict(f"nothing was committed: {first}{more}. Send what is missing again")
-
-
-def _wrong(prefix: str, file: protocol.File) -> str:
-    """What is wrong with one object; empty if it is as declared."""
-    key = storage.file_key(prefix, file.sha256)
-    found = storage.stat(key)
-    if found is None:
-        return "has not arrived"
-    if found.bytes != file.bytes:
-        return f"has {found.bytes:,} bytes instead of {file.bytes:,}"
-    if (found.sha256 or _hash(key)) != file.sha256:
-        return "has another hash than declared"
-    return ""
-
-
-def _hash(key: str) -> str:
-    """For storage that keeps no checksum: read it all."""
-    digest = sha256()
-    for chunk in storage.read(key):
-        digest.update(chunk)
-    return digest.hexdigest()

@@ -1,27 +1,24 @@
 """What buyers type. Only its shape is checked here; what it means, by the services."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
+from django.conf import settings
 
 from agent.recipes import catalog
-from buyers.models import Artifact, Dataset, Secret
+from buyers import recipes
+from buyers.models import Artifact, Dataset
+from buyers.own_models import Secret
 from marketplace.core.errors import Invalid, MarketError
 from marketplace.core.hardware import REGIONS, Trust
+from marketplace.forms import RefusableForm
 from marketplace.models import Org
 
 _NONE = [("", "–")]
-
-
-class RefusableForm(forms.Form):
-    """A form that can also show why a service said no."""
-
-    def refuse(self, error: MarketError) -> None:
-        """Puts the service's words beside the field at fault, or above them all."""
-        field = error.field.partition(".")[0] if isinstance(error, Invalid) else ""
-        field = {"limits": "limit"}.get(field, field)
-        self.add_error(field if field in self.fields else None, str(error))
+# Inputs that are datasets or code; the others are models.
+_OF_ROWS = frozenset({"dataset", "script", "mix"})
 
 
 class TopUpForm(RefusableForm):
@@ -69,20 +66,136 @@ class SecretForm(RefusableForm):
     )
 
 
+class PromoteForm(RefusableForm):
+    """Why a model that dropped somewhere shall be the current one."""
+
+    reason = forms.CharField(max_length=250, required=False)
+
+
+class BaseForm(RefusableForm):
+    """A base to fetch from a hub."""
+
+    repo = forms.CharField(
+        max_length=200, label="Repository", help_text="Like HuggingFaceTB/SmolLM2-135M-Instruct"
+    )
+    revision = forms.CharField(
+        max_length=200, required=False, help_text="A branch, a tag or a commit; empty: main"
+    )
+    hub = forms.ChoiceField(required=False)
+    token = forms.CharField(
+        max_length=500,
+        required=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        label="Access token",
+        help_text="Only for private or gated repositories; it is forgotten when the base is here",
+    )
+    right = forms.CharField(
+        max_length=300,
+        required=False,
+        label="Why you may use it",
+        help_text="Only if the repository names no licence; it is kept with your name",
+    )
+
+    def __init__(self, data: Any = None) -> None:
+        super().__init__(data)
+        field = self.fields["hub"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [(name, name) for name in settings.HUBS]
+
+
+class ParameterForm(RefusableForm):
+    """A recipe's parameters, made from the catalogue's schema. What is left empty keeps its
+    default; bounds are the catalogue's to hold."""
+
+    def __init__(
+        self, recipe: str, data: Any = None, *, initial: Mapping[str, Any] | None = None
+    ) -> None:
+        found = recipes.recipe(recipe)
+        given = initial or {}
+        shown = {
+            each.name: _shown(each, given.get(each.name, each.default)) for each in found.parameters
+        }
+        super().__init__(data, prefix="p", initial=shown)
+        self._kinds = {each.name: each.kind for each in found.parameters}
+        for each in found.parameters:
+            self.fields[each.name] = _field(each)
+        self.common = [self[each.name] for each in found.common]
+        self.further = [self[each.name] for each in found.further]
+        self.further_is_wrong = any(field.errors for field in self.further)
+
+    def refuse(self, error: MarketError) -> None:
+        """Puts the catalogue's words beside the parameter at fault."""
+        name = error.field.partition(".")[2] if isinstance(error, Invalid) else ""
+        self.add_error(name.partition(".")[0] if name in self.fields else None, str(error))
+
+    def raw(self) -> dict[str, Any]:
+        """What was given, for the catalogue to validate."""
+        return {
+            name: value
+            for name, value in self.cleaned_data.items()
+            if value not in ("", None, []) or self._kinds[name] == "switch"
+        }
+
+
+class LinesField(forms.CharField):
+    """A list of texts, one a line."""
+
+    widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false"})
+
+    def clean(self, value: Any) -> list[str]:
+        return [line.strip() for line in super().clean(value).splitlines() if line.strip()]
+
+
+class JsonField(forms.CharField):
+    """Anything else: JSON."""
+
+    widget = forms.Textarea(attrs={"rows": 4, "spellcheck": "false"})
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        try:
+            return json.loads(text) if text.strip() else ""
+        except (ValueError, RecursionError) as error:
+            raise forms.ValidationError(f"this is no JSON: {error}") from None
+
+
+def _field(of: recipes.Parameter) -> forms.Field:
+    allowed = "" if of.kind == "choice" else of.allowed
+    helped = f"{of.help} {allowed.capitalize()}." if allowed else of.help
+    said: dict[str, Any] = {"label": of.label, "help_text": helped, "required": of.required}
+    match of.kind:
+        case "choice":
+            return forms.ChoiceField(choices=[(name, name) for name in of.choices], **said)
+        case "switch":
+            return forms.BooleanField(**{**said, "required": False})
+        case "list":
+            return LinesField(max_length=100_000, **said)
+        case "json":
+            return JsonField(max_length=100_000, **said)
+        case "integer" | "number":
+            # Not a number field: the browser would refuse 5e-4 by its step, and we say more.
+            attrs = {"inputmode": "decimal", "autocomplete": "off"}
+            return forms.CharField(max_length=40, widget=forms.TextInput(attrs=attrs), **said)
+    return forms.CharField(max_length=10_000, **said)
+
+
+def _shown(of: recipes.Parameter, value: Any) -> Any:
+    if value is None:
+        return ""
+    if of.kind == "list" and isinstance(value, list):
+        return "\n".join(map(str, value))
+    if of.kind == "json" and not isinstance(value, str):
+        return json.dumps(value) if value else ""
+    return value
+
+
 class JobForm(RefusableForm):
     """A job as wanted. Empty fields are the market's to fill in."""
 
+    shown_by = {"limits": "limit"}
+
     name = forms.CharField(max_length=100, required=False)
     recipe = forms.ChoiceField()
-    base = forms.ChoiceField(required=False, help_text="The model to start from")
-    dataset = forms.ChoiceField(required=False)
-    script = forms.ChoiceField(required=False, help_text="Your own code, for the recipe script")
-    parameters = forms.CharField(
-        required=False,
-        widget=forms.Textarea(attrs={"rows": 4, "spellcheck": "false"}),
-        help_text="One a line, like steps = 100 or args = [&quot;--fast&quot;]; the rest keep "
-        "their defaults",
-    )
     budget = forms.CharField(
         max_length=30, label="Budget, $", help_text="Never a cent over: it saves and stops there"
     )
@@ -117,32 +230,31 @@ class JobForm(RefusableForm):
         label="Least trust in the site",
     )
 
-    def __init__(self, data: Any = None, *, org: Org) -> None:
-        super().__init__(data)
-        bases = Artifact.objects.usable_by(org).order_by("-public", "-created_at")[:100]
+    def __init__(
+        self, recipe: str, data: Any = None, *, org: Org, initial: Mapping[str, Any] | None = None
+    ) -> None:
+        """`recipe` decides which inputs are asked for."""
+        super().__init__(data, initial={"recipe": recipe, **(initial or {})})
+        bases = Artifact.objects.usable_by(org).order_by("-public", "name", "-created_at")[:200]
         folders = Dataset.objects.of(org).committed().order_by("name", "-version").distinct("name")
-        named = [(str(folder.pk), str(folder)) for folder in folders[:200]]
+        models = _NONE + [(str(base.pk), _titled(base)) for base in bases]
+        named = _NONE + [(str(folder.pk), str(folder)) for folder in folders[:200]]
         self._choose("recipe", [(name, name) for name in catalog.names()])
-        self._choose("base", _NONE + [(str(base.pk), base.name) for base in bases])
-        self._choose("dataset", _NONE + named)
-        self._choose("script", _NONE + named)
+        own = [name for name in self.fields if name not in ("name", "recipe")]
         kept = Secret.objects.of(org).order_by("name").values_list("name", flat=True)
-        self._choose("secrets", [(name, name) for name in kept])
-
-    def clean_parameters(self) -> dict[str, Any]:
-        """Lines of `name = value`; a value is JSON, or else text."""
-        found: dict[str, Any] = {}
-        for line in self.cleaned_data["parameters"].splitlines():
-            name, equals, value = (part.strip() for part in line.partition("="))
-            if not line.strip():
-                continue
-            if not name or not equals:
-                raise forms.ValidationError(f"write it like steps = 100, not {line[:60]!r}")
-            try:
-                found[name] = json.loads(value)
-            except ValueError:
-                found[name] = value
-        return found
+        secrets = self.fields["secrets"]
+        assert isinstance(secrets, forms.MultipleChoiceField)
+        secrets.choices = [(name, name) for name in kept]
+        read = catalog.inputs(recipe)
+        for each in read:
+            self.fields[each.name] = forms.ChoiceField(
+                required=False,
+                choices=named if each.name in _OF_ROWS else models,
+                label=each.name.capitalize() + ("" if each.required else " (optional)"),
+                help_text=each.help[:1].upper() + each.help[1:],
+            )
+        self.inputs = [self[each.name] for each in read]
+        self.terms = [self[name] for name in own]
 
     def raw(self) -> dict[str, Any]:
         """What was typed, for `marketplace.core.specs.parse`."""
@@ -152,3 +264,13 @@ class JobForm(RefusableForm):
         field = self.fields[name]
         assert isinstance(field, forms.ChoiceField)
         field.choices = choices
+
+
+def _titled(base: Artifact) -> str:
+    """A model as a choice: of several of one name, which one."""
+    if base.source:
+        return f"{base.name} @ {base.commit[:8]}"
+    if base.job_id is None:
+        return base.name
+    when = base.created_at.strftime("%Y-%m-%d %H:%M")
+    return f"{base.name} ({'current, ' if base.state == 'current' else ''}{when})"

@@ -13,7 +13,7 @@ from buyers.models import Artifact, Checkpoint, Job, MetricPoint
 from marketplace import storage, telemetry
 from marketplace.core.errors import MarketError
 from marketplace.models import StateChange
-from scheduler import jobs
+from scheduler import jobs, restores
 from scheduler.models import Assignment, Lease
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ class JobView:
     """The live one, else the last."""
     shares: Sequence[Assignment]
     checkpoints: Sequence[Checkpoint]
+    went_on: str
+    """Whether a script's last attempt went on from what was saved, in words; "" if it can't be
+    told."""
     artifact: Artifact | None
     story: Sequence[StateChange]
     latest: MetricPoint | None
@@ -63,14 +66,16 @@ class JobView:
 def look(job: Job, *, now: datetime) -> JobView:
     """Reads it all; a fixed number of queries, and those of `jobs.describe`."""
     lease = jobs.current_lease(job)
-    shares = lease.assignments.select_related("node__site__org").order_by("rank") if lease else ()
+    found = lease.assignments.select_related("node__site__org", "lease") if lease else None
+    shares = list(found.order_by("rank")) if found is not None else []
     return JobView(
         job=job,
         now=now,
         words=jobs.describe(job),
         lease=lease,
-        shares=list(shares),
+        shares=shares,
         checkpoints=list(job.checkpoints.exclude(committed_at=None).order_by("-step", "-epoch")),
+        went_on=restores.how_it_went_on(job, lease, shares[0]) if lease and shares else "",
         artifact=job.artifacts.exclude(committed_at=None).first(),
         story=list(job.story()),
         latest=_points(job).filter(values__has_key="loss").last(),

@@ -9,11 +9,14 @@ from typing import Self
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
+from buyers.hub_models import Fetch
+from buyers.own_models import PackageLock
 from marketplace.core.hardware import Level, Tier, Trust
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MAX_AMOUNT
-from marketplace.core.states import JOB
+from marketplace.core.states import ARTIFACT, DATASET, JOB
 from marketplace.models import Org, Stateful
 
 
@@ -41,18 +44,30 @@ class DatasetQuerySet(models.QuerySet["Dataset"]):
         return self.filter(org=org)
 
     def committed(self) -> Self:
-        """Whole, and never to change again."""
+        """Whole, checked, and never to change again."""
         return self.exclude(committed_at=None)
 
+    def checking(self) -> Self:
+        """All sent, and waiting for a worker to look at it."""
+        return self.filter(state="checking")
 
-class Dataset(Folder):
+
+class Dataset(Folder, Stateful):
     """One version of a dataset. A changed dataset is a new version."""
 
+    MACHINE = DATASET
+
+    state = models.CharField(max_length=20, default=DATASET.initial, editable=False)
+    state_since = models.DateTimeField(default=timezone.now, editable=False)
     org = models.ForeignKey(Org, models.PROTECT, related_name="datasets")
     name = models.CharField(max_length=100)
     version = models.PositiveIntegerField()
     rows = models.PositiveBigIntegerField(default=0)
     created_by = models.CharField(max_length=150)
+    detail = models.CharField(max_length=1000, blank=True, help_text="Why it was refused")
+    kinds = models.JSONField(default=list, help_text="Kinds of row that all its rows are")
+    parts = models.JSONField(default=dict, help_text="train, heldout, domains/…: how many rows")
+    preview = models.JSONField(default=dict, help_text="The same: their first rows")
 
     objects = DatasetQuerySet.as_manager()
 
@@ -70,13 +85,27 @@ class ArtifactQuerySet(models.QuerySet["Artifact"]):
         return self.filter(org=org)
 
     def usable_by(self, org: Org) -> Self:
-        """The org's own, and the public bases."""
-        return self.filter(Q(org=org) | Q(public=True)).exclude(committed_at=None)
+        """The org's own, the public bases, and those that it had fetched from a hub."""
+        fetched = Fetch.objects.filter(org=org).exclude(artifact=None).values("artifact")
+        mine = Q(org=org) | Q(public=True) | Q(pk__in=fetched)
+        return self.filter(mine).exclude(committed_at=None)
+
+    def bases(self) -> Self:
+        """Not made by a job here: published by the operator, or fetched from a hub."""
+        return self.filter(job=None)
 
 
-class Artifact(Folder):
-    """A model: the result of a job, or a base that everybody may start from."""
+class Artifact(Folder, Stateful):
+    """A model: the result of a job, a public base, or a base fetched from a hub.
 
+    A base from an open repository belongs to nobody (`org` is null): who has asked for it may
+    use it (`Fetch`). One that the hub shows only to some belongs to the org whose token read it.
+    """
+
+    MACHINE = ARTIFACT
+
+    state = models.CharField(max_length=20, default=ARTIFACT.initial, editable=False)
+    state_since = models.DateTimeField(default=timezone.now, editable=False)
     org = models.ForeignKey(Org, models.PROTECT, null=True, related_name="artifacts")
     job = models.ForeignKey("Job", models.PROTECT, null=True, related_name="artifacts")
     epoch = models.BigIntegerField(null=True, help_text="The lease that made it")
@@ -85,81 +114,44 @@ class Artifact(Folder):
     licence = models.CharField(max_length=60, blank=True)
     shape = models.JSONField(default=dict, help_text="BaseShape of a base model")
     lineage = models.JSONField(default=dict)
+    evaluation = models.JSONField(default=dict, help_text="Its evaluation.json, if it has one")
+    source = models.CharField(max_length=400, blank=True, help_text="hub:repository@commit")
 
     objects = ArtifactQuerySet.as_manager()
 
     class Meta:
         constraints = [
+            # Each commit of an open repository is kept once, each of a closed one once an org.
+            models.UniqueConstraint(
+                fields=["source", "org"], condition=~Q(source=""), nulls_distinct=False,
+                name="fetched_once",
+            ),
+            # Promoting one retires the other.
+            models.UniqueConstraint(
+                fields=["org", "name"], condition=Q(state="current"), name="one_current_of_a_name"
+            ),
             models.UniqueConstraint(fields=["job"], name="one_artifact_per_job"),
             models.UniqueConstraint(
                 fields=["name"], condition=Q(public=True), name="public_name_once"
             ),
             models.CheckConstraint(
-                condition=Q(public=True) | Q(org__isnull=False), name="artifact_has_an_owner"
+                condition=Q(public=True) | Q(org__isnull=False) | ~Q(source=""),
+                name="artifact_has_an_owner",
             ),
-        ]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class PackageLockQuerySet(models.QuerySet["PackageLock"]):
-    def of(self, org: Org) -> Self:
-        return self.filter(org=org)
-
-
-class PackageLock(models.Model):
-    """The packages that a project resolved to: exact wheels by version and hash. Never changed."""
-
-    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    org = models.ForeignKey(Org, models.PROTECT, related_name="package_locks")
-    sha256 = models.CharField(max_length=64)
-    text = models.TextField(help_text="A requirements file with hashes")
-    python = models.CharField(max_length=10)
-    torch = models.CharField(max_length=40, blank=True, help_text="Left to the node, if any")
-    count = models.PositiveIntegerField()
-    bytes = models.BigIntegerField(help_text="To fetch; 0 if the index doesn't tell")
-    hosts = models.JSONField(help_text="Whom a build must reach")
-    created_at = models.DateTimeField()
-
-    objects = PackageLockQuerySet.as_manager()
-
-    class Meta:
-        constraints = [models.UniqueConstraint(fields=["org", "sha256"], name="lock_once")]
-
-    def __str__(self) -> str:
-        return f"{self.count} packages ({self.sha256[:8]})"
-
-
-class SecretQuerySet(models.QuerySet["Secret"]):
-    def of(self, org: Org) -> Self:
-        return self.filter(org=org)
-
-
-class Secret(models.Model):
-    """A token that jobs find in the variable `name`. Its value is sealed (`marketplace.vault`)."""
-
-    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    org = models.ForeignKey(Org, models.PROTECT, related_name="secrets")
-    name = models.CharField(max_length=64)
-    sealed = models.BinaryField()
-    trust = models.SmallIntegerField(default=Trust.VERIFIED, help_text="Worst site that sees it")
-    set_by = models.CharField(max_length=150)
-    set_at = models.DateTimeField()
-    used_at = models.DateTimeField(null=True, help_text="Last given to a job")
-
-    objects = SecretQuerySet.as_manager()
-
-    class Meta:
-        constraints = [models.UniqueConstraint(fields=["org", "name"], name="secret_name_once")]
+        ]  # fmt: skip
 
     def __str__(self) -> str:
         return self.name
 
     @property
-    def trust_name(self) -> str:
-        """In words."""
-        return Trust(self.trust).name.lower()
+    def repository(self) -> str:
+        """`hub:repository` of a fetched base; empty for others."""
+        return self.source.rpartition("@")[0]
+
+    @property
+    def commit(self) -> str:
+        """The commit of a fetched base; empty for others."""
+        return self.source.rpartition("@")[2]
 
 
 class JobQuerySet(models.QuerySet["Job"]):
@@ -196,6 +188,18 @@ class Job(Stateful):
         Dataset, models.PROTECT, null=True, related_name="jobs_running_it",
         help_text="The user's own code, a folder like a dataset",
     )  # fmt: skip
+    mix = models.ForeignKey(
+        Dataset, models.PROTECT, null=True, related_name="+",
+        help_text="Blended into the training's rows",
+    )  # fmt: skip
+    other = models.ForeignKey(
+        Artifact, models.PROTECT, null=True, related_name="+",
+        help_text="A second model: the teacher, or what is added to the base",
+    )  # fmt: skip
+    third = models.ForeignKey(
+        Artifact, models.PROTECT, null=True, related_name="+",
+        help_text="A third model, merged with the second",
+    )  # fmt: skip
     environment = models.CharField(max_length=64, blank=True, help_text="Lock, if it needs one")
     seed = models.PositiveIntegerField(default=0)
     egress = models.JSONField(default=list, help_text="Names that it may reach; empty is nobody")
@@ -226,6 +230,10 @@ class Job(Stateful):
     budget_micros = models.BigIntegerField(help_text="Never a micro over, in all")
     deadline_at = models.DateTimeField(null=True)
     estimated_seconds = models.FloatField(default=0.0)
+    quoted = models.JSONField(
+        default=dict,
+        help_text="Of a taken quote: seconds_low, seconds, seconds_high, micros; empty for a bid",
+    )
     # What it has come to
     queued_at = models.DateTimeField()
     spent_micros = models.BigIntegerField(default=0, help_text="Charged so far, over all leases")
@@ -266,6 +274,14 @@ class Job(Stateful):
         return self.budget_micros - self.spent_micros
 
 
+class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
+    def usable(self) -> Self:
+        """Whole, still there, and not known or said to be bad."""
+        return self.filter(
+            committed_at__isnull=False, deleted_at=None, doubted_at=None, bad_at=None
+        )
+
+
 class Checkpoint(Folder):
     """A state that a job can go on from. Committed whole or not at all, fenced by epoch."""
 
@@ -273,14 +289,29 @@ class Checkpoint(Folder):
     epoch = models.BigIntegerField()
     step = models.BigIntegerField()
     seconds = models.FloatField(default=0.0, help_text="What writing it cost the job")
+    running_ms = models.BigIntegerField(null=True, help_text="Running time when it was written")
+    place = models.CharField(max_length=400, blank=True, help_text="Where it lay, below /job")
     deleted_at = models.DateTimeField(null=True, help_text="Files removed by retention")
+    # What came of going on from it
+    proven_at = models.DateTimeField(null=True, help_text="A node restored it and ran")
+    doubted_at = models.DateTimeField(null=True, help_text="A node could not; to be looked at")
+    bad_at = models.DateTimeField(null=True, help_text="Its bytes are not what they should be")
+
+    objects = CheckpointQuerySet.as_manager()
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["job", "epoch", "step"], name="checkpoint_once")
         ]
         # For resuming: the furthest one of a job.
-        indexes = [models.Index(fields=["job", "-epoch", "-step"], name="checkpoint_furthest")]
+        indexes = [
+            models.Index(fields=["job", "-epoch", "-step"], name="checkpoint_furthest"),
+            # For judging: the few that somebody could not read.
+            models.Index(
+                fields=["doubted_at"], condition=Q(doubted_at__isnull=False),
+                name="checkpoint_doubted",
+            ),
+        ]  # fmt: skip
 
 
 class RunLog(Folder):

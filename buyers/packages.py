@@ -20,7 +20,8 @@ from django.conf import settings
 
 from agent.recipes import catalog
 from buyers import references, requirements, resolver
-from buyers.models import Dataset, PackageLock
+from buyers.models import Dataset
+from buyers.own_models import PackageLock
 from buyers.requirements import Asked
 from buyers.resolver import Wheel
 from marketplace import storage
@@ -31,6 +32,8 @@ from marketplace.models import Org
 from suppliers.models import Node
 
 _PYTHON: Final = "3.11"
+_SCRIPT: Final = "script"
+"""The recipe that is the user's own program; ours need the node's environment."""
 
 
 def resolved(org: Org, request: JobRequest, *, now: datetime) -> JobRequest:
@@ -48,6 +51,12 @@ def resolved(org: Org, request: JobRequest, *, now: datetime) -> JobRequest:
     asked = requirements.read(_files(script, names), python=python) if names else None
     if asked is None:
         return replace(request, packages=NO_PACKAGES)
+    if request.recipe != _SCRIPT:
+        raise Invalid(
+            f"the recipe {request.recipe} runs in the node's own environment, and {script} asks for "
+            f"packages in {names[0]}: leave that file out, or say packages none",
+            field="script",
+        )
     lock = _lock(org, asked, python, torch, now)
     return replace(request, packages=lock.sha256)
 
@@ -64,8 +73,8 @@ def of_request(org: Org, request: JobRequest, script: Dataset | None) -> Package
         if not requirements.chosen(_paths(script)):
             return None
         raise Invalid("its packages have not been resolved; ask for a quote first", field="script")
-    if script is None:
-        raise Invalid("only a project of your own has packages of its own", field="packages")
+    if script is None or request.recipe != _SCRIPT:
+        raise Invalid("only the recipe script has packages of its own", field="packages")
     lock = PackageLock.objects.of(org).filter(sha256=request.packages).first()
     if lock is None:
         raise Invalid(

@@ -2,6 +2,9 @@
 
 from uuid import UUID
 
+from django.db.models import Case, When
+
+from buyers.hub_models import Fetch
 from buyers.models import Artifact, Dataset
 from marketplace.core.errors import Invalid
 from marketplace.models import Org
@@ -32,22 +35,38 @@ def dataset(org: Org, reference: str, *, field: str) -> Dataset:
 
 
 def base(org: Org, reference: str) -> Artifact:
-    """A model to start from, by its id, the name of a public base, or of an own artifact.
+    """A model to start from: by its id, the name of a public base or of an own model, or, fetched
+    from a hub, as `repository` or `repository@revision`.
 
-    Of several artifacts of one name the newest counts. Raises Invalid.
+    Of several of one name the promoted one counts, else the newest. Raises Invalid.
     """
-    usable = Artifact.objects.usable_by(org).order_by("-public", "-created_at")
+    usable = Artifact.objects.usable_by(org).order_by(
+        "-public", Case(When(state="current", then=0), default=1), "-created_at"
+    )
     pk = _uuid(reference)
     found = usable.filter(pk=pk).first() if pk else usable.filter(name=reference).first()
+    if found is None and "@" in reference:
+        found = _at_revision(org, *reference.rsplit("@", 1))
     if found is None:
-        bases = Artifact.objects.usable_by(org).filter(public=True).order_by("name")
-        names = ", ".join(bases.values_list("name", flat=True)[:10])
+        bases = Artifact.objects.usable_by(org).bases().order_by("name")
+        names = ", ".join(bases.values_list("name", flat=True).distinct()[:10])
         raise Invalid(
             f"there is no base {reference!r} that you may use"
-            + (f"; public ones are {names}" if names else ""),
+            + (f"; there are {names}" if names else "")
+            + "; one from a hub is added on the page Bases, or by `gridloom base add`",
             field="base",
         )
     return found
+
+
+def _at_revision(org: Org, repo: str, revision: str) -> Artifact | None:
+    """A fetched base by the revision that was asked for, or by the beginning of its commit."""
+    fetched = Fetch.objects.of(org).filter(repo=repo).exclude(artifact=None)
+    named = fetched.filter(revision=revision)
+    if not named and len(revision) >= 7:
+        named = fetched.filter(commit__startswith=revision)
+    found = named.select_related("artifact").order_by("-created_at").first()
+    return found.artifact if found else None
 
 
 def _uuid(text: str) -> UUID | None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from django.contrib.auth.models import User
 
-from buyers.models import Secret
+from buyers.own_models import Secret
 from marketplace import vault
 from marketplace.core.errors import Conflict, Forbidden, Invalid, Missing
 from marketplace.core.hardware import Trust
@@ -57,8 +57,9 @@ def forget(secret: Secret) -> None:
     secret.delete()
 
 
-def require(org: Org, names: Sequence[str]) -> list[Secret]:
-    """The org's secrets of these names; raises Invalid for one that it doesn't have."""
+def worst_site(org: Org, names: Sequence[str]) -> int:
+    """The trust of the worst site that may see all of them; raises Invalid for one that the org
+    doesn't have."""
     found = {secret.name: secret for secret in Secret.objects.of(org).filter(name__in=names)}
     for name in names:
         if name not in found:
@@ -67,7 +68,7 @@ def require(org: Org, names: Sequence[str]) -> list[Secret]:
                 f"`gridloom secret set NAME` or on the page of your secrets",
                 field="secrets",
             )
-    return [found[name] for name in names]
+    return min((found[name].trust for name in names), default=Trust.COMMUNITY)
 
 
 def open_for(org: Org, names: Sequence[str], *, site_trust: int, now: datetime) -> dict[str, str]:

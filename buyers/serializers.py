@@ -7,6 +7,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from buyers import checking
 from buyers.jobview import JobView
 from buyers.models import Artifact, Dataset, Job, Quote
 from marketplace.core.hardware import Level, Tier, Trust
@@ -55,11 +56,24 @@ class DatasetOut(serializers.Serializer[Dataset]):
     rows = serializers.IntegerField()
     sha256 = serializers.CharField()
     files = serializers.SerializerMethodField()
+    state = serializers.CharField()
+    detail = serializers.CharField(help_text="Why it was refused")
+    kinds = serializers.ListField(child=serializers.CharField())
     created_at = serializers.DateTimeField()
     committed_at = serializers.DateTimeField(allow_null=True)
 
     def get_files(self, dataset: Dataset) -> int:
         return len(dataset.manifest)
+
+
+class DatasetReport(DatasetOut):
+    """A version with what was found in it: for train, heldout and each domain the rows and the
+    first of them, shortened."""
+
+    parts = serializers.SerializerMethodField()
+
+    def get_parts(self, dataset: Dataset) -> dict[str, Any]:
+        return checking.as_json(dataset)
 
 
 class DatasetStarted(DatasetOut):
@@ -74,12 +88,43 @@ class ArtifactOut(serializers.Serializer[Artifact]):
     id = serializers.UUIDField()
     name = serializers.CharField()
     public = serializers.BooleanField()
+    state = serializers.CharField(help_text="current: the org's model of its name")
     licence = serializers.CharField()
+    # DRF's own `source` is something else; it reads declared fields by the metaclass.
+    source = serializers.CharField()  # type: ignore[assignment]
     bytes = serializers.IntegerField()
     sha256 = serializers.CharField()
     job = serializers.UUIDField(source="job_id", allow_null=True)
     lineage = serializers.JSONField()
     created_at = serializers.DateTimeField()
+
+
+class PromoteIn(serializers.Serializer[Any]):
+    """Why, if it got worse somewhere."""
+
+    reason = serializers.CharField(required=False, default="", allow_blank=True, max_length=250)
+
+
+class MeasuredOut(serializers.Serializer[Any]):
+    """One domain, before and after; `dropped`: worse by more than its margin."""
+
+    name = serializers.CharField()
+    measure = serializers.CharField()
+    rows = serializers.IntegerField()
+    before = serializers.FloatField(allow_null=True)
+    after = serializers.FloatField(allow_null=True)
+    margin = serializers.FloatField()
+    dropped = serializers.BooleanField()
+
+
+class ModelOut(serializers.Serializer[Any]):
+    """What a model can do, and what it took (`card`, as Markdown)."""
+
+    id = serializers.UUIDField(source="artifact.pk")
+    name = serializers.CharField(source="artifact.name")
+    state = serializers.CharField(source="artifact.state")
+    measured = MeasuredOut(many=True)
+    card = serializers.CharField()
 
 
 class FolderFiles(serializers.Serializer[Any]):
@@ -133,13 +178,16 @@ class LogOut(serializers.Serializer[Any]):
 class JobIn(serializers.Serializer[Job]):
     """A job as wanted (`marketplace.core.specs`); what is left out, the market fills in."""
 
-    recipe = serializers.CharField(help_text="lora, full or script")
+    recipe = serializers.CharField(help_text="One of those that /recipes/ lists")
     budget = serializers.CharField(help_text='Never a cent over, in all: "2.50"')
     name = serializers.CharField(required=False)
     parameters = serializers.DictField(required=False)
     base = serializers.CharField(required=False, help_text="Id, or a public name")
     dataset = serializers.CharField(required=False, help_text="Id, name or name@version")
     script = serializers.CharField(required=False, help_text="The same, for your own code")
+    mix = serializers.CharField(required=False, help_text="The same, for rows to blend in")
+    other = serializers.CharField(required=False, help_text="A second model: id or public name")
+    third = serializers.CharField(required=False, help_text="A third one")
     gpus = serializers.IntegerField(required=False)
     gpus_max = serializers.IntegerField(required=False)
     memory_gib = serializers.FloatField(required=False)
@@ -247,6 +295,9 @@ class JobOut(serializers.Serializer[JobView]):
     base = serializers.UUIDField(source="job.base_id", allow_null=True)
     dataset = serializers.UUIDField(source="job.dataset_id", allow_null=True)
     script = serializers.UUIDField(source="job.script_id", allow_null=True)
+    mix = serializers.UUIDField(source="job.mix_id", allow_null=True)
+    other = serializers.UUIDField(source="job.other_id", allow_null=True)
+    third = serializers.UUIDField(source="job.third_id", allow_null=True)
     gpus_min = serializers.IntegerField(source="job.gpus_min")
     gpus_max = serializers.IntegerField(source="job.gpus_max")
     memory_bytes = serializers.IntegerField(source="job.memory_bytes")

@@ -12,14 +12,16 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.auth.models import User
 
-from agent.recipes import catalog
-from agent.recipes.catalog import FineTuning, ParameterError, Parameters, ScriptParameters
-from buyers import packages, references, rows, secrets
-from buyers.models import Artifact, Dataset, Job, PackageLock
-from marketplace.core import estimates
+from agent.recipes import catalog, formats
+from agent.recipes.catalog import ParameterError
+from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters
+from buyers import fits, packages, reads, references, secrets
+from buyers.models import Artifact, Dataset, Folder, Job
+from buyers.own_models import PackageLock
+from marketplace.core import checkpoints, estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.estimates import BaseShape
-from marketplace.core.hardware import Level, Trust
+from marketplace.core.hardware import Level
 from marketplace.core.ids import uuid7
 from marketplace.core.money import accrued, format_amount
 from marketplace.core.specs import JobRequest
@@ -30,6 +32,8 @@ from suppliers.models import Node
 # 32 tokens that its chat template puts around each pair.
 _BYTES_A_TOKEN: Final = 4.9
 _CHAT_TOKENS: Final = 32
+_MOST_GANG: Final = 128
+"""A gang's network holds twice as many ranks."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Plan:
     base: Artifact | None
     dataset: Dataset | None
     script: Dataset | None
+    mix: Dataset | None
+    other: Artifact | None
+    third: Artifact | None
     packages: PackageLock | None
     """Its own environment; None: the node's."""
     secrets_trust: int
@@ -56,6 +63,8 @@ class Plan:
     """The buyer's own guess; 0 where the recipe's arithmetic tells."""
     row_tokens: float | None
     """About how long a training row is."""
+    total_steps: int
+    """0 where only its author knows."""
 
     def seconds_on(self, gpu_class: str) -> float:
         """Estimated seconds of running on one GPU of this class, by its data sheet."""
@@ -74,36 +83,63 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     that the org has none of or that the recipe can't use, a deadline in the past, an environment
     that no node offers, a script without memory and hours.
     """
-    if request.deadline is not None and request.deadline <= now:
-        raise Invalid("the deadline has already passed; give a later one", field="deadline")
-    _require_one_node(request)
+    _require_time(request, now)
+    _require_one_site(request)
     parameters = _parameters(request)
     base, dataset, script = _inputs(org, request)
+    mix = reads.mix(org, request, parameters)
     _require_environment(request.environment)
-    if isinstance(parameters, ScriptParameters):
-        _check_script(request, parameters, script)
-    else:
-        _check_tuning(request, parameters, base, dataset)
+    _check(request, parameters, base, dataset, script)
     lock = packages.of_request(org, request, script)
-    asked = secrets.require(org, request.secrets)
-    shape = _shape(base)
+    shape = shape_of(base)
     plain = catalog.as_json(parameters)
-    folders = [folder for folder in (base, dataset, script) if folder is not None]
+    other, third = (reads.model(org, request, name) for name in ("other", "third"))
+    named = (base, dataset, script, mix, other, third)
+    fits.require(org, request, [each for each in named if each is not None])
     return Plan(
         recipe=request.recipe,
         parameters=plain,
         base=base,
         dataset=dataset,
         script=script,
+        mix=mix,
+        other=other,
+        third=third,
         packages=lock,
-        secrets_trust=min((one.trust for one in asked), default=Trust.COMMUNITY),
+        secrets_trust=secrets.worst_site(org, request.secrets),
         shape=shape,
         memory_bytes=request.memory_bytes or _memory(request.recipe, plain, shape),
         disk_bytes=request.disk_bytes,
-        bytes_in=sum(folder.bytes for folder in folders) + (lock.bytes if lock else 0),
+        bytes_in=_bytes(*named) + (lock.bytes if lock else 0),
         hours=request.hours,
-        row_tokens=_row_tokens(dataset),
+        row_tokens=row_tokens(dataset),
+        total_steps=catalog.total_steps(parameters),
     )
+
+
+def _check(
+    request: JobRequest,
+    parameters: Parameters,
+    base: Artifact | None,
+    dataset: Dataset | None,
+    script: Dataset | None,
+) -> None:
+    """What the recipe itself needs."""
+    if isinstance(parameters, ScriptParameters):
+        _check_script(request, parameters, script)
+    else:
+        _check_tuning(request, parameters, base)
+        reads.require_rows(request, parameters, dataset, script)
+        fits.require_kind(request.recipe, parameters, dataset)
+
+
+def _require_time(request: JobRequest, now: datetime) -> None:
+    if request.deadline is not None and request.deadline <= now:
+        raise Invalid("the deadline has already passed; give a later one", field="deadline")
+
+
+def _bytes(*folders: Folder | None) -> int:
+    return sum(folder.bytes for folder in folders if folder is not None)
 
 
 def create_job(
@@ -115,19 +151,16 @@ def create_job(
     order: str,
     by: User,
     now: datetime,
+    quoted: Mapping[str, float] | None = None,
 ) -> Job:
-    """A queued job. The engine places it.
+    """A queued job, which the engine places; `quoted` is as in `Job.quoted`.
 
     `limits` is GPU class → most micros per GPU-hour. Raises Invalid if there is no class to bid
     on or the budget pays for no checkpoint on the cheapest, Conflict if the org has too many.
     """
-    if not limits:
-        raise Invalid(
-            "no GPU class that you accept is in the market; name others, or raise the budget",
-            field="limits",
-        )
+    _require_a_class(limits)
     _require_a_save(request, min(limits.values()))
-    _require_room(org)
+    require_room(org)
     return Job.objects.create(
         id=uuid7(),
         org=org,
@@ -138,9 +171,10 @@ def create_job(
         limits=dict(limits),
         budget_micros=request.budget_micros,
         deadline_at=request.deadline,
+        quoted=dict(quoted or {}),
         estimated_seconds=min(plan.seconds_on(name) for name in limits),
         queued_at=now,
-        total_steps=int(plan.parameters.get("steps", 0)),
+        total_steps=plan.total_steps,
         state=Job.MACHINE.initial,
         state_since=now,
         **_what(request, plan),
@@ -148,8 +182,19 @@ def create_job(
     )
 
 
-def _require_room(org: Org) -> None:
-    """Two at once may both be the last: a flood is kept out, and nobody waits for a lock."""
+def _require_a_class(limits: Mapping[str, int]) -> None:
+    if not limits:
+        raise Invalid(
+            "no GPU class that you accept is in the market; name others, or raise the budget",
+            field="limits",
+        )
+
+
+def require_room(org: Org) -> None:
+    """Raises Conflict if the org has as many jobs waiting or running as it may.
+
+    Two at once may both be the last: a flood is kept out, and nobody waits for a lock.
+    """
     most = settings.POLICY.live_jobs
     if Job.objects.of(org).live().count() >= most:
         raise Conflict(
@@ -167,6 +212,9 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "dataset": plan.dataset,
         "script": plan.script,
         "packages": plan.packages,
+        "mix": plan.mix,
+        "other": plan.other,
+        "third": plan.third,
         "environment": request.environment,
         "seed": request.seed,
         "egress": list(request.egress),
@@ -190,13 +238,15 @@ def _where(request: JobRequest, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _require_one_node(request: JobRequest) -> None:
-    """Gangs over several nodes, and gangs that grow and shrink, are not run by agents yet."""
-    if request.level > Level.NODE and request.gpus_min > 1:
+def _require_one_site(request: JobRequest) -> None:
+    """Gangs over several sites, and gangs that grow and shrink, are not run by agents yet."""
+    if request.level > Level.SITE and request.gpus_min > 1:
         raise Invalid(
-            "jobs over several nodes can't be run yet; ask for GPUs in one node (level node)",
+            "jobs over several sites can't be run yet; ask for GPUs in one site (level site)",
             field="level",
         )
+    if request.gpus_min > _MOST_GANG:
+        raise Invalid(f"a job has at most {_MOST_GANG} GPUs", field="gpus")
     if request.gpus_max > request.gpus_min:
         raise Invalid(
             "jobs that grow and shrink can't be run yet; leave gpus_max out", field="gpus_max"
@@ -216,7 +266,14 @@ def _inputs(
 ) -> tuple[Artifact | None, Dataset | None, Dataset | None]:
     """What the request names, found; raises Invalid for what is missing or not read."""
     read = {entry.name: entry for entry in catalog.inputs(request.recipe)}
-    named = {"base": request.base, "dataset": request.dataset, "script": request.script}
+    named = {
+        "base": request.base,
+        "dataset": request.dataset,
+        "script": request.script,
+        "mix": request.mix,
+        "other": request.other,
+        "third": request.third,
+    }
     for name, reference in named.items():
         if reference and name not in read:
             raise Invalid(f"the recipe {request.recipe} reads no {name}; leave it out", field=name)
@@ -250,11 +307,17 @@ def _check_script(
     request: JobRequest, parameters: ScriptParameters, script: Dataset | None
 ) -> None:
     paths = {entry["path"] for entry in script.manifest} if script else set()
-    if parameters.entry not in paths:
+    if parameters.entry and parameters.entry not in paths:
         files = ", ".join(sorted(path for path in paths if path.endswith(".py"))[:5])
         raise Invalid(
             f"there is no {parameters.entry} in {script}; its Python files are: {files or 'none'}",
             field="parameters.entry",
+        )
+    if script is not None and script.bytes > request.disk_bytes:
+        raise Invalid(
+            f"{script} has {script.bytes / 2**30:.1f} GiB, and is copied into the job's own disk "
+            f"of {request.disk_bytes / 2**30:.1f} GiB: book more (disk_gib)",
+            field="disk_gib",
         )
     if not request.memory_bytes:
         raise Invalid(
@@ -265,12 +328,16 @@ def _check_script(
         raise Invalid("a script must say how long it will about run (hours)", field="hours")
 
 
-def _check_tuning(
-    request: JobRequest, parameters: FineTuning, base: Artifact | None, dataset: Dataset | None
-) -> None:
-    if request.gpus_min > 1:
+def _check_tuning(request: JobRequest, parameters: Parameters, base: Artifact | None) -> None:
+    if request.gpus_min > 1 and not isinstance(parameters, FineTuning):
         raise Invalid(
-            f"{request.recipe} trains on one GPU; ask for 1, or bring a script that uses more",
+            f"{request.recipe} runs on one GPU; ask for 1, or bring a script that uses more",
+            field="gpus",
+        )
+    if isinstance(parameters, FineTuning) and request.gpus_min > parameters.batch_size:
+        raise Invalid(
+            f"{request.gpus_min} GPUs share the {parameters.batch_size} rows of a step, and each "
+            "needs one: ask for fewer GPUs, or raise batch_size",
             field="gpus",
         )
     paths = {entry["path"] for entry in base.manifest} if base else set()
@@ -283,24 +350,15 @@ def _check_tuning(
             "it was made from",
             field="base",
         )
-    if not (_shape(base) or (request.memory_bytes and request.hours)):
+    if not (shape_of(base) or (request.memory_bytes and request.hours)):
         raise Invalid(
             "the size of this base is not known; say how much memory it needs on each GPU "
             "(memory_gib) and how long it will about run (hours)",
             field="hours" if request.memory_bytes else "memory_gib",
         )
-    held_out = bool(parameters.evaluate_samples or parameters.answers)
-    paths = {entry["path"] for entry in dataset.manifest} if dataset else set()
-    for name in (rows.TRAIN, rows.HELD_OUT) if held_out else (rows.TRAIN,):
-        if name not in paths:
-            raise Invalid(
-                f"{dataset} has no {name}; upload a version that has"
-                + (" (or set evaluate_samples and answers to 0)" if name == rows.HELD_OUT else ""),
-                field="dataset",
-            )
 
 
-def _shape(base: Artifact | None) -> BaseShape | None:
+def shape_of(base: Artifact | None) -> BaseShape | None:
     """A base's own shape, or that of what it was made from."""
     while base is not None:
         if base.shape:
@@ -313,17 +371,21 @@ def _memory(recipe: str, parameters: Mapping[str, Any], shape: BaseShape | None)
     return estimates.estimate(recipe, parameters, shape, tflops=1.0).memory_bytes
 
 
-def _row_tokens(dataset: Dataset | None) -> float | None:
+def row_tokens(dataset: Dataset | None) -> float | None:
     """The mean length of a dataset's rows, guessed from their bytes."""
     if dataset is None or not dataset.rows:
         return None
-    size: int = sum(entry["bytes"] for entry in dataset.manifest if entry["path"] in rows.FILES)
+    parts = (formats.TRAIN, formats.HELD_OUT)
+    size: int = sum(
+        entry["bytes"] for entry in dataset.manifest if formats.part_of(entry["path"]) in parts
+    )
     return size / dataset.rows / _BYTES_A_TOKEN + _CHAT_TOKENS
 
 
 def _require_a_save(request: JobRequest, price: int) -> None:
     """The cheapest thinkable checkpoint; the engine looks again, at the price that it pays."""
-    least = accrued(price, request.gpus_min, 2 * settings.POLICY.save_default_s)
+    reserve = checkpoints.reserve_seconds(settings.POLICY.save_default_s)
+    least = accrued(price, request.gpus_min, reserve)
     if request.budget_micros < least:
         raise Invalid(
             f"a budget of {format_amount(request.budget_micros)} does not even pay for saving "

@@ -7,21 +7,19 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
-from django.contrib.auth.models import User
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
-from django_htmx.middleware import HtmxDetails
 
-from buyers import control, downloads, jobview
-from buyers import secrets as vaulted
+from buyers import control, jobstart, jobview
 from buyers import wallet as wallets
-from buyers.forms import BidForm, JobForm, ResumeForm, SecretForm, TopUpForm
-from buyers.models import Artifact, Dataset, Job, Quote, Secret
+from buyers.forms import BidForm, JobForm, ParameterForm, ResumeForm, TopUpForm
+from buyers.member import MemberRequest, by
+from buyers.models import Artifact, Dataset, Job, Quote
 from marketplace.core import specs
 from marketplace.core.errors import Invalid, MarketError
 from marketplace.core.money import parse_amount
@@ -33,13 +31,6 @@ from marketplace.payments.models import TopUp
 from scheduler import jobs, receipts
 
 _ROWS: Final = 25
-
-
-class MemberRequest(HttpRequest):
-    """A request as `login_required` lets it through."""
-
-    user: User
-    htmx: HtmxDetails
 
 
 @login_required
@@ -75,7 +66,7 @@ def wallet(request: MemberRequest) -> HttpResponse:
                 amount=payments.parse_top_up(form.cleaned_data["amount"]),
                 success_url=f"{page}?paid=1",
                 cancel_url=page,
-                **_by(request),
+                **by(request),
             )
             return redirect(url)
         except MarketError as error:
@@ -93,59 +84,28 @@ def wallet(request: MemberRequest) -> HttpResponse:
 
 
 @login_required
-@require_GET
-def datasets(request: MemberRequest) -> HttpResponse:
-    """All versions, and a way to upload one: the browser sends it straight to our storage."""
-    found = Dataset.objects.of(org_of(request)).order_by("-id")
-    page = Paginator(found, _ROWS).get_page(request.GET.get("page"))
-    return render(request, "buyers/datasets.html", {"page": page, "now": timezone.now()})
-
-
-@login_required
-@require_http_methods(["GET", "POST"])
-def secrets(request: MemberRequest) -> HttpResponse:
-    """The org's secrets by name; a form that sets one."""
-    org = org_of(request)
-    form = SecretForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        told = form.cleaned_data
-        try:
-            trust = vaulted.parse_trust(told.pop("trust"))
-            vaulted.keep(org, trust=trust, **told, **_by(request))
-            return redirect("secrets")
-        except MarketError as error:
-            form.refuse(error)
-    context = {
-        "form": form,
-        "secrets": Secret.objects.of(org).order_by("name"),
-        "now": timezone.now(),
-    }
-    return render(request, "buyers/secrets.html", context)
-
-
-@login_required
-@require_POST
-def forget_secret(request: MemberRequest, pk: UUID) -> HttpResponse:
-    """Forgets one."""
-    vaulted.forget(get_object_or_404(Secret.objects.of(org_of(request)), pk=pk))
-    return redirect("secrets")
-
-
-@login_required
 @require_http_methods(["GET", "POST"])
 def new_job(request: MemberRequest) -> HttpResponse:
-    """A job as wanted; then its quote, or, left to a bid, the job."""
+    """A job as wanted; then its quote, or, left to a bid, the job.
+
+    Another recipe has other inputs and parameters: htmx asks for the fragment that holds them.
+    """
     org = org_of(request)
-    form = JobForm(request.POST or None, org=org)
-    if request.method == "POST" and form.is_valid():
+    posted = request.POST or None
+    start = jobstart.of(org, request.POST or request.GET)
+    form = JobForm(start.recipe, posted, org=org, initial=start.fields)
+    parameters = ParameterForm(start.recipe, posted, initial=start.parameters)
+    if posted and form.is_valid() and parameters.is_valid():
         try:
-            asked = specs.parse(form.raw())
+            asked = specs.parse({**form.raw(), "parameters": parameters.raw()})
             if "bid" in request.POST:
-                return redirect("job", control.submit(org, asked, **_by(request)).pk)
+                return redirect("job", control.submit(org, asked, **by(request)).pk)
             return redirect("quote", control.quote(org, asked, now=timezone.now()).pk)
         except MarketError as error:
-            form.refuse(error)
-    return render(request, "buyers/job_form.html", {"form": form})
+            at_parameters = isinstance(error, Invalid) and error.field.startswith("parameters")
+            (parameters if at_parameters else form).refuse(error)
+    template = "buyers/_job_form_recipe.html" if request.htmx else "buyers/job_form.html"
+    return render(request, template, {"form": form, "parameters": parameters, "start": start})
 
 
 @login_required
@@ -172,7 +132,7 @@ def take(request: MemberRequest, pk: UUID) -> HttpResponse:
     option = request.POST.get("option", "")
     if not (option.isascii() and option.isdigit() and len(option) < 6):
         raise Invalid("choose one of the quote's options", field="option")
-    return _to_job(request, jobs.take(found, option=int(option), **_by(request)))
+    return _to_job(request, jobs.take(found, option=int(option), **by(request)))
 
 
 @login_required
@@ -185,7 +145,7 @@ def bid(request: MemberRequest, pk: UUID) -> HttpResponse:
         try:
             limit = parse_amount(form.cleaned_data["limit"], field="limit")
             asked = replace(JobRequest.from_json(found.request), limit_micros=limit, limits={})
-            return _to_job(request, control.submit(found.org, asked, **_by(request)))
+            return _to_job(request, control.submit(found.org, asked, **by(request)))
         except MarketError as error:
             form.refuse(error)
     return _quote_page(request, found, form)
@@ -231,20 +191,6 @@ def resume(request: MemberRequest, pk: UUID) -> HttpResponse:
     return _changed(request, pk, control.resume, budget=budget)
 
 
-@login_required
-@require_GET
-def artifact_file(request: MemberRequest, pk: UUID) -> HttpResponse:
-    """Leads to one file of a model: its URL is made anew for each click."""
-    usable = Artifact.objects.usable_by(org_of(request))
-    artifact = get_object_or_404(usable, pk=pk)
-    return redirect(downloads.url(artifact, request.GET.get("path", "")))
-
-
-def _by(request: MemberRequest) -> dict[str, Any]:
-    """Who does it, and when: what every verb wants to know."""
-    return {"by": request.user, "now": timezone.now()}
-
-
 def _job(request: MemberRequest, pk: UUID) -> Job:
     mine = Job.objects.of(org_of(request)).select_related("created_by", "packages")
     return get_object_or_404(mine, pk=pk)
@@ -276,7 +222,7 @@ def _changed(
     request: MemberRequest, pk: UUID, verb: Callable[..., Job], **more: Any
 ) -> HttpResponse:
     """Does it, and answers with the job's state as it now is."""
-    verb(_job(request, pk), **_by(request), **more)
+    verb(_job(request, pk), **by(request), **more)
     if not request.htmx:
         return redirect("job", pk)
     view = jobview.look(_job(request, pk), now=timezone.now())

@@ -6,6 +6,19 @@ from django.http import HttpRequest
 from marketplace.models import ApiKey, Member, Org, StateChange
 
 
+class ReadOnlyAdmin(admin.ModelAdmin):
+    """Rows that only the market itself writes."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return False
+
+
 class MemberInline(admin.TabularInline):
     model = Member
     extra = 0
@@ -26,16 +39,7 @@ class ApiKeyAdmin(admin.ModelAdmin):
 
 
 @admin.register(StateChange)
-class StateChangeAdmin(admin.ModelAdmin):
+class StateChangeAdmin(ReadOnlyAdmin):
     list_display = ("at", "machine", "subject", "event", "source", "target", "by", "reason")
     list_filter = ("machine", "event")
     search_fields = ("subject",)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False

@@ -7,6 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from marketplace.core.paces import Accuracy
 from scheduler import public
 
 
@@ -40,6 +41,16 @@ class RoundSerializer(serializers.Serializer[object]):
     book_sha256 = serializers.CharField()
 
 
+class AccuracySerializer(serializers.Serializer[Accuracy]):
+    """How quotes of the last three months compare with what jobs came to; errors are medians of
+    |actual / quoted − 1|."""
+
+    jobs = serializers.IntegerField()
+    time_error = serializers.FloatField()
+    cost_error = serializers.FloatField()
+    within = serializers.FloatField(help_text="Share whose time lay inside the quoted range")
+
+
 class MarketSerializer(serializers.Serializer[public.MarketView]):
     """The market as it stands."""
 
@@ -48,6 +59,7 @@ class MarketSerializer(serializers.Serializer[public.MarketView]):
     waiting_jobs = serializers.IntegerField()
     running_jobs = serializers.IntegerField()
     rounds = RoundSerializer(many=True)
+    accuracy = AccuracySerializer(allow_null=True)
 
 
 class MarketView(APIView):

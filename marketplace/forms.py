@@ -1,6 +1,7 @@
-"""The sign-up form: an account comes with an org of its own."""
+"""Forms of all pages: signing up, API keys, and how any form shows a service's no."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib.auth.models import User
@@ -9,6 +10,20 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from marketplace import accounts
+from marketplace.core.errors import Invalid, MarketError
+
+
+class RefusableForm(forms.Form):
+    """A form that can also show why a service said no."""
+
+    shown_by: ClassVar[Mapping[str, str]] = {}
+    """A service's name of a field → the form's, where they differ."""
+
+    def refuse(self, error: MarketError) -> None:
+        """Puts the service's words beside the field at fault, or above them all."""
+        named = error.field.partition(".")[0] if isinstance(error, Invalid) else ""
+        field = self.shown_by.get(named, named)
+        self.add_error(field if field in self.fields else None, str(error))
 
 
 class SignupForm(forms.Form):

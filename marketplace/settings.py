@@ -5,6 +5,7 @@ A wrong value raises here, at start, by name; nothing is guessed later.
 
 import base64
 import os
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,6 +34,17 @@ def _url(name: str, default: str, *schemes: str) -> str:
     if url and urlsplit(url).scheme not in schemes:
         raise ImproperlyConfigured(f"{name} must be a {' or '.join(schemes)} URL, not {url!r}")
     return url
+
+
+def _hubs(text: str) -> dict[str, str]:
+    """Name → address, in the order given; the first is the one that is meant if none is named."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, url = part.strip().partition("=")
+        if not name.isidentifier() or urlsplit(url).scheme not in ("http", "https"):
+            raise ImproperlyConfigured(f"HUBS is like name=https://address,…, not {part!r}")
+        found[name] = url.rstrip("/")
+    return found
 
 
 def _secret(name: str) -> str:
@@ -178,6 +190,13 @@ S3_BUCKET = os.environ.get("S3_BUCKET", "gridloom")
 
 # Whose wheels jobs' own environments are made of; nodes reach it too.
 PACKAGE_INDEX_URL = _url("PACKAGE_INDEX_URL", "https://pypi.org/simple", "http", "https")
+# Where bases may be fetched from, by the names that buyers use: "name=https://address,…". Nothing
+# else is ever asked for a model, so a buyer can't send us to an address of theirs.
+HUBS = _hubs(os.environ.get("HUBS", "huggingface=https://huggingface.co"))
+# Where what is being fetched or checked lies meanwhile; it must hold the largest file.
+SCRATCH_DIR = Path(
+    os.environ.get("SCRATCH_DIR", os.path.join(tempfile.gettempdir(), "gridloom-scratch"))
+)
 
 STRIPE_SECRET_KEY = _secret("STRIPE_SECRET_KEY")
 STRIPE_WEBHOOK_SECRET = _secret("STRIPE_WEBHOOK_SECRET")

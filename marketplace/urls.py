@@ -31,4 +31,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("stripe/", include(payments.urlpatterns)),
     path("supply/", include(suppliers.urls.page_urls)),
     path("buy/", include(buyers.urls.page_urls)),
+    path("docs/", include(buyers.urls.doc_urls)),
 ]

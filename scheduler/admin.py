@@ -1,8 +1,8 @@
 """The operator's view of the engine: to look at, never to change."""
 
 from django.contrib import admin
-from django.http import HttpRequest
 
+from marketplace.admin import ReadOnlyAdmin
 from scheduler.models import (
     Assignment,
     ClearingPrice,
@@ -14,31 +14,20 @@ from scheduler.models import (
 )
 
 
-class _ReadOnly(admin.ModelAdmin):
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False
-
-
 @admin.register(Round)
-class RoundAdmin(_ReadOnly):
+class RoundAdmin(ReadOnlyAdmin):
     list_display = ("at", "jobs", "gpus", "matched_jobs", "matched_gpus", "welfare", "seconds")
 
 
 @admin.register(Lease)
-class LeaseAdmin(_ReadOnly):
+class LeaseAdmin(ReadOnlyAdmin):
     list_display = ("epoch", "job", "state", "gpu_class", "gpus_count", "end_reason", "created_at")
     list_filter = ("state", "end_reason")
     list_select_related = ("job",)
 
 
 @admin.register(Assignment)
-class AssignmentAdmin(_ReadOnly):
+class AssignmentAdmin(ReadOnlyAdmin):
     list_display = ("id", "node", "state", "accrued_ms", "claimed_ms", "billed_s", "exit_why")
     list_filter = ("state",)
     list_select_related = ("node",)
@@ -46,4 +35,4 @@ class AssignmentAdmin(_ReadOnly):
 
 
 for model in (ClearingPrice, Credit, LeasedGpu, UsageSlice):
-    admin.site.register(model, _ReadOnly)
+    admin.site.register(model, ReadOnlyAdmin)

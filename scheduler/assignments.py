@@ -12,11 +12,11 @@ from django.db.models import Prefetch
 
 from agent import protocol
 from buyers import secrets
-from buyers.models import Checkpoint, Folder, Job
+from buyers.models import Folder, Job
 from marketplace import storage
 from marketplace.core.errors import Conflict, Missing
 from marketplace.core.states import NODE_BROKE
-from scheduler import leases, metering, specs
+from scheduler import leases, metering, restores, specs
 from scheduler.models import Assignment, LeasedGpu, Shell
 from suppliers.models import Node
 
@@ -73,10 +73,8 @@ def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
         raise Conflict("this assignment has ended; nothing of it may be read any more")
     job = share.lease.job
     folders: list[Folder] = [folder for _, folder, _ in specs.inputs_of(job)]
-    resume = protocol.decode(bytes(share.spec), protocol.AssignmentSpec).resume
-    if resume is not None:
-        manifest = protocol.manifest_sha256(resume.files)
-        folders += Checkpoint.objects.filter(job=job, step=resume.step, sha256=manifest)
+    if (resume := restores.given(share)) is not None:
+        folders.append(resume)
     return {
         entry["sha256"]: storage.signed_get(
             storage.file_key(folder.prefix, entry["sha256"]),
@@ -106,7 +104,14 @@ def of_node(node: Node, assignment_id: UUID) -> Assignment:
     share = (
         Assignment.objects.on(node)
         .filter(pk=assignment_id)
-        .select_related("lease__job__base", "lease__job__dataset", "lease__job__script")
+        .select_related(
+            "lease__job__base",
+            "lease__job__dataset",
+            "lease__job__script",
+            "lease__job__mix",
+            "lease__job__other",
+            "lease__job__third",
+        )
         .first()
     )
     if share is None:
@@ -189,6 +194,8 @@ def _gone(share: Assignment, exit: protocol.Exit | None, now: datetime) -> None:
         exit_why=exit.why[:60] if exit else "", at_fault=share.at_fault,
     )  # fmt: skip
     leases.release(share, now=now)
+    if share.exit_why == restores.UNREADABLE:
+        restores.doubt(share, now=now)
 
 
 def _free_zombies(node: Node, said: set[UUID], now: datetime) -> None:

@@ -20,7 +20,7 @@ from marketplace.core import windows
 from marketplace.core.fit import Stands, Wants, misfit
 from marketplace.core.hardware import Tier
 from marketplace.core.money import gross_ask
-from marketplace.core.reliability import Outcome, assess
+from marketplace.core.reliability import Outcome, Reliability, assess
 from marketplace.core.states import SUPPLIER_SIDE_ENDS
 from scheduler.models import Assignment
 from suppliers.models import Gpu, Node, Offer
@@ -43,6 +43,11 @@ class Standing:
     def node(self) -> Node:
         """The machine on offer."""
         return self.offer.node
+
+    @property
+    def place(self) -> str:
+        """What it can be in a gang with: its site, or nobody but itself."""
+        return str(self.node.site_id) if self.stands.gangs else f"node-{self.node.pk}"
 
 
 def lettable(now: datetime) -> QuerySet[Node]:
@@ -78,7 +83,12 @@ def standing(now: datetime) -> list[Standing]:
 
 
 def tiers_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Tier]:
-    """Node id → service tier, from how its leases ended in the last half year."""
+    """Node id → service tier."""
+    return {node_id: known.tier for node_id, known in reliability_of(nodes, now=now).items()}
+
+
+def reliability_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Reliability]:
+    """Node id → how far it can be relied on, from how its leases ended in the last half year."""
     outcomes: dict[object, list[Outcome]] = {node.pk: [] for node in nodes}
     ended = Assignment.objects.filter(
         node__in=nodes, gone_at__gte=now - timedelta(days=180)
@@ -92,7 +102,8 @@ def tiers_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Tier]:
                 hours=accrued_ms / 3_600_000,
             )
         )
-    return {node_id: assess(rows).tier for node_id, rows in outcomes.items()}
+    mtbf_h = settings.POLICY.mtbf_s / 3600
+    return {node_id: assess(rows, mtbf_h=mtbf_h) for node_id, rows in outcomes.items()}
 
 
 def wants(job: Job) -> Wants:
@@ -150,6 +161,7 @@ def _standing(offer: Offer, tier: Tier, now: datetime) -> Standing | None:
         region=site.region,
         environment=node.environment,
         scripts=offer.scripts,
+        gangs=bool(node.lan_address),
         own_org_only=offer.audience == Offer.Audience.OWN_ORG,
         ask=gross_ask(offer.ask_micros, take_bps=settings.POLICY.take_bps),
         egress=node.egress,

@@ -1,4 +1,8 @@
-"""The Celery application. Its queues: `celery` for everything, `clearing` for the rounds alone."""
+"""The Celery application.
+
+Its queues: `clearing` for the rounds alone, `bytes` for what reads gigabytes and may take hours,
+`celery` for all else.
+"""
 
 import os
 
@@ -21,7 +25,11 @@ app.conf.update(
     timezone="UTC",
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=1,
-    task_routes={"scheduler.tasks.clear_market": {"queue": "clearing"}},
+    task_routes={
+        "scheduler.tasks.clear_market": {"queue": "clearing"},
+        "scheduler.tasks.fetch_bases": {"queue": "bytes"},
+        "scheduler.tasks.check_datasets": {"queue": "bytes"},
+    },
     beat_schedule={
         "clear_market": {
             "task": "scheduler.tasks.clear_market",
@@ -37,6 +45,21 @@ app.conf.update(
             "task": "scheduler.tasks.watch",
             "schedule": settings.POLICY.watch_s,
             "options": {"expires": settings.POLICY.watch_s},
+        },
+        "judge_checkpoints": {
+            "task": "scheduler.tasks.judge_checkpoints",
+            "schedule": 15.0,
+            "options": {"expires": 15.0},
+        },
+        "fetch_bases": {
+            "task": "scheduler.tasks.fetch_bases",
+            "schedule": 30.0,
+            "options": {"expires": 30.0},
+        },
+        "check_datasets": {
+            "task": "scheduler.tasks.check_datasets",
+            "schedule": 30.0,
+            "options": {"expires": 30.0},
         },
         "sweep_payments": {
             "task": "scheduler.tasks.sweep_payments",

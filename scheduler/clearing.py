@@ -17,8 +17,9 @@ from django.db import transaction
 
 from buyers.models import Job
 from marketplace import locks
+from marketplace.core import checkpoints
 from marketplace.core.fit import Stands, Wants, suits
-from marketplace.core.hardware import REGIONS, is_cpu, region_mask
+from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from scheduler import book as market
@@ -93,7 +94,10 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     A feature that no waiting job minds makes no difference, so that the books stay coarse.
     """
     avoided = frozenset[str]().union(*(want.avoid for want in wanted))
-    minds_environment = any(want.environment for want in wanted)
+    # The ranks of a gang speak with each other, so they run one and the same environment.
+    minds_environment = any(
+        want.environment or (want.gpus > 1 and want.level > Level.NODE) for want in wanted
+    )
     minds_code = any(want.runs_code for want in wanted)
     minds_packages = any(want.python for want in wanted)
     minds_egress = any(want.egress for want in wanted)
@@ -159,17 +163,18 @@ def _anywhere(wanted: Wants) -> Wants:
 
 
 def _hours_lost(job: Job) -> float:
-    """What an interruption costs: half a checkpoint interval, and the save."""
+    """What an interruption costs, on a machine of which nothing is known yet."""
     policy = settings.POLICY
-    save = job.save_s if job.save_s is not None else policy.save_default_s
-    return float((2 * save * policy.mtbf_s) ** 0.5 / 2 + save) / 3600
+    save = checkpoints.save_seconds(job.save_s, policy.save_default_s)
+    every = checkpoints.interval(save, failures_per_hour=3600 / policy.mtbf_s)
+    return checkpoints.hours_lost(save, every)
 
 
 def _supply(number: int, row: Standing, products: _Products, now: datetime) -> Supply:
     return Supply(
         id=number,
         gpu_class=products.of_row[row.stands.node],
-        site=str(row.node.site_id),
+        site=row.place,
         gpus=min(len(row.free), 16),
         ask=row.stands.ask / MICRO,
         tier=row.stands.tier,
@@ -178,7 +183,7 @@ def _supply(number: int, row: Standing, products: _Products, now: datetime) -> S
 
 
 def _sites(rows: Sequence[Standing]) -> list[SiteRow]:
-    sites = {str(row.node.site_id): row.node.site for row in rows}
+    sites = {row.place: row.node.site for row in rows}
     return [
         SiteRow(name, REGIONS.index(site.region), site.trust, site.network, site.uplink_mbps)
         for name, site in sites.items()

@@ -1,6 +1,7 @@
 """Pay for progress: what was billed and then lost through the supplier's side comes back."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -8,7 +9,7 @@ from buyers.models import Job
 from marketplace.core.money import charge, fee
 from marketplace.ledger import services as ledger
 from marketplace.ledger.services import FEES, Move
-from scheduler.models import Credit, Lease
+from scheduler.models import Assignment, Credit, Lease
 
 _BROKEN: Final = "the node ended it before a checkpoint could be saved"
 _REASONS: Final = {
@@ -35,22 +36,62 @@ def give(job: Job, lease: Lease, *, now: datetime) -> int:
         return 0
     # The gang's checkpoint is rank 0's: all ranks lose what came after it.
     saved = max(share.saved_ms for share in shares) // 1000
-    lost = [share for share in shares if share.billed_s > saved]
+    lost = [
+        _Lost(share, saved, share.billed_s, at_fault=share.at_fault)
+        for share in shares
+        if share.billed_s > saved
+    ]
+    return _give_back(job, lost, reason=reason, period="", now=now)
+
+
+def take_back(job: Job, lease: Lease, *, saved_ms: int, step: int, now: datetime) -> int:
+    """Credits what an ended lease was paid after `saved_ms`: what it saved later at `step` can't
+    be read, by whatever reason it ended. Returns micros. The job must be locked.
+
+    Rank 0 wrote it, and its supplier gives back what it earned for it; what has been credited
+    before is not credited again.
+    """
+    shares = list(lease.assignments.select_for_update(no_key=True).order_by("pk"))
+    ledger.hold(
+        [ledger.wallet(job.org_id), FEES, *(ledger.payable(share.supplier_id) for share in shares)]
+    )
+    before = max(share.saved_ms for share in shares) // 1000
+    lost = []
+    for share in shares:
+        until = min(before, share.billed_s) if share.credits.exists() else share.billed_s
+        if until > saved_ms // 1000:
+            lost.append(_Lost(share, saved_ms // 1000, until, at_fault=share.rank == 0))
+        share.saved_ms = min(share.saved_ms, saved_ms)
+    Assignment.objects.bulk_update(shares, ["saved_ms"])
+    reason = f"its checkpoint of step {step} can't be read: the bytes are not what it declared"
+    return _give_back(job, lost, reason=reason, period=f" {step}", now=now)
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """Billed seconds of one node that brought no progress."""
+
+    share: Assignment
+    since_s: int
+    until_s: int
+    at_fault: bool
+
+
+def _give_back(job: Job, lost: Sequence[_Lost], *, reason: str, period: str, now: datetime) -> int:
     wallet = ledger.wallet(job.org_id)
-    payable = ledger.balances({ledger.payable(share.supplier_id) for share in lost})
+    payable = ledger.balances({ledger.payable(each.share.supplier_id) for each in lost})
     moves, given = [], []
-    for share in lost:
-        paid = charge(share.price_micros, share.gpus_count, saved, share.billed_s)
-        kept = fee(
-            share.price_micros, share.gpus_count, saved, share.billed_s, take_bps=lease.take_bps
-        )
+    for each in lost:
+        share, span = each.share, (each.since_s, each.until_s)
+        paid = charge(share.price_micros, share.gpus_count, *span)
+        kept = fee(share.price_micros, share.gpus_count, *span, take_bps=share.lease.take_bps)
         supplier = ledger.payable(share.supplier_id)
-        own = min(paid - kept, payable[supplier]) if share.at_fault else 0
+        own = min(paid - kept, payable[supplier]) if each.at_fault else 0
         payable[supplier] -= own
         if own:
-            moves.append(Move("credit", supplier, wallet, own, share.pk, "supplier"))
+            moves.append(Move("credit", supplier, wallet, own, share.pk, f"supplier{period}"))
         if paid - own:
-            moves.append(Move("credit", FEES, wallet, paid - own, share.pk, "platform"))
+            moves.append(Move("credit", FEES, wallet, paid - own, share.pk, f"platform{period}"))
         if paid:
             given.append(Credit(assignment=share, micros=paid, from_supplier_micros=own,
                                 reason=reason, at=now))  # fmt: skip

@@ -13,6 +13,7 @@ from datetime import datetime
 from django.conf import settings
 
 from buyers.models import Job
+from marketplace.core import checkpoints
 from marketplace.core.money import accrued, affordable_seconds
 from marketplace.core.policy import Policy
 from marketplace.ledger import services as ledger
@@ -29,8 +30,8 @@ class Funding:
 
 
 def save_seconds(job: Job, policy: Policy) -> int:
-    """Seconds held back for a last checkpoint: twice what one takes, measured or assumed."""
-    return math.ceil(2 * (job.save_s if job.save_s is not None else policy.save_default_s))
+    """Seconds held back for a last checkpoint, whose cost is measured or assumed."""
+    return checkpoints.reserve_seconds(checkpoints.save_seconds(job.save_s, policy.save_default_s))
 
 
 def plan(

@@ -1,22 +1,24 @@
 """What the end of a lease means: for whom it counts, and where its job goes next (DESIGN §4)."""
 
+import signal
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 from django.conf import settings
 
+from agent.recipes.catalog import Exit
 from buyers.models import Job
 from marketplace.core.money import format_amount
 from marketplace.core.states import (
+    FRUITLESS_ENDS,
     JOB,
     JOB_EVENT_AFTER,
     NODE_BROKE,
     NODE_FAULT_ENDS,
-    SUPPLIER_SIDE_ENDS,
 )
 from marketplace.ledger import services as ledger
-from scheduler import escrow, metering
+from scheduler import escrow, metering, paces, restores
 from scheduler.models import Assignment, Lease
 
 # The same for what is the job's own doing.
@@ -29,8 +31,6 @@ _JOB_BROKE: Final = {
     "secret": "its secrets could not be given to it",
     "output": "it left output that can't be accepted",
 }
-RESUMABLE_EXIT: Final = 75
-"""EX_TEMPFAIL: a recipe's word for "I have saved and left as you asked"."""
 
 
 def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, str]:
@@ -47,15 +47,24 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
         if job.recipe == "script":
             return "completed", ""
         return "failed", "it ended well but left no artifact"
-    worst = next(share for share in shares if share.exit_code != 0)
+    broken = [share for share in shares if share.exit_code != 0]
+    if len(shares) > 1 and all(share.exit_code == Exit.PEER_LOST for share in broken):
+        # By their word alone: no node is blamed for it, and nothing comes back for it.
+        return "parted", broken[0].detail or "its ranks lost sight of each other"
+    worst = next((share for share in broken if share.exit_code != Exit.PEER_LOST), broken[0])
     why = worst.exit_why
     if why == "unpaid":
         return _out_of_money(job, lease, shares)
+    if why == restores.UNREADABLE:
+        return "bad_checkpoint", worst.detail
     if why in NODE_BROKE:
         return "node_lost", worst.detail or NODE_BROKE[why]
     if why == "drain":
         # Nobody of ours asked: the node was cut off for too long, and let it save and leave.
         return "expired", worst.detail or "the node lost sight of the market, saved and left"
+    if worst.exit_signal == signal.SIGKILL and why in ("exited", "killed"):
+        # Its keeper did not do it: the machine's owner, its kernel out of memory, or itself.
+        return "killed", "somebody on the node killed its process; it goes on from what it saved"
     return "failed", _failure(worst)
 
 
@@ -70,6 +79,7 @@ def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
         if job.state == "placed":
             # It started and finished between two heartbeats.
             job.advance("start", now=now)
+        paces.note(job, lease, now=now)
     job.save(update_fields=["fruitless", "avoid_nodes"])
     queued_at = now if event == "requeue" else job.queued_at
     job.advance(event, now=now, reason=reason, queued_at=queued_at)
@@ -97,10 +107,10 @@ def _requeue(job: Job, lease: Lease, reason: str) -> tuple[str, str]:
         job.avoid_nodes = list(dict.fromkeys([*job.avoid_nodes, *map(str, blamed)]))
     if progressed:
         job.fruitless = 0
-    elif lease.end_reason in SUPPLIER_SIDE_ENDS:
+    elif lease.end_reason in FRUITLESS_ENDS:
         job.fruitless += 1
     if job.fruitless >= settings.POLICY.attempts_without_progress:
-        return "fail", f"{job.fruitless} nodes in a row ended it without progress; last: {reason}"
+        return "fail", f"{job.fruitless} attempts in a row ended without progress; last: {reason}"
     return "requeue", reason
 
 
@@ -120,6 +130,6 @@ def _failure(share: Assignment) -> str:
         return share.detail or _JOB_BROKE[share.exit_why]
     if share.exit_signal:
         return f"it was ended by signal {share.exit_signal}"
-    if share.exit_code == RESUMABLE_EXIT:
-        return "it stopped by itself without being asked to (exit code 75)"
+    if share.exit_code == Exit.STOPPED:
+        return f"it stopped by itself without being asked to (exit code {Exit.STOPPED:d})"
     return f"it ended with exit code {share.exit_code}; the log says more"

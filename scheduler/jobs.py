@@ -11,12 +11,13 @@ from django.db import transaction
 from buyers import services as buyers
 from buyers.models import Job, Quote
 from marketplace import locks, telemetry
+from marketplace.core import words
 from marketplace.core.errors import Conflict, Expired, Invalid, NotEnoughMoney
 from marketplace.core.money import format_amount, parse_amount
 from marketplace.core.specs import JobRequest
 from marketplace.ledger import services as ledger
 from marketplace.models import Org
-from scheduler import book, escrow, leases, limits, metering
+from scheduler import book, escrow, leases, limits, metering, timing
 from scheduler.leases import MARKET_LOCK, Placement
 from scheduler.models import Lease
 from scheduler.specs import Seat
@@ -66,8 +67,12 @@ def take(quote: Quote, *, option: int, by: User, now: datetime) -> Job:
     locks.hold(MARKET_LOCK)
     seats = _seats(chosen, now)
     job = buyers.create_job(
-        quote.org, request, plan=plan, limits=capped, order=Job.Order.TAKE, by=by, now=now
-    )
+        quote.org, request, plan=plan, limits=capped, order=Job.Order.TAKE, by=by, now=now,
+        quoted={
+            **{name: chosen[name] for name in ("seconds_low", "seconds", "seconds_high")},
+            "micros": chosen["total"],
+        },
+    )  # fmt: skip
     _require_start(job, price)
     placement = Placement(job, chosen["gpu_class"], int(chosen["level"]), seats)
     if not leases.place([placement], round=None, now=now):
@@ -95,9 +100,12 @@ def resume(job: Job, *, by: User, now: datetime, budget: str = "") -> Job:
     """Queues a stopped job again, from its last checkpoint, perhaps with a higher budget.
 
     `budget` is a decimal amount, in all; raises Invalid if it is below what is already spent,
-    NotEnoughMoney if budget or wallet don't cover a start.
+    NotEnoughMoney if budget or wallet don't cover a start, Conflict if it isn't stopped or the
+    org has too many jobs that wait or run.
     """
     job = metering.locked_job(job.pk)
+    if job.state == "stopped":
+        buyers.require_room(job.org)
     if job.deadline_at is not None and job.deadline_at <= now:
         raise Conflict("its deadline has passed; order it anew, with a later one or none")
     if budget:
@@ -213,4 +221,5 @@ def _how_running(job: Job, lease: Lease) -> str:
     if all(share.gone_at for share in lease.assignments.all()):
         return f"done on {where}, sending the result"
     steps = f", step {job.step} of {job.total_steps}" if job.total_steps else ""
-    return f"running on {where}{steps}"
+    left = timing.left(job, lease)
+    return f"running on {where}{steps}{f', about {words.duration(left)} left' if left else ''}"

@@ -16,11 +16,13 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from agent import protocol
+from agent.protocol import Gang
+from agent.recipes.catalog import Exit
 from buyers.models import Job
 from marketplace import telemetry
 from marketplace.core.ids import uuid7
 from marketplace.ledger import services as ledger
-from scheduler import credits, escrow, jobends, metering, specs
+from scheduler import book, credits, escrow, jobends, metering, restores, specs
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
 from scheduler.specs import Seat
 
@@ -58,8 +60,9 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
     )
     leases, shares, held_gpus = [], [], []
     epochs = _epochs(len(placements))
-    for placement, epoch in zip(placements, epochs, strict=True):
-        lease, parts = _draft(placement, epoch, round, now)
+    rates = _failure_rates(placements, now)
+    for placement, epoch, rate in zip(placements, epochs, rates, strict=True):
+        lease, parts = _draft(placement, epoch, round, failures_per_hour=rate, now=now)
         if not _fund(placement.job, lease, parts, now):
             continue
         leases.append(lease)
@@ -86,6 +89,7 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
         lease.advance("start", now=now)
     if lease.state == "starting" and all(share.running_at for share in shares):
         lease.advance("run", now=now, running_at=max(s.running_at for s in shares if s.running_at))
+        restores.prove(lease, now=now)
         if job.state == "placed":
             job.advance("start", now=now)
     leaving = lease.end_reason or any(share.state in ("draining", "gone") for share in shares)
@@ -94,13 +98,12 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
     # One rank that ended badly takes the gang with it.
     broken = [share for share in shares if share.gone_at and share.exit_code != 0]
     if broken and not lease.end_reason and any(not share.gone_at for share in shares):
-        reason, detail = jobends.verdict(job, lease, broken)
-        drain(job, lease, reason, detail=detail, grace_s=0, now=now)
+        _break_up(job, lease, broken, now=now)
     if all(share.settled_at for share in shares) and lease.state != "ended":
         # What it has cost decides what it can still afford.
         metering.settle_lease(job, lease, now=now)
         reason, detail = jobends.verdict(job, lease, shares)
-        end(job, lease, reason, detail, now=now)
+        _end(job, lease, reason, detail, now=now)
 
 
 def drain(
@@ -116,20 +119,29 @@ def drain(
     if not lease.end_reason or _weight(reason) > _weight(lease.end_reason):
         lease.end_reason, lease.end_detail = reason, detail[:300]
         lease.save(update_fields=["end_reason", "end_detail"])
+    _ask_to_leave(lease, reason, grace_s=grace_s, now=now)
+
+
+def _ask_to_leave(lease: Lease, why: str, *, grace_s: float, now: datetime) -> None:
     shares = [share for share in lease.assignments.order_by("rank") if share.gone_at is None]
     for share in shares:
         sooner = share.drain_at is None or grace_s < share.drain_grace_s
         if sooner:
-            share.drain_why = share.drain_why or reason
+            share.drain_why = share.drain_why or why
             share.drain_grace_s, share.drain_at = grace_s, share.drain_at or now
     Assignment.objects.bulk_update(shares, ["drain_why", "drain_grace_s", "drain_at"])
     _announce([lease], shares)
 
 
-def end(job: Job, lease: Lease, reason: str, detail: str, *, now: datetime) -> None:
-    """Ends a lease: bills the last of it, credits what was lost, and moves its job on."""
-    lease.end_reason = reason
-    metering.settle_lease(job, lease, now=now)
+def release(share: Assignment, *, now: datetime) -> None:
+    """The process is reported gone: the GPUs may be let again."""
+    LeasedGpu.objects.filter(
+        lease=share.lease_id, gpu__node=share.node_id, released_at=None
+    ).update(released_at=now)
+
+
+def _end(job: Job, lease: Lease, reason: str, detail: str, *, now: datetime) -> None:
+    """Ends a lease that has been billed: credits what was lost, and moves its job on."""
     lease.advance(
         "end", now=now, reason=f"{reason}: {detail}" if detail else reason,
         end_reason=reason, end_detail=detail[:300], ended_at=now,
@@ -140,19 +152,38 @@ def end(job: Job, lease: Lease, reason: str, detail: str, *, now: datetime) -> N
     _announce([lease], list(lease.assignments.all()))
 
 
-def release(share: Assignment, *, now: datetime) -> None:
-    """The process is reported gone: the GPUs may be let again."""
-    LeasedGpu.objects.filter(
-        lease=share.lease_id, gpu__node=share.node_id, released_at=None
-    ).update(released_at=now)
+def _break_up(job: Job, lease: Lease, broken: Sequence[Assignment], *, now: datetime) -> None:
+    """The rest of a gang leaves for those that broke, whose word is not always the last: a rank
+    that has left for another's sake says so, and the other's own word is still to come."""
+    reason, detail = jobends.verdict(job, lease, broken)
+    # Those who are left may hold all that was learnt: time to save it, unless the job failed.
+    grace_s = 0.0 if reason == "failed" else float(lease.save_s)
+    if any(share.exit_code != Exit.PEER_LOST for share in broken):
+        drain(job, lease, reason, detail=detail, grace_s=grace_s, now=now)
+    else:
+        _ask_to_leave(lease, "parted", grace_s=grace_s, now=now)
 
 
 def _weight(reason: str) -> int:
     return {"cancelled": 2, "stopped": 1}.get(reason, 0)
 
 
+def _failure_rates(placements: Sequence[Placement], now: datetime) -> list[float]:
+    """Failures an hour of each gang: it fails as soon as any of its machines does."""
+    nodes = {seat.node.pk: seat.node for each in placements for seat in each.seats}
+    known = book.reliability_of(list(nodes.values()), now=now)
+    return [
+        sum(known[seat.node.pk].failures_per_hour for seat in each.seats) for each in placements
+    ]
+
+
 def _draft(
-    placement: Placement, epoch: int, round: Round | None, now: datetime
+    placement: Placement,
+    epoch: int,
+    round: Round | None,
+    *,
+    failures_per_hour: float,
+    now: datetime,
 ) -> tuple[Lease, list[Assignment]]:
     job, seats, policy = placement.job, placement.seats, settings.POLICY
     gpus = sum(len(seat.gpus) for seat in seats)
@@ -176,15 +207,25 @@ def _draft(
         until=now + timedelta(seconds=policy.lease_max_s),
         start_by=now + timedelta(seconds=patience),
     )
+    gang = specs.gang_of(lease, seats)
     shares = [
-        _draft_share(job, lease, seat, rank, world=len(seats), now=now)
+        _draft_share(
+            job, lease, seat, rank, gang=gang, failures_per_hour=failures_per_hour, now=now
+        )
         for rank, seat in enumerate(seats)
     ]
     return lease, shares
 
 
 def _draft_share(
-    job: Job, lease: Lease, seat: Seat, rank: int, *, world: int, now: datetime
+    job: Job,
+    lease: Lease,
+    seat: Seat,
+    rank: int,
+    *,
+    gang: Gang | None,
+    failures_per_hour: float,
+    now: datetime,
 ) -> Assignment:
     share = Assignment(
         id=uuid7(),
@@ -198,7 +239,10 @@ def _draft_share(
         state=Assignment.MACHINE.initial,
         state_since=now,
     )
-    share.spec = specs.build(job, lease, share, seat, world=world, policy=settings.POLICY)
+    share.spec = specs.build(
+        job, lease, share, seat, gang=gang, failures_per_hour=failures_per_hour,
+        policy=settings.POLICY,
+    )  # fmt: skip
     share.spec_sha256 = protocol.sha256_hex(share.spec)
     return share
 

@@ -5,6 +5,7 @@ from typing import Final, Protocol
 
 from django.conf import settings
 
+from marketplace.core import checkpoints
 from marketplace.core.hardware import is_cpu
 from marketplace.core.money import MAX_PRICE
 from marketplace.core.specs import JobRequest
@@ -47,6 +48,6 @@ def of(request: JobRequest, plan: Timed, *, now: datetime) -> dict[str, int]:
 def _affordable(request: JobRequest, plan: Timed, gpu_class: str) -> int:
     policy = settings.POLICY
     # A start must cover the last save and one settlement, however short the run is.
-    least = 2 * policy.save_default_s + policy.settle_s + 1
+    least = checkpoints.reserve_seconds(policy.save_default_s) + policy.settle_s + 1
     hours = max(plan.seconds_on(gpu_class) * _SLACK, least) / 3600
     return int(request.budget_micros / (request.gpus_min * hours))

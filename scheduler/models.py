@@ -83,6 +83,9 @@ class Lease(Stateful):
         NODE_LOST = "node_lost"
         EXPIRED = "expired"
         START_TIMEOUT = "start_timeout"
+        BAD_CHECKPOINT = "bad_checkpoint"
+        PARTED = "parted"
+        KILLED = "killed"
 
     job = models.ForeignKey(Job, models.PROTECT, related_name="leases")
     round = models.ForeignKey(Round, models.PROTECT, null=True, related_name="leases")
@@ -262,4 +265,32 @@ class Shell(models.Model):
                 condition=Q(taken_at=None, ended_at=None),
                 name="shell_waiting",
             )
+        ]
+
+
+class FinishedRun(models.Model):
+    """What a job took that succeeded, beside what was quoted: the next quotes learn from it."""
+
+    job = models.OneToOneField(Job, models.PROTECT, related_name="finished_run")
+    supplier = models.ForeignKey(Org, models.PROTECT, related_name="+")
+    recipe = models.CharField(max_length=30)
+    gpu_class = models.CharField(max_length=50)
+    gpus = models.PositiveSmallIntegerField()
+    base_parameters = models.BigIntegerField(help_text="Weights of the base; 0 if not known")
+    tokens_per_s = models.FloatField(null=True, help_text="Median, as the recipe reported it")
+    share = models.FloatField(null=True, help_text="Of the benchmark's arithmetic, that it reached")
+    seconds = models.FloatField(help_text="Billed running time, over all attempts")
+    charged_micros = models.BigIntegerField()
+    quoted_s = models.FloatField(null=True)
+    quoted_low_s = models.FloatField(null=True)
+    quoted_high_s = models.FloatField(null=True)
+    quoted_micros = models.BigIntegerField(null=True)
+    at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            # For each quote: what its kind of job has reached lately.
+            models.Index(fields=["recipe", "base_parameters", "-at"], name="run_of_a_kind"),
+            # For the market page: how well quotes foretold.
+            models.Index(fields=["-at"], condition=Q(quoted_s__isnull=False), name="run_quoted_at"),
         ]

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
+from django.db.models import QuerySet
+
 from marketplace.core.fit import Stands
 from scheduler.models import ClearingPrice
 
@@ -22,12 +24,13 @@ def cell_of(stands: Stands) -> str:
 
 def last_by_cell(now: datetime) -> dict[str, int]:
     """Cell → the last price that something was let at in it, micros per GPU-hour."""
-    latest = (
-        ClearingPrice.objects.filter(gpus__gt=0, at__gte=now - _REMEMBERED)
-        .order_by("cell", "-at")
-        .distinct("cell")
-    )
-    return {row.cell: row.price_micros for row in latest}
+    return {row.cell: row.price_micros for row in latest("cell", since=now - _REMEMBERED)}
+
+
+def latest(column: str, *, since: datetime) -> QuerySet[ClearingPrice]:
+    """The last price that something was let at, for each value of `column`."""
+    let = ClearingPrice.objects.filter(gpus__gt=0, at__gte=since)
+    return let.order_by(column, "-at").distinct(column)
 
 
 def to_pay(stands: Stands, last: Mapping[str, int]) -> int:

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from django.db.models import Avg, Count, QuerySet, Sum
 
 from buyers.models import Job
-from scheduler import book
+from marketplace.core.paces import Accuracy
+from scheduler import book, paces, prices
 from scheduler.models import ClearingPrice, Round
 
 _HISTORY = timedelta(days=7)
@@ -40,6 +41,8 @@ class MarketView:
     waiting_jobs: int
     running_jobs: int
     rounds: Sequence[Round]
+    accuracy: Accuracy | None
+    """How well the quotes of late foretold time and cost."""
 
 
 def look(*, now: datetime, rounds: int = 10) -> MarketView:
@@ -56,17 +59,14 @@ def look(*, now: datetime, rounds: int = 10) -> MarketView:
         supply=supply,
         waiting_jobs=states.get("queued", 0),
         running_jobs=states.get("running", 0) + states.get("placed", 0),
+        accuracy=paces.accuracy(now=now),
         rounds=list(Round.objects.order_by("-at")[:rounds]),
     )
 
 
 def last_prices(now: datetime) -> dict[str, tuple[int, datetime]]:
     """GPU class → the last price something was let at in a round, and when."""
-    latest = (
-        ClearingPrice.objects.filter(gpus__gt=0, at__gte=now - _HISTORY)
-        .order_by("gpu_class", "-at")
-        .distinct("gpu_class")
-    )
+    latest = prices.latest("gpu_class", since=now - _HISTORY)
     return {row.gpu_class: (row.price_micros, row.at) for row in latest}
 
 

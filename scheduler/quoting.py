@@ -21,8 +21,9 @@ from marketplace.core.hardware import Level, Tier, Trust, is_cpu
 from marketplace.core.money import accrued
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
-from scheduler import book, limits, prices, timing
+from scheduler import book, limits, paces, prices, timing
 from scheduler.book import Standing
+from scheduler.matching.book import Params
 
 MAX_UNFIT: Final = 20
 """So many offers that don't fit are shown; the rest are only counted."""
@@ -104,12 +105,18 @@ def _options(org: Org, request: JobRequest, plan: Plan, now: datetime) -> list[O
     wanted = _wants(org, request, plan, now)
     rows = book.standing(now)
     speeds = timing.measured_tflops([row.node for row in rows])
-    last = prices.last_by_cell(now)
+    last, known = prices.last_by_cell(now), paces.expected(plan, now=now)
     found = []
     for seats in _gangs(wanted, rows):
         asks = [prices.to_pay(row.stands, last) for row, _ in seats]
         slowest = min((speeds.get(row.node.pk) or 0.0) for row, _ in seats)
-        spent = timing.estimated(plan, tflops=slowest, gpus=request.gpus_min)
+        spent = timing.estimated(
+            plan,
+            tflops=slowest,
+            gpus=request.gpus_min,
+            efficiency=_efficiency(seats, request),
+            pace=known.get(seats[0][0].stands.gpu_class),
+        )
         why = _over_budget(request, max(asks), spent)
         found.append(_option(seats, max(asks), spent, why=why, plan=plan))
     unfit = [
@@ -155,12 +162,25 @@ def _gangs(wanted: Wants, rows: Sequence[Standing]) -> Iterable[list[tuple[Stand
     by_site: dict[object, list[Standing]] = {}
     for row in rows:
         if row.stands.free < wanted.gpus and not misfit(wanted, row.stands):
-            by_site.setdefault((row.node.site_id, row.stands.gpu_class), []).append(row)
+            # The ranks speak with each other, so they run one and the same environment.
+            alike = (row.place, row.stands.gpu_class, row.stands.environment)
+            by_site.setdefault(alike, []).append(row)
     for members in by_site.values():
         members.sort(key=lambda row: (row.stands.ask, -row.stands.free, row.stands.node))
         gang = _fill(members, wanted.gpus)
         if gang:
             yield gang
+
+
+def _efficiency(seats: Sequence[tuple[Standing, int]], request: JobRequest) -> float:
+    """What is left of a gang's speed: by the share of its time that it communicates (κ), and by
+    what it communicates over. The same as the rounds count with."""
+    node = seats[0][0].node
+    rules = Params()
+    if len(seats) > 1:
+        return 1 - rules.penalty_site[node.site.network] * request.kappa
+    linked = node.nvlink or is_cpu(seats[0][0].stands.gpu_class) or request.gpus_min == 1
+    return 1.0 if linked else 1 - rules.penalty_node_pcie * request.kappa
 
 
 def _fill(members: Sequence[Standing], gpus: int) -> list[tuple[Standing, int]]:

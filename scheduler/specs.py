@@ -1,13 +1,16 @@
 """What a node is told to run: a job's rows become the bytes of an AssignmentSpec."""
 
-import math
+import ipaddress
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
 
 from agent import protocol
-from buyers.models import Checkpoint, Folder, Job
+from agent.protocol import Gang
+from buyers.models import Checkpoint, Dataset, Folder, Job
+from marketplace.core import checkpoints
 from marketplace.core.hardware import is_cpu
 from marketplace.core.policy import Policy
 from scheduler.models import Assignment, Lease
@@ -15,6 +18,8 @@ from suppliers.models import Gpu, Node, Offer
 
 # What the system and the agent keep of a GPU machine's memory.
 _HOST_SHARE = 0.9
+# Each lease's network is its own, so all may use the same addresses.
+_INSIDE = ipaddress.IPv4Network("10.64.0.0/24")
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,36 @@ class Seat:
         return self.offer.node
 
 
+def gang_of(lease: Lease, seats: Sequence[Seat]) -> Gang | None:
+    """The network that a lease's nodes share, by rank; None for a lease on one node.
+
+    Epochs are never repeated, so no two leases that run at a time share a network.
+    """
+    if len(seats) == 1:
+        return None
+    return Gang(
+        network=1 + lease.epoch % (2**23 - 1),
+        token=secrets.token_hex(32),
+        members=[
+            protocol.Member(
+                address=str(_INSIDE[rank + 1]),
+                lan=seat.node.lan_address,
+                port=protocol.FIRST_PORT + rank,
+                gpus=len(seat.gpus),
+            )
+            for rank, seat in enumerate(seats)
+        ],
+    )
+
+
 def build(
-    job: Job, lease: Lease, share: Assignment, seat: Seat, *, world: int, policy: Policy
-) -> bytes:
-    """The spec of one rank, as the bytes that are hashed and sent."""
+    job: Job, lease: Lease, share: Assignment, seat: Seat, *,
+    gang: Gang | None, failures_per_hour: float, policy: Policy,
+) -> bytes:  # fmt: skip
+    """The spec of one rank, as it is hashed and sent; `failures_per_hour` of all the gang."""
     resume = furthest(job)
-    inputs = list(inputs_of(job))
+    save_s = checkpoints.save_seconds(job.save_s, policy.save_default_s)
+    interval = checkpoints.interval(save_s, failures_per_hour=failures_per_hour)
     return protocol.encode(
         protocol.AssignmentSpec(
             assignment=share.pk,
@@ -46,14 +75,11 @@ def build(
             epoch=lease.epoch,
             recipe=job.recipe,
             parameters=job.parameters,
-            inputs=[
-                protocol.Input(name=name, files=files_of(folder), public=public)
-                for name, folder, public in inputs
-            ],
-            resume=protocol.Resume(step=resume.step, files=files_of(resume)) if resume else None,
+            inputs=_inputs(job),
+            resume=_resume(resume),
             seed=job.seed,
             rank=share.rank,
-            world=world,
+            world=len(gang.members) if gang else 1,
             devices=[gpu.uuid for gpu in seat.gpus],
             memory_bytes=_host_memory(seat),
             disk_bytes=job.disk_bytes,
@@ -62,7 +88,8 @@ def build(
             save_s=float(lease.save_s),
             start_timeout_s=start_timeout(job, seat.node, resume, policy),
             hang_s=policy.hang_s,
-            checkpoint_s=_checkpoint_interval(job, policy),
+            checkpoint_s=interval,
+            gang=gang,
             packages=_packages(job),
             egress=job.egress,
             secrets=job.secrets,
@@ -88,16 +115,18 @@ def furthest(job: Job) -> Checkpoint | None:
     Each attempt went on from the one before, so a later epoch is never behind; and a node that
     claims an absurd step rules its own attempt only.
     """
-    committed = Checkpoint.objects.filter(job=job, committed_at__isnull=False, deleted_at=None)
-    return committed.order_by("-epoch", "-step").first()
+    return Checkpoint.objects.usable().filter(job=job).order_by("-epoch", "-step").first()
 
 
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
     """What the job reads: (name, folder, whether it is public)."""
     named = (
-        ("base", job.base, bool(job.base and job.base.public)),
+        ("base", job.base, bool(job.base and (job.base.public or job.base.org_id is None))),
         ("dataset", job.dataset, False),
         ("script", job.script, False),
+        ("mix", job.mix, False),
+        ("other", job.other, bool(job.other and job.other.public)),
+        ("third", job.third, bool(job.third and job.third.public)),
     )
     return [(name, folder, public) for name, folder, public in named if folder is not None]
 
@@ -131,30 +160,32 @@ def _host_memory(seat: Seat) -> int:
     return int(seat.node.memory_bytes * _HOST_SHARE * len(seat.gpus) / fitted)
 
 
-def _checkpoint_interval(job: Job, policy: Policy) -> float:
-    """Seconds between checkpoints: √(2 · save · mean time between failures).
+def _inputs(job: Job) -> list[protocol.Input]:
+    return [
+        protocol.Input(name=name, files=files_of(folder), public=public)
+        for name, folder, public in inputs_of(job)
+    ]
 
-    J. W. Young, "A first order approximation to the optimum checkpoint interval", CACM 17(9),
-    1974. The rate is that of an unproven node; a minute at least, so that a cheap save does not
-    turn into nothing but saving.
-    """
-    save = job.save_s if job.save_s is not None else policy.save_default_s
-    return max(60.0, math.sqrt(2 * save * policy.mtbf_s))
+
+def _resume(checkpoint: Checkpoint | None) -> protocol.Resume | None:
+    if checkpoint is None:
+        return None
+    return protocol.Resume(step=checkpoint.step, files=files_of(checkpoint), place=checkpoint.place)
 
 
 def _lineage(job: Job) -> dict[str, object]:
+    folders = {"dataset": job.dataset, "script": job.script, "mix": job.mix}
     return {
         "job": str(job.pk),
-        "base": {"name": job.base.name, "sha256": job.base.sha256} if job.base else None,
-        "dataset": (
-            {"name": job.dataset.name, "version": job.dataset.version, "sha256": job.dataset.sha256}
-            if job.dataset
-            else None
-        ),
-        "script": (
-            {"name": job.script.name, "version": job.script.version, "sha256": job.script.sha256}
-            if job.script
-            else None
-        ),
+        **{
+            name: {"name": model.name, "sha256": model.sha256}
+            for name, model in {"base": job.base, "other": job.other, "third": job.third}.items()
+            if model is not None
+        },
+        **{name: _named(folder) for name, folder in folders.items() if folder is not None},
         "recipe": job.recipe,
     }
+
+
+def _named(folder: Dataset) -> dict[str, object]:
+    return {"name": folder.name, "version": folder.version, "sha256": folder.sha256}

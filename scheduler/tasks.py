@@ -11,9 +11,10 @@ from celery import Task
 from django.db import transaction
 from django.utils import timezone
 
+from buyers import checking, fetching
 from marketplace.locks import single_flight
 from marketplace.payments import services as payments
-from scheduler import clearing, metering
+from scheduler import clearing, metering, restores
 from scheduler import watch as watching
 from scheduler.celery import app
 
@@ -50,11 +51,35 @@ def watch() -> None:
 
 
 @app.task
+def judge_checkpoints() -> None:
+    """Reads what a node could not go on from, and says who was wrong."""
+    with single_flight("judge_checkpoints") as mine:
+        if mine:
+            restores.judge(now=timezone.now())
+
+
+@app.task
 def sweep_payments() -> None:
     """Asks the card processor about payments whose webhook never came."""
     with single_flight("sweep_payments") as mine:
         if mine:
             payments.settle_pending(now=timezone.now())
+
+
+@app.task
+def fetch_bases() -> None:
+    """Brings bases from their hubs. It may fly for hours: its queue is its own."""
+    with single_flight("fetch_bases") as mine:
+        if mine:
+            fetching.work(timezone.now)
+
+
+@app.task
+def check_datasets() -> None:
+    """Looks through what was uploaded and is too large to be looked at while its buyer waits."""
+    with single_flight("check_datasets") as mine:
+        if mine:
+            checking.work(timezone.now)
 
 
 def _send(bell: "Task[Any, Any]") -> None:

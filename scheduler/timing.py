@@ -2,8 +2,13 @@
 
 from typing import Final
 
+from django.db.models import Max, Min
+
+from buyers.models import Job
 from buyers.services import Plan
 from marketplace.core.estimates import Estimate, estimate
+from marketplace.core.paces import Pace
+from scheduler.models import Lease
 from suppliers.models import Benchmark, Node
 
 # A buyer's own guess at a script's hours is taken as it is, with this much either way.
@@ -15,6 +20,9 @@ _UNMEASURED_TFLOPS: Final = 0.05
 _START_S: Final = 2.0
 _BUILD_S: Final = 10.0
 _BUILD_BYTES_S: Final = 10e6
+# Before a run has made so many steps in so much time, its pace says little.
+_LEAST_STEPS: Final = 3
+_LEAST_S: Final = 5.0
 
 
 def measured_tflops(nodes: list[Node]) -> dict[object, float]:
@@ -35,10 +43,21 @@ def start_seconds(plan: Plan, node: Node) -> float:
     return _START_S + fetching + building
 
 
-def estimated(plan: Plan, *, tflops: float | None, gpus: int) -> Estimate:
-    """The job's memory and time on `gpus` devices of `tflops` each."""
+def estimated(
+    plan: Plan,
+    *,
+    tflops: float | None,
+    gpus: int,
+    efficiency: float = 1.0,
+    pace: Pace | None = None,
+) -> Estimate:
+    """The job's memory and time on `gpus` devices of `tflops` each.
+
+    `efficiency` is the share of their time that is left beside their waiting for each other;
+    `pace` what jobs of the kind have shown on such devices, if any have.
+    """
     if plan.hours:
-        seconds = plan.hours * 3600
+        seconds = plan.hours * 3600 / efficiency
         return Estimate(
             memory_bytes=plan.memory_bytes,
             seconds_low=seconds * _GUESS_LOW,
@@ -46,7 +65,23 @@ def estimated(plan: Plan, *, tflops: float | None, gpus: int) -> Estimate:
             seconds_high=seconds * _GUESS_HIGH,
             flops=0.0,
         )
-    speed = (tflops or _UNMEASURED_TFLOPS) * gpus
+    speed = (tflops or _UNMEASURED_TFLOPS) * gpus * efficiency
     return estimate(
-        plan.recipe, plan.parameters, plan.shape, tflops=speed, row_tokens=plan.row_tokens
+        plan.recipe, plan.parameters, plan.shape, tflops=speed, row_tokens=plan.row_tokens,
+        pace=pace,
+    )  # fmt: skip
+
+
+def left(job: Job, lease: Lease) -> float | None:
+    """Seconds until a running job's last step, at the pace of this attempt; None while unknown."""
+    seen = job.metrics.filter(epoch=lease.epoch, values__has_key="loss").aggregate(
+        first=Min("step"), last=Max("step"), since=Min("at"), until=Max("at")
     )
+    if seen["last"] is None or not job.total_steps:
+        return None
+    steps = seen["last"] - seen["first"]
+    seconds = (seen["until"] - seen["since"]).total_seconds()
+    missing = job.total_steps - seen["last"]
+    if steps < _LEAST_STEPS or seconds < _LEAST_S or missing <= 0:
+        return None
+    return float(missing * seconds / steps)

@@ -13,10 +13,13 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Greatest
 
 from agent import protocol
+from buyers import evaluations
 from buyers.models import Artifact, Checkpoint, Folder, Job, RunLog
 from marketplace import storage, telemetry
+from marketplace.core.checkpoints import Kept, retired
 from marketplace.core.errors import Conflict, Invalid, TooLarge
 from marketplace.core.files import check_path, check_together
 from marketplace.core.ids import uuid7
@@ -67,6 +70,8 @@ def commit(
     share = of_node(node, assignment_id)
     prefix = _prefix(share, request.epoch, request.kind, request.step)
     check_together([file.path for file in request.files])
+    if request.place:
+        check_path(request.place)
     if request.kind == "log" and len(request.files) > _LOG_FILES:
         raise Invalid(f"a log has at most {_LOG_FILES} files")
     manifest = sorted(
@@ -80,15 +85,18 @@ def commit(
     # The network first, outside of any transaction.
     for file in request.files:
         _verify(prefix, file)
+    folder = _folder(manifest, prefix, now)
+    if request.kind == "artifact":
+        folder["evaluation"] = evaluations.load(prefix, manifest)
     with transaction.atomic():
         job = metering.locked_job(share.lease.job_id)
         # Read anew under the lock: the lease may have ended while we looked at the files.
         share.refresh_from_db()
         share.lease.refresh_from_db()
         _fence(share, request.epoch)
-        _write(job, share, request, _folder(manifest, prefix, now))
+        _write(job, share, request, folder)
     if request.kind == "checkpoint":
-        _retire_old(job, now)
+        _retire_old(job, share, now)
     return protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
 
 
@@ -180,15 +188,21 @@ def _write(
 def _checkpoint(
     job: Job, share: Assignment, request: protocol.CommitRequest, folder: dict[str, object]
 ) -> None:
+    # Written while the bytes of it were still to be sent; but not later than it has run.
+    told = share.reported_ms if request.running_ms is None else request.running_ms
+    written_ms = min(told, share.reported_ms)
     _, new = Checkpoint.objects.get_or_create(
         job=job,
         epoch=request.epoch,
         step=request.step,
-        defaults={"id": uuid7(), "seconds": request.seconds, **folder},
-    )
+        defaults={
+            "id": uuid7(), "seconds": request.seconds, "place": request.place,
+            "running_ms": written_ms, **folder,
+        },
+    )  # fmt: skip
     if not new:
         return
-    share.saved_ms = share.reported_ms
+    share.saved_ms = max(share.saved_ms, written_ms)
     share.save(update_fields=["saved_ms"])
     took = min(request.seconds, float(settings.POLICY.save_most_s))
     if took > 0:
@@ -211,12 +225,18 @@ def _artifact(job: Job, share: Assignment, folder: dict[str, object]) -> None:
     )
 
 
-def _retire_old(job: Job, now: datetime) -> None:
-    """Deletes the files of all but the furthest few checkpoints; their rows stay, marked."""
-    kept = settings.POLICY.checkpoints_kept
-    alive = job.checkpoints.filter(deleted_at=None, committed_at__isnull=False)
-    for checkpoint in alive.order_by("-epoch", "-step")[kept:]:
-        Checkpoint.objects.filter(pk=checkpoint.pk).update(deleted_at=now)
+def _retire_old(job: Job, share: Assignment, now: datetime) -> None:
+    """Deletes the files of checkpoints that nobody will go on from; their rows stay, marked. What
+    this lease has sent of them it may send again: its quota is on what lies here."""
+    policy = settings.POLICY
+    alive = {each.pk: each for each in job.checkpoints.usable().order_by("-epoch", "-step")}
+    found = [Kept(each.pk, each.epoch, each.proven_at is not None) for each in alive.values()]
+    gone = retired(found, most=policy.checkpoints_kept, unproven=policy.checkpoints_unproven)
+    for checkpoint in (alive[pk] for pk in gone):
+        marked = Checkpoint.objects.filter(pk=checkpoint.pk, deleted_at=None).update(deleted_at=now)
+        if marked and checkpoint.epoch == share.lease.epoch:
+            left = Greatest(0, F("granted_bytes") - checkpoint.bytes)
+            Assignment.objects.filter(pk=share.pk).update(granted_bytes=left)
         storage.delete(
             storage.file_key(checkpoint.prefix, entry["sha256"]) for entry in checkpoint.manifest
         )

@@ -3,20 +3,8 @@
 from django.contrib import admin
 from django.http import HttpRequest
 
+from marketplace.admin import ReadOnlyAdmin
 from suppliers.models import Benchmark, EnrolmentToken, Gpu, Node, Offer, Pulse, Site
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Rows that only the market itself writes."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False
 
 
 @admin.register(Site)

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from django import forms
 
-from marketplace.core.errors import Invalid, MarketError
 from marketplace.core.hardware import REGIONS, Network
 from marketplace.core.money import MICRO, format_amount
 from marketplace.core.windows import WEEK_MINUTES
+from marketplace.forms import RefusableForm
 from suppliers.models import Offer, Site
 from suppliers.offers import Terms
 from suppliers.services import SiteFacts
@@ -16,15 +16,6 @@ from suppliers.services import SiteFacts
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIME: Final = rf"({'|'.join(_DAYS)})\w*\s+(\d{{1,2}}):(\d\d)"
 _WINDOW: Final = re.compile(rf"{_TIME}\s*(?:-|–|to)\s*{_TIME}", re.IGNORECASE)
-
-
-class RefusableForm(forms.Form):
-    """A form that can also show why a service said no."""
-
-    def refuse(self, error: MarketError) -> None:
-        """Puts the service's words beside the field at fault, or above them all."""
-        field = error.field if isinstance(error, Invalid) else ""
-        self.add_error(field if field in self.fields else None, str(error))
 
 
 class SiteForm(RefusableForm):

@@ -1,5 +1,6 @@
 """What a node says it is made of: checked, and written into the columns the market decides by."""
 
+import ipaddress
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
@@ -120,6 +121,7 @@ def write_inventory(node: Node, inventory: Inventory, *, at_most_as_before: bool
     node.memory_bytes = inventory.memory_bytes
     node.disk_bytes = inventory.disk_bytes
     node.nvlink = inventory.nvlink
+    node.lan_address = inventory.lan_address
     node.egress = inventory.egress
     node.builds = inventory.builds
     node.python = ".".join(inventory.environment.python.split(".")[:2])[:10]
@@ -128,8 +130,8 @@ def write_inventory(node: Node, inventory: Inventory, *, at_most_as_before: bool
     node.save(
         update_fields=[
             "inventory", "agent_version", "sandbox", "environment", "cpu_model", "cpu_cores",
-            "memory_bytes", "disk_bytes", "nvlink", "egress",
-            "builds", "python", "torch",
+            "memory_bytes", "disk_bytes", "nvlink", "lan_address", "egress", "builds", "python",
+            "torch",
         ]
     )  # fmt: skip
     listed = _write_devices(node, inventory.devices, at_most_as_before)
@@ -226,6 +228,10 @@ def _check(inventory: Inventory) -> None:
     _at_most(inventory.cpu_cores, _MOST_CORES, "cpu_cores")
     _at_most(len(inventory.agent_version), _LONGEST_VERSION, "the length of agent_version")
     _at_most(len(inventory.sandbox.rung), _LONGEST_RUNG, "the length of the sandbox's rung")
+    if inventory.lan_address and not _is_ipv4(inventory.lan_address):
+        raise Invalid(
+            f"lan_address is an IPv4 address, not {inventory.lan_address}", field="inventory"
+        )
     for device in inventory.devices:
         _at_most(len(device.uuid), _LONGEST_UUID, "the length of a device's uuid")
         _at_most(device.memory_bytes, _MOST_MEMORY, "a device's memory_bytes")
@@ -234,6 +240,14 @@ def _check(inventory: Inventory) -> None:
         _at_most(device.index, _MOST_INDEX, "a device's index")
     if len({device.uuid for device in inventory.devices}) < len(inventory.devices):
         raise Invalid("the inventory lists one device twice", field="inventory")
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _at_most(value: int, most: int, what: str) -> None:

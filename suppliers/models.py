@@ -107,6 +107,9 @@ class Node(Stateful):
     memory_bytes = models.BigIntegerField(default=0)
     disk_bytes = models.BigIntegerField(default=0)
     nvlink = models.BooleanField(default=False)
+    lan_address = models.CharField(
+        max_length=15, blank=True, help_text="For gangs within the site; empty: takes no part"
+    )
     python = models.CharField(max_length=10, blank=True, help_text="Minor version, as 3.11")
     torch = models.CharField(max_length=40, blank=True, help_text="Public version, if it has it")
     builds = models.BooleanField(default=False, help_text="Jobs' own environments are built")

@@ -12,8 +12,10 @@ The order on a socket: market `challenge` → node `hello` → market `welcome`,
 All times are milliseconds of a node's own boot clock (`up_ms`) or of a process's running time
 (`running_ms`), never a wall clock. Bytes travel as base64. Hashes are lowercase hex SHA-256.
 
-VERSION history: 1: the first. 2: what a job may reach (`egress`), and whether the owner lets it;
-packages of its own (`packages`), and whether the node builds them; secrets; shells.
+VERSION history: 1: the first. 2: checkpoints say where they lay and when they were written; gangs
+over the nodes of one site (`Inventory.lan_address`, `AssignmentSpec.gang`). 3: what a job may reach
+(`egress`), and whether the owner lets it; packages of its own, and whether the node builds them;
+secrets; shells.
 """
 
 from agent.protocol.https import (
@@ -24,8 +26,10 @@ from agent.protocol.https import (
     EnrolRequest,
     File,
     FileToSend,
+    Gang,
     Input,
     InputUrls,
+    Member,
     Packages,
     Part,
     Problem,
@@ -89,6 +93,7 @@ from agent.protocol.socket import (
     decode_up,
 )
 from agent.protocol.wire import (
+    FIRST_PORT,
     MAX_MESSAGE,
     PART_BYTES,
     VERSION,
@@ -126,8 +131,10 @@ __all__ = [
     "EnrolRequest",
     "Environment",
     "Exit",
+    "FIRST_PORT",
     "File",
     "FileToSend",
+    "Gang",
     "Heartbeat",
     "Hello",
     "Input",
@@ -136,6 +143,7 @@ __all__ = [
     "LogChunk",
     "MAX_MESSAGE",
     "Malformed",
+    "Member",
     "Metric",
     "Name",
     "Nonce",

@@ -6,7 +6,7 @@ from uuid import UUID
 from msgspec import Meta
 
 from agent.protocol.node import Inventory
-from agent.protocol.wire import Count, Name, Path, Sha256, Text, UploadKind, Wire
+from agent.protocol.wire import Count, Name, Path, PlaceInJob, Port, Sha256, Text, UploadKind, Wire
 
 
 class EnrolRequest(Wire, frozen=True, kw_only=True):
@@ -51,6 +51,28 @@ class Resume(Wire, frozen=True, kw_only=True):
 
     step: Count
     files: list[File]
+    place: PlaceInJob = ""
+    """Where it lay below /job, and is laid again; "" for nowhere."""
+
+
+class Member(Wire, frozen=True, kw_only=True):
+    """One rank of a gang: its place in the lease's network, and where its node takes packets."""
+
+    address: Name
+    lan: Name
+    port: Port
+    gpus: Annotated[int, Meta(ge=1, le=16)]
+
+
+class Gang(Wire, frozen=True, kw_only=True):
+    """The ranks of a lease, and the network that their sandboxes share with nobody else.
+
+    The first member is where the others meet; `token` is known to this lease's ranks alone.
+    """
+
+    network: Annotated[int, Meta(ge=1, lt=2**23)]
+    token: Sha256
+    members: Annotated[list[Member], Meta(min_length=2, max_length=200)]
 
 
 class Packages(Wire, frozen=True, kw_only=True):
@@ -102,6 +124,8 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
     hang_s: float
     checkpoint_s: float
     """Seconds between checkpoints, for recipes that can choose."""
+    gang: Gang | None = None
+    """Of a lease on several nodes."""
     packages: Packages | None = None
     """None: it runs in the node's training environment as it is."""
     egress: list[Name] = []
@@ -191,6 +215,10 @@ class CommitRequest(Wire, frozen=True, kw_only=True):
     files: Annotated[list[SentFile], Meta(min_length=1, max_length=10_000)]
     seconds: float = 0.0
     """How long writing it took the job, if known: the reserve for the save follows it."""
+    running_ms: Count | None = None
+    """Running time at which a checkpoint was written, long before all of it was sent."""
+    place: PlaceInJob = ""
+    """Where it lay below /job, for a script that looks for its own last one there."""
 
 
 class CommitReply(Wire, frozen=True, kw_only=True):

@@ -9,12 +9,16 @@ VERSION: Final = 2
 MAX_MESSAGE: Final = 64 * 1024
 PART_BYTES: Final = 64 * 2**20
 """Files are sent in parts of this size; only the last may be smaller."""
+FIRST_PORT: Final = 47_900
+"""Where a node takes its gang's packets (UDP): this, and its rank more."""
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Text = Annotated[str, Meta(max_length=2000)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Path = Annotated[str, Meta(min_length=1, max_length=400)]
+PlaceInJob = Annotated[str, Meta(max_length=400)]
+Port = Annotated[int, Meta(ge=1024, le=65_535)]
 Nonce = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 BootId = Annotated[str, Meta(min_length=1, max_length=64)]
 

@@ -7,23 +7,26 @@ from pathlib import Path
 
 from agent.recipes import catalog
 from agent.recipes.catalog import Exit
-from agent.recipes.job import RecipeError, Stop, Stopped, load
+from agent.recipes.job import OFFLINE, RecipeError, Stop, Stopped, load
 
 
 def main(arguments: list[str]) -> int:
     """Run the job; messages for people go to stderr."""
     stop = Stop().install()
     path = Path(arguments[0] if arguments else os.environ.get("GRIDLOOM_JOB", catalog.JOB_FILE))
-    # A sandbox has no network; without these, libraries would look for one first.
-    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(OFFLINE)
     try:
         job = load(path)
+        if job.gang is not None:
+            from agent.recipes import gang
+
+            return gang.run(job, path, stop, _print)
         # Here, so that a job that can't run says so at once: torch and transformers take 5 s.
         warnings.filterwarnings("ignore", category=FutureWarning)
-        from agent.recipes import sft
+        from agent.recipes import ladder
 
         stop.check()
-        sft.run(job, stop, lambda line: print(line, flush=True))
+        ladder.climb(job, stop, _print)
     except Stopped:
         print("stopped before the end, as asked; resumable", file=sys.stderr)
         return Exit.STOPPED
@@ -40,6 +43,10 @@ def main(arguments: list[str]) -> int:
         )
         return Exit.MEMORY
     return Exit.DONE
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

@@ -2,16 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from msgspec import Struct
+import torch
 from msgspec import json as msgspec_json
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from agent.recipes import checkpoint
-from agent.recipes.job import Job
-from agent.recipes.model import Learner
+from agent.recipes import checkpoint, verdict
+from agent.recipes.catalog import Exit
+from agent.recipes.job import Job, RecipeError, read_json
+from agent.recipes.model import Learner, load_weights, stored_dtype
+from agent.recipes.verdict import Domain, Evaluation
 
 _TOKENIZER_FILES: Final = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
@@ -20,53 +24,65 @@ _TOKENIZER_FILES: Final = (
 )  # fmt: skip
 
 
-class HeldOut(Struct, frozen=True, kw_only=True):
-    """Losses in nats per token; None where `evaluate_samples` was 0."""
-
-    rows: int
-    tokens: int
-    loss_before: float | None
-    loss_after: float | None
-
-
-class Answer(Struct, frozen=True, kw_only=True):
-    """One held-out prompt, answered greedily."""
-
-    prompt: str
-    expected: str
-    before: str
-    after: str
-
-
-class Training(Struct, frozen=True, kw_only=True):
-    steps: int
-    tokens: int
-    loss: float
-    """Of the last step."""
-    seconds: dict[str, float]
-    """Of each phase; `training` over all attempts, the others of this one."""
-
-
-class Evaluation(Struct, frozen=True, kw_only=True):
-    """evaluation.json."""
-
-    held_out: HeldOut
-    answers: list[Answer]
-    training: Training
-
-
-def write(job: Job, learner: Learner, base: Path, evaluation: Evaluation) -> Path:
-    """`artifact/` under the job's output; raises RecipeError."""
-    final = Path(job.output) / "artifact"
+def write(job: Job, learner: Learner, base: Path, evaluation: Evaluation, final: Path) -> None:
+    """The folder `final`: weights, tokenizer, evaluation, card; raises RecipeError."""
     with checkpoint.complete_folder(final) as scratch:
         checkpoint.save_weights(learner, scratch)
-        for name in _TOKENIZER_FILES:
-            if (base / name).is_file():
-                shutil.copyfile(base / name, scratch / name)
-        text = msgspec_json.format(msgspec_json.encode(evaluation), indent=2)
-        (scratch / "evaluation.json").write_bytes(text + b"\n")
-        (scratch / "README.md").write_text(_card(job, evaluation), encoding="utf-8")
-    return final
+        copy_tokenizer(base, scratch)
+        describe(job, evaluation, scratch)
+
+
+def whole(base: Path, made: Path, final: Path) -> None:
+    """A finished model as a base to go on from: an adapter is merged into what it adapts.
+
+    Raises RecipeError.
+    """
+    if not (made / checkpoint.ADAPTER).is_file():
+        made.rename(final)
+        return
+    config = read_json(base / "config.json", "base")
+    write_model(merged(base, made), base, stored_dtype(config), final)
+
+
+def merged(base: Path, adapter: Path) -> Any:
+    """A base with an adapter's update in its weights, in float32; raises RecipeError."""
+    from peft import PeftModel
+
+    try:
+        found = PeftModel.from_pretrained(
+            load_weights(base, torch.float32), str(adapter), local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise RecipeError(
+            Exit.INPUT, f"the adapter does not fit this base: {str(error).splitlines()[0][:200]}"
+        ) from error
+    return found.merge_and_unload()
+
+
+def write_model(model: Any, base: Path, dtype: torch.dtype, final: Path) -> None:
+    """A whole model with its base's tokenizer; raises RecipeError."""
+    model.to(dtype)
+    model.config.dtype = dtype
+    with checkpoint.complete_folder(final) as scratch:
+        model.config.save_pretrained(scratch)
+        weights = {name: weight.detach() for name, weight in model.named_parameters()}
+        save_file(weights, scratch / checkpoint.WEIGHTS, metadata={"format": "pt"})
+        copy_tokenizer(base, scratch)
+
+
+def copy_tokenizer(base: Path, folder: Path) -> None:
+    """The tokenizer's files, as they are."""
+    for name in _TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+
+
+def describe(job: Job, evaluation: Evaluation, folder: Path) -> None:
+    """evaluation.json and the model card."""
+    text = msgspec_json.format(msgspec_json.encode(evaluation), indent=2)
+    (folder / verdict.FILE).write_bytes(text + b"\n")
+    adapts = (folder / checkpoint.ADAPTER).is_file()
+    (folder / "README.md").write_text(_card(job, evaluation, adapts=adapts), encoding="utf-8")
 
 
 def base_name(job: Job) -> str:
@@ -77,32 +93,49 @@ def base_name(job: Job) -> str:
     return known if isinstance(known, str) and known else "base"
 
 
-def _card(job: Job, evaluation: Evaluation) -> str:
-    library = "peft" if job.recipe == "lora" else "transformers"
-    held_out = evaluation.held_out
+def _card(job: Job, evaluation: Evaluation, *, adapts: bool) -> str:
+    library = "peft" if adapts else "transformers"
+    training = evaluation.training
     known = {"recipe": job.recipe, "job": job.job, "seed": job.seed} | job.lineage
-    known |= {"steps": evaluation.training.steps, "tokens": evaluation.training.tokens}
+    if training.steps:
+        known |= {"steps": training.steps, "tokens": training.tokens, "device": training.device}
     rows = [(name.replace("_", " ").capitalize(), value) for name, value in known.items()]
     parts = [
         f"---\nbase_model: {json.dumps(base_name(job))}\nlibrary_name: {library}\n---\n",
-        f"# {_plain(base_name(job))}, fine-tuned ({job.recipe})\n",
+        f"# {_plain(base_name(job))}, {'fine-tuned' if training.steps else 'as'} ({job.recipe})\n",
         "## How it came to be\n",
         "| | |\n|---|---|\n" + "".join(f"| {_plain(k)} | {_plain(v)} |\n" for k, v in rows),
         "## Parameters\n",
         f"```json\n{json.dumps(job.parameters, indent=2, sort_keys=True)}\n```\n",
+        *_measured(evaluation.domains),
     ]
-    if held_out.loss_before is not None and held_out.loss_after is not None:
-        parts += [
-            "## Held-out loss\n",
-            f"{held_out.loss_before:.3f} before, {held_out.loss_after:.3f} after: nats per token.\n",
-            f"Over {held_out.tokens} tokens of {held_out.rows} rows it did not learn from.\n",
-        ]
-    for answer in evaluation.answers:
-        parts.append(
-            f"## Asked\n\n{_quoted(answer.prompt)}\n\nExpected:\n\n{_quoted(answer.expected)}\n\n"
-            f"Before:\n\n{_quoted(answer.before)}\n\nAfter:\n\n{_quoted(answer.after)}\n"
-        )
+    parts += [
+        f"## Asked\n\n{_quoted(answer.prompt)}\n\nExpected:\n\n{_quoted(answer.expected)}\n\n"
+        f"Before:\n\n{_quoted(answer.before)}\n\nAfter:\n\n{_quoted(answer.after)}\n"
+        for answer in evaluation.answers
+    ]
     return "\n".join(parts)
+
+
+def _measured(domains: Sequence[Domain]) -> list[str]:
+    """A table of what was measured on rows that it did not learn from."""
+    if not domains:
+        return []
+    lines = [
+        f"| {_plain(one.name)} | {one.measure} | {_figure(one.before)} | {_figure(one.after)} "
+        f"| {one.rows} | {one.verdict} |\n"
+        for one in domains
+    ]
+    head = "| | measure | before | after | rows | |\n|---|---|---|---|---|---|\n"
+    return [
+        "## Held-out rows\n",
+        head + "".join(lines),
+        f"Losses are nats per token. Worse by more than {domains[0].margin:g} of it: dropped.\n",
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _plain(value: object) -> str:

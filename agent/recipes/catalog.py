@@ -1,29 +1,65 @@
 """What can be run, with which parameters: shared by the site, the CLI and the agent.
 
-Pure: msgspec and the standard library only. A recipe is a struct of parameters whose bounds and
-texts stand beside each field, the inputs it needs, and the command that runs it inside the
-sandbox. `validate` is the only way in; what it returns holds every bound.
+Pure: msgspec and the standard library only. A recipe is a struct of parameters
+(`agent.recipes.parameters`), the inputs it needs, and the command that runs it inside the sandbox.
+`validate` is the only way in; what it returns holds every bound.
 
 | recipe | what it does |
 |---|---|
-| `lora` | supervised fine-tuning of a low-rank adapter; the base stays as it is |
-| `full` | supervised fine-tuning of all weights |
-| `script` | the user's own Python file in the node's training environment |
+| `prompt` | no training: what the base reaches on your evaluation |
+| `sft` | learns the answers of the rows |
+| `dpo` | learns which of two answers is the better one |
+| `reward` | makes a model that scores answers |
+| `grpo` | learns from your own reward, a Python function |
+| `lora` | an adapter by sft, dpo or grpo; the base stays as it is |
+| `full` | all weights, by sft, dpo or grpo |
+| `continue` | goes on with pre-training, on raw text |
+| `distill` | learns a teacher's answers with its doubts |
+| `sweep` | tries many parameters of one recipe, and keeps the best |
+| `arithmetic` | adds, subtracts or merges finished models |
+| `chain` | recipes one after another, each from what the last one made |
+| `script` | the user's own project, by its file or its command |
 """
 
 import difflib
+import itertools
+import json
 import math
+import random
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from typing import Any, Final, get_type_hints
 
 import msgspec
-from msgspec import Meta, Struct, field
+
+from agent.recipes.inputs import INPUTS, Input
+from agent.recipes.parameters import (
+    ALL_LINEAR,
+    RATES,
+    Adapting,
+    ArithmeticParameters,
+    ChainParameters,
+    ContinueParameters,
+    DistillParameters,
+    DpoParameters,
+    FineTuning,
+    FullParameters,
+    GrpoParameters,
+    LoraParameters,
+    Parameters,
+    PromptParameters,
+    RewardParameters,
+    ScriptParameters,
+    SftParameters,
+    Stage,
+    SweepParameters,
+)
 
 JOB_FILE: Final = "/job/job.json"
-SCRIPT_FOLDER: Final = "/job/inputs/script"
-ALL_LINEAR: Final = "all-linear"
+WORK_FOLDER: Final = "/job/work"
+"""The project's copy, which a script may write to: its working directory."""
+REWARD_FILE: Final = "reward.py"
 
 
 class ParameterError(ValueError):
@@ -44,6 +80,12 @@ class Exit(IntEnum):
     """The loss stopped being a number; the last checkpoint is from before that."""
     INPUT = 66
     """An input is missing or malformed."""
+    REWARD = 67
+    """The user's reward raised, or gave something that is no number."""
+    PEER_LOST = 69
+    """Another rank of the gang is gone: resumable from the last checkpoint."""
+    FAILED = 70
+    """A process of the gang broke again and again; the message says how."""
     MEMORY = 71
     """The device has too little memory."""
     DISK = 73
@@ -52,116 +94,20 @@ class Exit(IntEnum):
     """Asked to leave before the end: resumable from the last checkpoint."""
 
 
-class Input(Struct, frozen=True):
-    """A folder that a recipe reads at /job/inputs/<name>."""
-
-    name: str
-    required: bool
-    help: str
-
-
-class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What both kinds of supervised fine-tuning take."""
-
-    steps: Annotated[int, Meta(ge=1, le=1_000_000, description="Optimiser steps.")] = 100
-    batch_size: Annotated[int, Meta(ge=1, le=1024, description="Rows in each step.")] = 8
-    max_length: Annotated[
-        int, Meta(ge=16, le=131_072, description="Tokens of a row; what is longer is cut.")
-    ] = 512
-    warmup: Annotated[
-        float, Meta(ge=0, le=0.5, description="Share of the steps over which the rate rises.")
-    ] = 0.1
-    weight_decay: Annotated[float, Meta(ge=0, le=1, description="AdamW's weight decay.")] = 0.0
-    max_grad_norm: Annotated[
-        float, Meta(gt=0, le=1000, description="Longer gradients are shortened to this.")
-    ] = 1.0
-    precision: Annotated[
-        Literal["auto", "bf16", "fp32"],
-        Meta(description="Of matrix products; auto takes bf16 where the hardware has it."),
-    ] = "auto"
-    checkpoint_every: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Steps between checkpoints; 0: the market says.")
-    ] = 0
-    evaluate_samples: Annotated[
-        int, Meta(ge=0, le=100_000, description="Held-out rows whose loss is measured; 0: none.")
-    ] = 64
-    answers: Annotated[
-        int, Meta(ge=0, le=32, description="Held-out prompts answered before and after.")
-    ] = 2
-    answer_tokens: Annotated[
-        int, Meta(ge=1, le=1024, description="Longest sample answer, in tokens.")
-    ] = 48
-
-
-_Target = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-
-
-class LoraParameters(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Low-rank adaptation (Hu et al., arXiv 2106.09685)."""
-
-    learning_rate: Annotated[
-        float, Meta(gt=0, le=1, description="Its peak; a cosine follows the warm-up.")
-    ] = 5e-4
-    rank: Annotated[int, Meta(ge=1, le=512, description="Rank of the update.")] = 16
-    alpha: Annotated[
-        float, Meta(gt=0, le=4096, description="The update is scaled by alpha / rank.")
-    ] = 32.0
-    dropout: Annotated[float, Meta(ge=0, le=0.9, description="Dropout on the adapter's input.")] = (
-        0.0
-    )
-    targets: Annotated[
-        list[_Target],
-        Meta(
-            min_length=1,
-            max_length=32,
-            description=f"Names of the layers to adapt, or {ALL_LINEAR!r} alone.",
-        ),
-    ] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
-
-
-class FullParameters(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All weights, in float32 with AdamW."""
-
-    learning_rate: Annotated[
-        float, Meta(gt=0, le=1, description="Its peak; a cosine follows the warm-up.")
-    ] = 2e-5
-
-
-class ScriptParameters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The user's own Python file."""
-
-    entry: Annotated[
-        str,
-        Meta(min_length=1, max_length=200, description="The .py file to run, inside the project."),
-    ]
-    args: Annotated[
-        list[Annotated[str, Meta(max_length=4096)]],
-        Meta(max_length=100, description="Its arguments, each as it is."),
-    ] = field(default_factory=list)
-
-
-FineTuning = LoraParameters | FullParameters
-Parameters = LoraParameters | FullParameters | ScriptParameters
-
-_BASE: Final = Input("base", True, "a model in Hugging Face's layout, with safetensors weights")
-_DATASET: Final = Input(
-    "dataset",
-    True,
-    "train.jsonl and heldout.jsonl; rows are {prompt, completion} or {messages}",
-)
 _RECIPES: Final[Mapping[str, type[Parameters]]] = {
+    "prompt": PromptParameters,
+    "sft": SftParameters,
+    "dpo": DpoParameters,
+    "reward": RewardParameters,
+    "grpo": GrpoParameters,
     "lora": LoraParameters,
     "full": FullParameters,
+    "continue": ContinueParameters,
+    "distill": DistillParameters,
+    "sweep": SweepParameters,
+    "arithmetic": ArithmeticParameters,
+    "chain": ChainParameters,
     "script": ScriptParameters,
-}
-_INPUTS: Final[Mapping[str, tuple[Input, ...]]] = {
-    "lora": (_BASE, _DATASET),
-    "full": (_BASE, _DATASET),
-    "script": (
-        Input("script", True, "the project's folder with its .py files"),
-        Input("dataset", False, "any files, at /job/inputs/dataset"),
-        Input("base", False, "a model, at /job/inputs/base"),
-    ),
 }
 
 
@@ -173,15 +119,15 @@ def names() -> tuple[str, ...]:
 def inputs(recipe: str) -> tuple[Input, ...]:
     """What a recipe reads; raises ParameterError for an unknown recipe."""
     _struct_of(recipe)
-    return _INPUTS[recipe]
+    return INPUTS[recipe]
 
 
 def schema(recipe: str) -> dict[str, Any]:
     """The JSON Schema of a recipe's parameters, for forms and for the API's description."""
     kind = _struct_of(recipe)
     _, components = msgspec.json.schema_components([kind])
-    found: dict[str, Any] = components[kind.__name__]
-    return found
+    found: dict[str, Any] = components.pop(kind.__name__)
+    return {**found, "$defs": components} if components else found
 
 
 def validate(recipe: str, raw: Mapping[str, object]) -> Parameters:
@@ -191,27 +137,82 @@ def validate(recipe: str, raw: Mapping[str, object]) -> Parameters:
     """
     kind = _struct_of(recipe)
     types = get_type_hints(kind, include_extras=True)
-    properties: dict[str, dict[str, Any]] = schema(recipe)["properties"]
-    required = schema(recipe).get("required", [])
+    described = schema(recipe)
+    properties: dict[str, dict[str, Any]] = described["properties"]
     values: dict[str, Any] = {}
     for name, value in raw.items():
-        if name not in types:
+        if name not in properties:
             raise ParameterError(_unknown(recipe, name, properties), field=str(name))
         values[name] = _converted(name, value, types[name], properties[name])
-    for name in required:
+    for name in described.get("required", []):
         if name not in values:
             raise ParameterError(
                 f"{name} is missing: {properties[name]['description']}", field=name
             )
     parameters = kind(**values)
     _check_together(parameters)
-    return parameters
+    return _filled_in(parameters)
+
+
+def stage_of(stage: Stage) -> FineTuning:
+    """The parameters of a chain's stage; raises ParameterError."""
+    found = validate(stage.recipe, stage.parameters)
+    if not isinstance(found, FineTuning) or found.method == "reward":
+        raise ParameterError(
+            f"stages: {stage.recipe} makes no model to go on from; use sft, dpo, grpo, lora, full, "
+            "continue or distill",
+            field="stages",
+        )
+    return found
+
+
+def total_steps(parameters: Parameters) -> int:
+    """Optimiser steps from start to end; 0 where only its author knows."""
+    match parameters:
+        case ChainParameters(stages=stages):
+            return sum(stage_of(stage).steps for stage in stages)
+        case SweepParameters():
+            return sum(count * steps for count, steps in sweep_rungs(parameters))
+        case PromptParameters() | ScriptParameters() | ArithmeticParameters():
+            return 0
+        case _:
+            return parameters.steps
+
+
+def sweep_trials(parameters: SweepParameters, seed: int) -> list[dict[str, object]]:
+    """The combinations that are tried, as parameters of the recipe; the same for the same seed."""
+    names = sorted(parameters.space)
+    grid = list(itertools.product(*(parameters.space[name] for name in names)))
+    random.Random(f"{seed}:sweep").shuffle(grid)  # noqa: S311  # no secret hangs on it
+    return [
+        {**parameters.parameters, **dict(zip(names, values, strict=True))}
+        for values in grid[: parameters.trials]
+    ]
+
+
+def sweep_rungs(parameters: SweepParameters) -> list[tuple[int, int]]:
+    """Successive halving (arXiv 1603.06560): how many trials go on, and how many steps each.
+
+    A trial has all of its recipe's steps when it comes to the last rung; each rung before gives
+    it half of what the next one has brought it to.
+    """
+    steps = validate(parameters.recipe, parameters.parameters)
+    assert isinstance(steps, FineTuning)
+    count = min(parameters.trials, math.prod(map(len, parameters.space.values())))
+    found, done = [], 0
+    for rung in range(parameters.rungs):
+        upto = max(1, steps.steps >> (parameters.rungs - 1 - rung))
+        found.append((max(1, count >> rung), upto - done))
+        done = upto
+    return [(trials, more) for trials, more in found if more > 0]
 
 
 def command(recipe: str, parameters: Parameters) -> list[str]:
     """The argv inside the sandbox; `python` is the training environment's."""
     if isinstance(parameters, ScriptParameters):
-        return ["python", f"{SCRIPT_FOLDER}/{parameters.entry}", *parameters.args]
+        if parameters.command:
+            return list(parameters.command)
+        return ["python", f"{WORK_FOLDER}/{parameters.entry}", *parameters.args]
     _struct_of(recipe)
     return ["python", "-m", "agent.recipes", JOB_FILE]
 
@@ -239,6 +240,8 @@ def _unknown(recipe: str, name: object, known: Mapping[str, object]) -> str:
 def _converted(name: str, value: object, kind: Any, spec: Mapping[str, Any]) -> object:
     """One value in its own type, or a ParameterError that says what would do."""
     finite = not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, str) and spec.get("type") in ("array", "object"):
+        value = _decoded(value)
     # In lax mode "inf" would pass as a float and true as text, so they are refused by hand.
     if finite and not isinstance(value, bool):
         try:
@@ -249,6 +252,14 @@ def _converted(name: str, value: object, kind: Any, spec: Mapping[str, Any]) -> 
             if not isinstance(found, float) or math.isfinite(found):
                 return found
     raise ParameterError(f"{name} must be {_wanted(spec)}, not {_shown(value)}", field=name)
+
+
+def _decoded(text: str) -> object:
+    """Lists and objects come as JSON where only text can be sent."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _wanted(spec: Mapping[str, Any]) -> str:
@@ -262,6 +273,10 @@ def _wanted(spec: Mapping[str, Any]) -> str:
             return f"a number above {spec['exclusiveMinimum']:g}, at most {spec['maximum']:g}"
         case "number":
             return f"a number from {spec['minimum']:g} to {spec['maximum']:g}"
+        case "object":
+            return f"an object ({spec['description']})"
+        case "array" if "$ref" in spec["items"] or spec["items"].get("type") != "string":
+            return f"a list of at most {spec['maxItems']} ({spec['description']})"
         case "array":
             return f"a list of at most {spec['maxItems']} texts ({spec['description']})"
         case _:
@@ -273,16 +288,96 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
+def _filled_in(parameters: Parameters) -> Parameters:
+    """With the rate that suits where none was given, and with all of each part's parameters."""
+    match parameters:
+        case ChainParameters(stages=stages):
+            whole = [
+                msgspec.structs.replace(stage, parameters=as_json(stage_of(stage)))
+                for stage in stages
+            ]
+            return msgspec.structs.replace(parameters, stages=whole)
+        case SweepParameters():
+            given = as_json(validate(parameters.recipe, parameters.parameters))
+            return msgspec.structs.replace(parameters, parameters=given)
+    if isinstance(parameters, FineTuning) and not parameters.learning_rate:
+        rate = RATES[parameters.weights, parameters.method]
+        return msgspec.structs.replace(parameters, learning_rate=rate)
+    return parameters
+
+
 def _check_together(parameters: Parameters) -> None:
     """What no single field can say."""
-    if isinstance(parameters, ScriptParameters):
-        _check_entry(parameters.entry)
-        _check_arguments(parameters.args)
-    elif isinstance(parameters, LoraParameters):
+    match parameters:
+        case ScriptParameters():
+            _check_script(parameters)
+        case ChainParameters(stages=stages):
+            for stage in stages:
+                stage_of(stage)
+        case SweepParameters():
+            _check_sweep(parameters)
+        case ArithmeticParameters() | PromptParameters():
+            pass
+        case _:
+            _check_tuning(parameters)
+
+
+def _check_tuning(parameters: FineTuning) -> None:
+    if isinstance(parameters, Adapting | LoraParameters):
         if ALL_LINEAR in parameters.targets and len(parameters.targets) > 1:
             raise ParameterError(f"targets: {ALL_LINEAR!r} stands alone", field="targets")
         if len(set(parameters.targets)) < len(parameters.targets):
             raise ParameterError("targets names a layer twice; name it once", field="targets")
+    if parameters.accumulate > parameters.batch_size:
+        raise ParameterError(
+            f"accumulate: a step of {parameters.batch_size} rows has no {parameters.accumulate} "
+            "parts; lower it, or raise batch_size",
+            field="accumulate",
+        )
+    if isinstance(parameters, GrpoParameters | LoraParameters | FullParameters):
+        _check_groups(parameters)
+
+
+def _check_groups(parameters: GrpoParameters | LoraParameters | FullParameters) -> None:
+    if parameters.method != "grpo":
+        return
+    if parameters.batch_size % (parameters.generations * parameters.accumulate):
+        raise ParameterError(
+            f"batch_size counts grpo's answers: make it a multiple of generations × accumulate "
+            f"({parameters.generations} × {parameters.accumulate})",
+            field="batch_size",
+        )
+    if parameters.completion_length >= parameters.max_length:
+        raise ParameterError(
+            "completion_length must leave room for the prompt: keep it below max_length",
+            field="completion_length",
+        )
+
+
+def _check_sweep(parameters: SweepParameters) -> None:
+    for trial in sweep_trials(msgspec.structs.replace(parameters, trials=10_000), seed=0):
+        try:
+            validate(parameters.recipe, trial)
+        except ParameterError as error:
+            raise ParameterError(f"space: {error}", field="space") from None
+    if fixed := sorted({"steps", "seed"} & set(parameters.space)):
+        raise ParameterError(
+            f"space: {fixed[0]} is the same for all trials; put it into parameters", field="space"
+        )
+
+
+def _check_script(parameters: ScriptParameters) -> None:
+    if bool(parameters.entry) == bool(parameters.command):
+        raise ParameterError(
+            "entry is missing: name the .py file to run, or give a command (not both)",
+            field="entry",
+        )
+    if parameters.command and parameters.args:
+        raise ParameterError("args belong to entry; add them to command", field="args")
+    if parameters.entry:
+        _check_entry(parameters.entry)
+    _check_arguments("args", parameters.args)
+    _check_arguments("command", parameters.command)
 
 
 def _check_entry(entry: str) -> None:
@@ -296,7 +391,7 @@ def _check_entry(entry: str) -> None:
         )
 
 
-def _check_arguments(arguments: Sequence[str]) -> None:
+def _check_arguments(name: str, arguments: Sequence[str]) -> None:
     for argument in arguments:
         if "\0" in argument:
-            raise ParameterError("args can't hold a NUL character; remove it", field="args")
+            raise ParameterError(f"{name} can't hold a NUL character; remove it", field=name)

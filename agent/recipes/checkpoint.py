@@ -4,9 +4,10 @@ Everything is safetensors or JSON; nothing is ever unpickled. A folder is writte
 name, flushed to the disk, and renamed, so the agent sees all of it or none.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,7 @@ ADAPTER: Final = "adapter_model.safetensors"
 WEIGHTS: Final = "model.safetensors"
 _OPTIMIZER: Final = "optimizer.safetensors"
 _STATE: Final = "state.json"
+_TRAINER_STATE: Final = "trainer_state.json"
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 
 
@@ -46,47 +48,62 @@ class State(Struct, kw_only=True):
     before: Measured | None = None
 
 
-def save(output: Path, learner: Learner, optimizer: Any, state: State) -> Path:
-    """Write `checkpoint-<step>`, unless it is there already; raises RecipeError."""
-    final = output / f"checkpoint-{state.step}"
+def save(
+    final: Path,
+    learner: Learner,
+    optimizer: Any,
+    state: State,
+    *,
+    also: Callable[[Path], None] = lambda folder: None,
+) -> Path:
+    """Write the checkpoint `final`, unless it is there already; raises RecipeError."""
     if final.exists():
         return final
+    known = {} if optimizer is None else optimizer.state
     moments = {
-        f"{name}.{moment}": optimizer.state[parameter][moment]
+        f"{name}.{moment}": known[parameter][moment]
         for name, parameter in learner.trained()
         for moment in _MOMENTS
-        if parameter in optimizer.state
+        if parameter in known
     }
     with complete_folder(final) as scratch:
         save_weights(learner, scratch)
         save_file(moments, scratch / _OPTIMIZER)
         (scratch / _STATE).write_bytes(msgspec.json.encode(state))
+        # What transformers' Trainer must find to go on from a folder.
+        (scratch / _TRAINER_STATE).write_text(
+            json.dumps({"global_step": state.step, "train_batch_size": 1})
+        )
+        also(scratch)
     return final
 
 
-def restore(folder: Path, learner: Learner, optimizer: Any, expected: State) -> State:
-    """Put a checkpoint's weights and optimiser in place; its State, to go on from.
-
-    Raises RecipeError if it isn't whole, or comes from a run with other parameters.
-    """
-    try:
+def restore_state(folder: Path, expected: State) -> State:
+    """Where the run was; raises RecipeError if it isn't whole, or had other parameters."""
+    with _understood(folder):
         state = msgspec.json.decode((folder / _STATE).read_bytes(), type=State)
-        same = (state.recipe, state.parameters, state.seed)
-        if same != (expected.recipe, expected.parameters, expected.seed):
-            raise _unusable(folder, "it was made by a run with other parameters")
+    same = (state.recipe, state.parameters, state.seed)
+    if same != (expected.recipe, expected.parameters, expected.seed):
+        raise _unusable(folder, "it was made by a run with other parameters")
+    return state
+
+
+def restore_weights(folder: Path, learner: Learner) -> None:
+    """Put a checkpoint's weights in place; raises RecipeError."""
+    with _understood(folder):
         _restore_weights(folder, learner)
+
+
+def restore_optimizer(folder: Path, learner: Learner, optimizer: Any, state: State) -> None:
+    """Put a checkpoint's moments in place; raises RecipeError."""
+    with _understood(folder):
         moments = load_file(folder / _OPTIMIZER, device=str(learner.device))
-    except FileNotFoundError as error:
-        raise _unusable(folder, f"it has no {Path(str(error.filename)).name}") from None
-    except (OSError, SafetensorError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _unusable(folder, str(error)) from None
     for name, parameter in learner.trained():
         found = {moment: moments.get(f"{name}.{moment}") for moment in _MOMENTS}
         if any(value is None or value.shape != parameter.shape for value in found.values()):
             raise _unusable(folder, f"its optimiser doesn't fit the weight {name}")
         step = torch.tensor(float(state.step), device=parameter.device)
         optimizer.state[parameter] = {"step": step, **found}
-    return state
 
 
 def save_weights(learner: Learner, folder: Path) -> None:
@@ -98,6 +115,17 @@ def save_weights(learner: Learner, folder: Path) -> None:
         return
     learner.adapter.peft_config["default"].save_pretrained(folder)
     save_file(_adapter_weights(learner), folder / ADAPTER, metadata={"format": "pt"})
+
+
+@contextmanager
+def _understood(folder: Path) -> Iterator[None]:
+    """What goes wrong while a checkpoint is read, as a RecipeError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _unusable(folder, f"it has no {Path(str(error.filename)).name}") from None
+    except (OSError, SafetensorError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _unusable(folder, str(error)) from None
 
 
 @contextmanager

@@ -1,76 +1,218 @@
-"""What the model can do on rows it never learns from: their loss, and a few answers.
+"""What the model can do on rows it never learns from: a figure for each part, and a few answers.
 
-The rows are spread evenly over heldout.jsonl, and the first of them are answered greedily, so
-that before and after, and one run and the next, are asked the same.
+The rows are spread evenly over each file, and the first of the target's are answered greedily, so
+that before and after, and one run and the next, are asked the same. The target is measured by the
+method's own measure; a domain by the same where its rows fit, else by its loss.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from msgspec import Struct
 
-from agent.recipes.catalog import Exit, Tuning
-from agent.recipes.data import Encoded, Encoder, Row, spread
+from agent.recipes import formats, verdict
+from agent.recipes.catalog import Exit
+from agent.recipes.encode import Encoded, Encoder
+from agent.recipes.formats import Kind, Method, Preferred, Prompt, Row
 from agent.recipes.job import RecipeError, Stop
-from agent.recipes.loss import answer_loss
+from agent.recipes.loss import answer_loss, padded
 from agent.recipes.model import Learner
+from agent.recipes.parameters import Measuring
+from agent.recipes.reward import Reward
+from agent.recipes.rows import Shelf, Table, question, spread, text_of
+from agent.recipes.rows import answer as wanted
+from agent.recipes.verdict import (
+    TARGET,
+    Answer,
+    Evaluation,
+    Figure,
+    Measure,
+    Training,
+    domain,
+)
+from agent.recipes.world import World
 
 
 class Measured(Struct, frozen=True):
-    """`loss` in nats per token over `tokens` tokens of `rows` rows; None if none were asked for."""
+    """All parts, measured once, by name; and the answers to the target's first rows."""
 
-    rows: int
-    tokens: int
-    loss: float | None
+    figures: dict[str, Figure]
     answers: list[str]
 
 
-def chosen(held_out: Sequence[Row], parameters: Tuning) -> tuple[list[Row], list[Row]]:
-    """The rows whose loss is measured, and those which are answered."""
-    most = max(parameters.evaluate_samples, parameters.answers)
-    rows = [held_out[index] for index in spread(len(held_out), most)]
-    return rows[: parameters.evaluate_samples], rows[: parameters.answers]
+@dataclass(frozen=True)
+class Part:
+    """Some held-out rows, and how they are measured."""
+
+    name: str
+    measure: Measure
+    table: Table
+
+    def rows(self, most: int) -> list[Row]:
+        """At most so many, spread evenly."""
+        return [self.table[index] for index in spread(len(self.table), most)]
 
 
-def measure(
-    learner: Learner, encoder: Encoder, held_out: Sequence[Row], parameters: Tuning, stop: Stop
-) -> Measured:
-    """Loss and answers as the model is now; raises Stopped between batches, or RecipeError."""
-    measured, answered = chosen(held_out, parameters)
-    rows = [encoder.encode(row) for row in measured]
-    rows = sorted((row for row in rows if any(row.learn[1:])), key=lambda row: len(row.ids))
-    if measured and not rows:
-        raise RecipeError(
-            Exit.PARAMETERS, "no held-out answer fits into max_length; raise max_length"
-        )
-    learner.model.eval()
-    with torch.inference_mode():
-        total, tokens = _summed_loss(learner, rows, parameters.batch_size, stop)
-        answers = [_answer(learner, encoder, row, parameters, stop) for row in answered]
-    return Measured(len(rows), tokens, total / tokens if tokens else None, answers)
+@dataclass(frozen=True)
+class Evaluator:
+    """Measures a model as it is now."""
+
+    learner: Learner
+    encoder: Encoder
+    parts: Sequence[Part]
+    parameters: Measuring
+    reward: Reward | None
+    stop: Stop
+    world: World
+
+    def measure(self) -> Measured:
+        """Raises Stopped between batches, or RecipeError."""
+        self.learner.model.eval()
+        most = self.parameters.evaluate_samples
+        with torch.inference_mode():
+            figures = {part.name: self._figure(part) for part in self.parts} if most else {}
+            return Measured(figures, [self._answer(row) for row in self.asked()])
+
+    def asked(self) -> list[Row]:
+        """The rows that are answered."""
+        targets = [part for part in self.parts if part.name == TARGET]
+        most = max(self.parameters.evaluate_samples, self.parameters.answers)
+        if not targets or not self._speaks():
+            return []
+        return targets[0].rows(most)[: self.parameters.answers]
+
+    def _figure(self, part: Part) -> Figure:
+        most = max(self.parameters.evaluate_samples, self.parameters.answers)
+        rows = part.rows(most)[: self.parameters.evaluate_samples]
+        mine = rows[self.world.rank :: self.world.size]
+        match part.measure:
+            case "loss":
+                total, tokens, count = self._losses(mine)
+            case "accuracy":
+                total, tokens, count = self._right(mine)
+            case "reward":
+                total, tokens, count = self._rewards(mine, part.table, most)
+        total, tokens, count = self.world.summed([total, tokens, count])
+        divisor = tokens if part.measure == "loss" else count
+        if not divisor:
+            raise RecipeError(
+                Exit.PARAMETERS, "no held-out answer fits into max_length; raise max_length"
+            )
+        if not math.isfinite(total):
+            raise RecipeError(
+                Exit.DIVERGED,
+                "the held-out loss is not a finite number; check the base's weights",
+            )
+        return Figure(rows=int(count), tokens=int(tokens), value=total / divisor)
+
+    def _losses(self, rows: Sequence[Row]) -> tuple[float, float, float]:
+        encoded = [self.encoder.encode(row) for row in rows]
+        fitting = sorted((r for r in encoded if any(r.learn[1:])), key=lambda row: len(row.ids))
+        total, tokens = 0.0, 0
+        for batch in self._batches(fitting):
+            loss, count = answer_loss(self.learner, *padded(batch))
+            total += loss.item()
+            tokens += count
+        return total, tokens, len(fitting)
+
+    def _right(self, rows: Sequence[Row]) -> tuple[float, float, float]:
+        """Pairs whose better answer the model finds better: by its score, or per token."""
+        right = 0
+        pairs = [self.encoder.pair(row) for row in rows if isinstance(row, Preferred)]
+        for pair in pairs:
+            chosen, rejected = (
+                self._rating(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)
+            )
+            right += chosen > rejected
+        return right, 0.0, len(pairs)
+
+    def _rating(self, prompt: list[int], answer: list[int]) -> float:
+        self.stop.check()
+        ids = torch.tensor([prompt + answer])
+        if not self._speaks():
+            with self.learner.arithmetic():
+                found = self.learner.model(input_ids=ids.to(self.learner.device), use_cache=False)
+            return float(found.logits.squeeze())
+        learn = torch.zeros_like(ids, dtype=torch.bool)
+        learn[:, len(prompt) :] = True
+        loss, count = answer_loss(self.learner, ids, learn)
+        return -loss.item() / max(1, count)
+
+    def _rewards(self, rows: Sequence[Row], table: Table, most: int) -> tuple[float, float, float]:
+        assert self.reward is not None
+        total = 0.0
+        indexes = spread(len(table), most)[: self.parameters.evaluate_samples]
+        for row, index in zip(rows, indexes[self.world.rank :: self.world.size], strict=True):
+            assert isinstance(row, Prompt)
+            said = self._answer(row)
+            total += self.reward(text_of(row.prompt), said, table.columns(index))
+        return total, 0.0, len(rows)
+
+    def _batches(self, rows: Sequence[Encoded]) -> Any:
+        size = self.parameters.batch_size
+        for start in range(0, len(rows), size):
+            self.stop.check()
+            yield rows[start : start + size]
+
+    def _answer(self, row: Row) -> str:
+        self.stop.check()
+        return answer(self.learner, self.encoder.prompt(row), most=self.parameters.answer_tokens)
+
+    def _speaks(self) -> bool:
+        """A model that scores has no words."""
+        return self.learner.model.get_output_embeddings() is not None
 
 
-def _summed_loss(
-    learner: Learner, rows: Sequence[Encoded], size: int, stop: Stop
-) -> tuple[float, int]:
-    total, tokens = 0.0, 0
-    for start in range(0, len(rows), size):
-        stop.check()
-        loss, count = answer_loss(learner, rows[start : start + size])
-        total += loss.item()
-        tokens += count
-    if not math.isfinite(total):
-        raise RecipeError(
-            Exit.DIVERGED, "the held-out loss is not a finite number; check the base's weights"
-        )
-    return total, tokens
+def parts_of(folder: Path, shelf: Shelf, method: Method) -> list[Part]:
+    """The target, and each held-out domain; raises RecipeError for rows that nobody can read."""
+    kind = formats.KIND_OF[method]
+    found = [Part(TARGET, verdict.MEASURE_OF[method], shelf.read(folder, formats.HELD_OUT, kind))]
+    paths = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    try:
+        names = formats.domains(paths)
+    except ValueError as error:
+        raise RecipeError(Exit.INPUT, f"the dataset can't be read: {error}") from None
+    for name in names:
+        table = shelf.read(folder, f"{formats.DOMAINS}/{name}", *_told_apart(kind))
+        if method == "reward" and table.kind != kind:
+            continue  # it has no words whose loss could be measured
+        measure = verdict.MEASURE_OF[method] if table.kind == kind else "loss"
+        found.append(Part(name, measure, table))
+    return found
 
 
-def _answer(learner: Learner, encoder: Encoder, row: Row, parameters: Tuning, stop: Stop) -> str:
-    stop.check()
-    return answer(learner, encoder.prompt(row), most=parameters.answer_tokens)
+def judged(
+    evaluator: Evaluator, before: Measured, after: Measured | None, training: Training
+) -> Evaluation:
+    """What was measured before and after, with its verdicts; `after` is None if nothing was done."""
+    later = after.answers if after else [""] * len(before.answers)
+    return Evaluation(
+        domains=[
+            domain(
+                part.name,
+                part.measure,
+                evaluator.parameters.margin,
+                before.figures.get(part.name),
+                after.figures.get(part.name) if after else None,
+            )
+            for part in evaluator.parts
+        ],
+        answers=[
+            Answer(prompt=question(row), expected=wanted(row), before=then, after=now)
+            for row, then, now in zip(evaluator.asked(), before.answers, later, strict=True)
+        ],
+        training=training,
+    )
+
+
+def _told_apart(kind: Kind) -> tuple[Kind, ...]:
+    """What a domain's rows may be, the most telling first: an answered row is a prompt, too."""
+    others: tuple[Kind, ...] = ("answers", "text")
+    return (*others, kind) if kind == "prompts" else (kind, *others)
 
 
 def answer(learner: Learner, prompt: list[int], *, most: int) -> str:

@@ -2,16 +2,26 @@
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
 from agent.recipes import catalog
-from agent.recipes.catalog import Exit, FineTuning, ParameterError, ScriptParameters
+from agent.recipes.catalog import Exit, ParameterError
+from agent.recipes.parameters import FineTuning, Parameters
+
+# A sandbox has no network; without these, libraries would look for one first.
+OFFLINE: Final = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
 
 
 class RecipeError(Exception):
@@ -30,7 +40,19 @@ class Stop:
     """SIGTERM as a question, so that a step is finished before it is answered."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self._asked = False
+        self._tell: Callable[[], None] | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether it is time to leave."""
+        return self._asked
+
+    def pass_on(self, tell: Callable[[], None]) -> None:
+        """Whom else to ask, now or when the signal comes."""
+        self._tell = tell
+        if self._asked:
+            tell()
 
     def install(self) -> "Stop":
         """Listen from now on; called before the slow imports, in the main thread."""
@@ -43,7 +65,18 @@ class Stop:
             raise Stopped
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self._asked = True
+        if self._tell is not None:
+            self._tell()
+
+
+class Gang(Struct, frozen=True, kw_only=True):
+    """The lease's nodes, by rank: where each is in the lease's network, and its GPUs."""
+
+    rank: int
+    addresses: list[str]
+    gpus: list[int]
+    token: str
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -59,6 +92,8 @@ class Job(Struct, frozen=True, kw_only=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     checkpoint_s: Annotated[float, Meta(ge=0)] = 0.0
     """Seconds between checkpoints; 0 = none by time. Used where `checkpoint_every` is 0."""
+    gang: Gang | None = None
+    """Of a job on several GPUs."""
     lineage: dict[str, object] = {}
     """For the model card."""
 
@@ -94,16 +129,19 @@ def load(path: Path) -> Job:
     return job
 
 
-def fine_tuning_of(job: Job) -> FineTuning:
+def parameters_of(job: Job) -> Parameters:
     """The job's parameters, checked again: nothing is trusted that came over a network."""
     try:
-        found = catalog.validate(job.recipe, job.parameters)
+        return catalog.validate(job.recipe, job.parameters)
     except ParameterError as error:
         raise RecipeError(Exit.PARAMETERS, str(error)) from None
-    if isinstance(found, ScriptParameters):
-        raise RecipeError(
-            Exit.PARAMETERS, f"{job.recipe} runs the user's own file, not a recipe of ours"
-        )
+
+
+def fine_tuning_of(job: Job) -> FineTuning:
+    """The parameters of a job that trains one model; raises RecipeError if it is another."""
+    found = parameters_of(job)
+    if not isinstance(found, FineTuning):
+        raise RecipeError(Exit.PARAMETERS, f"{job.recipe} does not train one model by itself")
     return found
 
 

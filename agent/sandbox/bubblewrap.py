@@ -5,7 +5,8 @@ the capabilities with which our init becomes the job's own uid, and init drops t
 user's makes a user namespace, forbids further ones, and drops all capabilities itself.
 
 The job has namespaces of its own for mounts, processes, IPC, host name, cgroups and network; its
-network holds nothing but a loopback of its own, since the agent moves all bytes.
+network holds nothing but a loopback of its own, since the agent moves all bytes. A gang's sandbox
+is started inside the network of its gang instead (`agent.sandbox.network`).
 """
 
 import importlib.util
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 
 import agent
-from agent.order import KeeperOrder
+from agent.order import KeeperOrder, Network
 from agent.sandbox import nvidia
 
 INIT = "/opt/gridloom/init.py"
@@ -56,7 +57,8 @@ def command(
     as_root = order.rung.wall == "root"
     return [
         *(str(find_bwrap()), "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"),
-        *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--hostname", "job"),
+        *("--unshare-ipc", "--unshare-pid", "--unshare-uts", "--hostname", "job"),
+        *(() if order.network else ("--unshare-net",)),
         *("--unshare-cgroup-try", *(_root_rights() if as_root else _user_rights())),
         *_system(folder),
         *_devices(order),
@@ -90,14 +92,15 @@ def package_parts() -> dict[str, Path]:
     return {name: path for name, path in parts.items() if path.exists()}
 
 
-def write_etc(folder: Path, uid: int) -> None:
-    """The job's /etc: the only users and hosts that it knows (root, itself, its own loopback),
-    and places to bind the host's files to."""
+def write_etc(folder: Path, uid: int, network: Network | None) -> None:
+    """The job's /etc: the only users and hosts that it knows (root, itself), and places to bind
+    the host's files to."""
+    address = network.address if network else "127.0.0.1"
     etc = folder / "etc"
     etc.mkdir(mode=0o755, exist_ok=True)
     (etc / "passwd").write_text(f"root:x:0:0::/:/bin/false\njob:x:{uid}:{uid}::/job:/bin/sh\n")
     (etc / "group").write_text(f"root:x:0:\njob:x:{uid}:\n")
-    (etc / "hosts").write_text("127.0.0.1 localhost job\n::1 localhost\n")
+    (etc / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{address} job\n")
     (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
     for path in _host_etc():
         place = etc / path.name

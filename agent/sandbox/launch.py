@@ -16,12 +16,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from agent.order import KeeperOrder, Rung
-from agent.sandbox import bubblewrap, cgroups, plain, seccomp, workspace
+from agent.sandbox import bubblewrap, cgroups, network, plain, seccomp, workspace
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PIPE_BYTES = 256 * 1024
@@ -128,20 +130,21 @@ def launch(folder: Path, order: KeeperOrder, secrets: dict[str, str] | None = No
     groups = _groups(folder, order)
     fds = _Descriptors(order.rung)
     try:
-        bubblewrap.write_etc(folder, _shown_uid(folder, order.rung))
+        bubblewrap.write_etc(folder, _shown_uid(folder, order.rung), order.network)
         argv = _command(folder, order, fds, theirs.fileno())
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=fds.stdout[1],
-            stderr=fds.stderr[1],
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-            cwd="/",
-            close_fds=True,
-            pass_fds=(theirs.fileno(), *fds.for_bwrap),
-            start_new_session=order.rung.wall == "none",
-            preexec_fn=lambda: _prepare_child(groups, order.limits.cpus),  # noqa: PLW1509
-        )
+        with _joined(order) as namespace:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=fds.stdout[1],
+                stderr=fds.stderr[1],
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                cwd="/",
+                close_fds=True,
+                pass_fds=(theirs.fileno(), *fds.for_bwrap),
+                start_new_session=order.rung.wall == "none",
+                preexec_fn=partial(_prepare_child, groups, order.limits.cpus, namespace),  # noqa: PLW1509
+            )
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         if groups:
             groups.destroy()
@@ -162,10 +165,9 @@ def launch(folder: Path, order: KeeperOrder, secrets: dict[str, str] | None = No
 def message(folder: Path, order: KeeperOrder, secrets: dict[str, str]) -> bytes:
     """Our init's only message: its limits and the job's command and environment."""
     limits = _rlimits(order)
-    argv, env, cwd = order.argv, {**secrets, **_environment(order)}, "/job"
+    argv, env, cwd = order.argv, {**secrets, **_environment(order)}, order.cwd
     if order.rung.wall == "none":
-        argv, env = plain.translate(folder, argv, env)
-        cwd = str(folder / "job")
+        [*argv, cwd], env = plain.translate(folder, [*argv, cwd], env)
     uid = workspace.owner(folder, order.rung) if order.rung.wall == "root" else -1
     fields = [
         str(uid),
@@ -269,7 +271,28 @@ def _shown_uid(folder: Path, rung: Rung) -> int:
     return bubblewrap.NOBODY if rung.wall == "userns" else workspace.owner(folder, rung)
 
 
-def _prepare_child(groups: cgroups.Groups | None, cpus: list[int]) -> None:
+@contextlib.contextmanager
+def _joined(order: KeeperOrder) -> Iterator[int | None]:
+    """The gang's network, to start the job in; None for a job of one node. Once started, it is the
+    job that holds it, and it goes with the job."""
+    if order.network is None:
+        yield None
+        return
+    if order.rung.wall != "root":
+        raise StartFailed("a gang's network takes a sandbox made by root")
+    try:
+        namespace = network.make(order.network)
+    except network.NetworkError as error:
+        raise StartFailed(f"the gang's network can't be made: {error}") from None
+    try:
+        yield namespace
+    finally:
+        os.close(namespace)
+
+
+def _prepare_child(groups: cgroups.Groups | None, cpus: list[int], namespace: int | None) -> None:
+    if namespace is not None:
+        network.enter(namespace)
     if groups:
         groups.enter()
     if cpus:

@@ -1,6 +1,7 @@
 """What a job needs of an NVIDIA driver: the leased devices, its libraries, the PCI tree.
 
-Written from NVIDIA's container documentation; not yet run on a machine with such a device.
+Written from NVIDIA's container documentation; run on one H200 (driver 580), with the driver's
+libraries below /usr. Several GPUs in one machine were not tried.
 """
 
 import os

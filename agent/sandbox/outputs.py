@@ -64,6 +64,11 @@ class OutputFile:
     identity: tuple[int, int, int]
     """Device, inode, time of last change in ns."""
 
+    @classmethod
+    def of(cls, job: Path, inside: str, path: str, info: os.stat_result) -> "OutputFile":
+        """As `entries` has found it."""
+        return cls(job, inside, path, info.st_size, info.st_blocks * 512, _identity(info))
+
     def open(self) -> int:
         """A descriptor to hash and to send from; raises OutputRefused if it is another file by
         now. What it reads may still change: send exactly `size` bytes and compare the hash."""
@@ -85,11 +90,11 @@ def walk(job: Path, inside: str, *, max_bytes: int, max_files: int) -> list[Outp
     found: list[OutputFile] = []
     refusals: list[Refusal] = []
     size = allocated = 0
-    for count, (path, info, reason) in enumerate(_entries(job, inside), start=1):
+    for count, (path, info, reason) in enumerate(entries(job, inside), start=1):
         if not reason and not stat.S_ISDIR(info.st_mode):
-            blocks = info.st_blocks * 512
-            found.append(OutputFile(job, inside, path, info.st_size, blocks, _identity(info)))
-            size, allocated = size + info.st_size, allocated + blocks
+            file = OutputFile.of(job, inside, path, info)
+            found.append(file)
+            size, allocated = size + file.size, allocated + file.allocated
         too_much = ""
         if count > max_files:
             too_much = f"more than {max_files} files and folders"
@@ -110,11 +115,37 @@ def folders(job: Path, inside: str) -> list[str]:
     try:
         return sorted(
             path
-            for path, info, reason in _entries(job, inside, deep=False)
+            for path, info, reason in entries(job, inside, deep=False)
             if not reason and stat.S_ISDIR(info.st_mode)
         )
     except OutputRefused:
         return []
+
+
+def entries(
+    job: Path, inside: str, *, deep: bool = True
+) -> Iterator[tuple[str, os.stat_result, str]]:
+    """(path below `inside`, lstat, "") of all there is, or (name as printed, lstat, why it is
+    not taken). Raises OutputRefused if `inside` is no folder."""
+    work = os.open(job, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        root = _open_beneath(work, inside, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _refused(inside, _in_words(error)) from None
+    finally:
+        os.close(work)
+    try:
+        pending = ["."]
+        while pending:
+            above = pending.pop()
+            try:
+                yield from _list(root, above, pending)
+            except OSError as error:
+                yield ascii(above), os.fstat(root), _in_words(error)
+            if not deep:
+                return
+    finally:
+        os.close(root)
 
 
 def open_file(job: Path, path: str) -> int:
@@ -174,32 +205,6 @@ def clean(folder: Path) -> None:
             _remove_tree(parent, folder.name)
     finally:
         os.close(parent)
-
-
-def _entries(
-    job: Path, inside: str, *, deep: bool = True
-) -> Iterator[tuple[str, os.stat_result, str]]:
-    """(path below `inside`, lstat, "") of all there is, or (name as printed, lstat, why it is
-    not taken). Raises OutputRefused if `inside` is no folder."""
-    work = os.open(job, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        root = _open_beneath(work, inside, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise _refused(inside, _in_words(error)) from None
-    finally:
-        os.close(work)
-    try:
-        pending = ["."]
-        while pending:
-            above = pending.pop()
-            try:
-                yield from _list(root, above, pending)
-            except OSError as error:
-                yield ascii(above), os.fstat(root), _in_words(error)
-            if not deep:
-                return
-    finally:
-        os.close(root)
 
 
 def _list(root: int, above: str, pending: list[str]) -> Iterator[tuple[str, os.stat_result, str]]:

@@ -2,7 +2,8 @@
 
 Each candidate runs real keepers with real orders: one job of attacks (`attack/`), one that may
 reach one name and tries others, one that takes too much memory, one that fills its disk, one that
-won't end and leaves daemons behind. A candidate holds if none of that got anywhere harmful.
+won't end and leaves daemons behind. A candidate holds if none of that got anywhere harmful. The
+attacks are then repeated from inside the network of a gang, if this host can make one.
 """
 
 import contextlib
@@ -18,11 +19,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
+
+import psutil
 
 from agent import keeper
 from agent import order as files
-from agent.order import KeeperOrder, Limits, Rung, Status
-from agent.sandbox import bubblewrap, cgroups, outputs, seccomp, workspace
+from agent.order import KeeperOrder, Limits, Network, Rung, Status
+from agent.sandbox import bubblewrap, cgroups, network, outputs, seccomp, workspace
 
 _MIB = 2**20
 _MEMORY, _DISK = 64 * _MIB, 64 * _MIB
@@ -50,6 +54,8 @@ class Report:
     checks: list[Check] = field(default_factory=list)
     weaker: list[str] = field(default_factory=list)
     """Why nothing stronger, and what this rung leaves open, in words."""
+    no_gang: str = ""
+    """Why this host takes no part in gangs of several nodes; "" if it may."""
 
     @property
     def held(self) -> int:
@@ -70,37 +76,67 @@ def probe(state: Path, *, unsafe_no_sandbox: bool = False) -> Report:
     for rung in candidates:
         report = attack(state, rung)
         if report.rung is not None:
-            return replace(report, weaker=[*reasons, *_left_open(rung)])
+            weaker = [*reasons, *_left_open(rung)]
+            return replace(report, weaker=weaker, no_gang=attack_gang(state, rung))
         reasons += [f"{rung.name}: {reason}" for reason in report.weaker]
     if unsafe_no_sandbox:
         rung = Rung(wall="none", limits="rlimits", disk="watchdog")
-        return replace(attack(state, rung), rung=rung, weaker=[*reasons, "there is no sandbox"])
+        weaker = [*reasons, "there is no sandbox"]
+        return replace(attack(state, rung), rung=rung, weaker=weaker, no_gang="no sandbox")
     return Report(rung=None, weaker=reasons or ["no kind of sandbox works here"])
 
 
 def attack(state: Path, rung: Rung) -> Report:
     """Attacks one rung; the report's `rung` is None if it did not hold, `weaker` says where."""
+    try:
+        with _scratch(state) as scratch, _targets(scratch) as targets:
+            checks = _attack(scratch, rung, targets)
+    except _FAILED as error:
+        return Report(rung=None, weaker=[str(error)])
+    fallen = [f"{check.name} is open: {check.detail}" for check in checks if not check.held]
+    harmful = any(check.harmful and not check.held for check in checks)
+    return Report(None if harmful else rung, checks, fallen)
+
+
+def attack_gang(state: Path, rung: Rung) -> str:
+    """Why the sandboxes of a gang must not run here; "" if one in its network holds as well."""
+    if rung.wall != "root":
+        return "making a lease's network takes root"
+    reason = network.why_none()
+    if reason:
+        return reason
+    trial = network.trial(0)
+    try:
+        with _scratch(state) as scratch, _targets(scratch) as targets:
+            seen = {"cards": network.LINKS, "net": network.route_of(trial)}
+            checks = _read_walls(_start(scratch / "gang", rung, ["walls"], targets | seen, trial))
+    except _FAILED as error:
+        return str(error)
+    open_ = [f"{one.name} is open: {one.detail}" for one in checks if one.harmful and not one.held]
+    return "; ".join(open_)
+
+
+@contextlib.contextmanager
+def _scratch(state: Path) -> Iterator[Path]:
+    """A folder for assignments; whatever of them still runs at the end is killed."""
     scratch = Path(tempfile.mkdtemp(prefix="probe-", dir=state))
     try:
-        with _targets(scratch) as targets:
-            checks = _attack(scratch, rung, targets)
-    except (keeper.KeeperError, files.OrderError, workspace.WorkspaceError) as error:
-        return Report(rung=None, weaker=[str(error)])
-    except _DidNotRun as error:
-        return Report(rung=None, weaker=[str(error)])
+        yield scratch
     finally:
         for folder in scratch.iterdir():
             if (folder / files.ORDER).exists():
                 keeper.kill(folder)
                 outputs.clean(folder)
         shutil.rmtree(scratch, ignore_errors=True)
-    fallen = [f"{check.name} is open: {check.detail}" for check in checks if not check.held]
-    harmful = any(check.harmful and not check.held for check in checks)
-    return Report(None if harmful else rung, checks, fallen)
 
 
 class _DidNotRun(RuntimeError):
     """The sandbox could not be started, so that nothing was attacked."""
+
+
+_FAILED: Final = (
+    keeper.KeeperError, files.OrderError, workspace.WorkspaceError, _DidNotRun
+)  # fmt: skip
 
 
 def _candidates() -> tuple[list[Rung], list[str]]:
@@ -145,9 +181,8 @@ def _left_open(rung: Rung) -> list[str]:
 
 def _attack(scratch: Path, rung: Rung, targets: dict[str, object]) -> list[Check]:
     marker = 10**9 + secrets.randbelow(10**9)
-    cpus = sorted(os.sched_getaffinity(0))[:1]
-    walls = _start(scratch / "walls", rung, ["walls"], targets=targets | {"cpus": cpus})
-    gate = _start(scratch / "gate", rung, ["gate"], targets=targets)
+    walls = _start(scratch / "walls", rung, ["walls"], targets)
+    gate = _start(scratch / "gate", rung, ["gate"], targets)
     hogs = {
         "memory": _start(scratch / "memory", rung, ["hog", "memory", str(_MEMORY)]),
         "disk": _start(scratch / "disk", rung, ["hog", "disk", str(_DISK)]),
@@ -168,17 +203,13 @@ def _attack(scratch: Path, rung: Rung, targets: dict[str, object]) -> list[Check
 
 
 def _start(
-    folder: Path, rung: Rung, words: list[str], targets: dict[str, object] | None = None
+    folder: Path,
+    rung: Rung,
+    words: list[str],
+    targets: dict[str, object] | None = None,
+    joins: Network | None = None,
 ) -> Path:
-    limits = Limits(
-        memory_bytes=_MEMORY if "memory" in words else 8 * _MEMORY,
-        disk_bytes=_DISK,
-        cpus=sorted(os.sched_getaffinity(0))[:1],
-        pids=64,
-        inodes=1000,
-        tmp_bytes=8 * _MIB,
-        shm_bytes=64 * _MIB,
-    )
+    limits = _limits(_MEMORY if "memory" in words else 8 * _MEMORY)
     order = KeeperOrder(
         argv=["python3", "-m", "attack", *words],
         env={"PYTHONPATH": "/job/inputs"},
@@ -189,10 +220,12 @@ def _start(
         networks=["127.0.0.0/8", "::1/128"],
         save_ms=0,
         grace_ms=0,
+        network=joins,
     )
     (folder / "job").mkdir(parents=True)
     if targets is not None:
         allowed = {
+            "cpus": limits.cpus,
             "pids": limits.pids,
             "tmp_bytes": limits.tmp_bytes,
             "shm_bytes": limits.shm_bytes,
@@ -205,10 +238,24 @@ def _start(
     return folder
 
 
+def _limits(memory: int) -> Limits:
+    return Limits(
+        memory_bytes=memory,
+        disk_bytes=_DISK,
+        cpus=sorted(os.sched_getaffinity(0))[:1],
+        pids=64,
+        inodes=1000,
+        tmp_bytes=8 * _MIB,
+        shm_bytes=64 * _MIB,
+    )
+
+
 def _read_walls(folder: Path) -> list[Check]:
     end = _end(folder)
+    if end.why == "start_failed":
+        raise _DidNotRun(end.detail)
     lines = (folder / "stdout.log").read_text(errors="replace").splitlines()
-    if end.why == "start_failed" or not lines:
+    if not lines:
         raise _DidNotRun(end.detail or (folder / "stderr.log").read_text(errors="replace")[-500:])
     checks = []
     for line in lines:
@@ -269,6 +316,9 @@ def _targets(scratch: Path) -> Iterator[dict[str, object]]:
             "state": str(scratch.parent),
             "pid": os.getpid(),
             "abstract": secret,
+            "cards": [],
+            "net": "",
+            "addresses": _own_addresses(),
             "unix": f"{open_folder}/socket",
             "file": stack.enter_context(_secret_file("/tmp", secret)),
             "shm_file": stack.enter_context(_secret_file("/dev/shm", secret)),
@@ -276,6 +326,8 @@ def _targets(scratch: Path) -> Iterator[dict[str, object]]:
         }
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         targets["port"] = server.getsockname()[1]
+        everywhere = stack.enter_context(socket.create_server(("", 0)))
+        targets["open_port"] = everywhere.getsockname()[1]
         for name in (f"{open_folder}/socket", f"\0{secret}"):
             channel = stack.enter_context(socket.socket(socket.AF_UNIX))
             channel.bind(name)
@@ -284,6 +336,13 @@ def _targets(scratch: Path) -> Iterator[dict[str, object]]:
         os.environ["GRIDLOOM_PROBE_SECRET"] = secret
         stack.callback(os.environ.pop, "GRIDLOOM_PROBE_SECRET")
         yield targets
+
+
+def _own_addresses() -> list[str]:
+    """Of this machine, version 4, loopback's left out."""
+    cards = psutil.net_if_addrs().values()
+    found = [one.address for card in cards for one in card if one.family == socket.AF_INET]
+    return [address for address in found if not address.startswith("127.")]
 
 
 @contextlib.contextmanager

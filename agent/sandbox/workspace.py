@@ -9,6 +9,7 @@ the folder of a running agent with `nsenter --mount --target PID`.
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -86,7 +87,7 @@ def prepare(folder: Path, order: KeeperOrder) -> None:
         _make_image(folder, order, uid)
     job.chmod(0o700)
     if order.rung.wall == "root":
-        os.chown(job, uid, uid)
+        _give(job, uid)
 
 
 def attach(folder: Path) -> None:
@@ -109,6 +110,13 @@ def free_bytes(folder: Path) -> int:
     """What an ordinary user may still write on this folder's disk."""
     space = os.statvfs(folder)
     return space.f_bavail * space.f_frsize
+
+
+def _give(job: Path, uid: int) -> None:
+    """All that we have laid out is the job's own; no process of it has run here yet."""
+    for above, _, names in os.walk(job):
+        for path in (above, *(os.path.join(above, name) for name in names)):
+            os.chown(path, uid, uid, follow_symlinks=False)
 
 
 def _make_image(folder: Path, order: KeeperOrder, uid: int) -> None:
@@ -136,14 +144,26 @@ def _make_image(folder: Path, order: KeeperOrder, uid: int) -> None:
 
 def _format(image: Path, order: KeeperOrder, uid: int) -> None:
     inodes, disk = order.limits.inodes + 100, order.limits.disk_bytes
+    size = disk + inodes * _INODE_BYTES + max(int(disk * _OVERHEAD), _LEAST_OVERHEAD)
     with open(image, "wb") as file:
-        file.truncate(disk + inodes * _INODE_BYTES + max(int(disk * _OVERHEAD), _LEAST_OVERHEAD))
+        file.truncate(size)
+        _set_aside(file.fileno(), size)
     # No journal: after a crash of the machine nobody goes on from here.
     _run(
         *(_mkfs(), "-q", "-F", "-m0", "-O", "^has_journal,^resize_inode"),
         *("-I", str(_INODE_BYTES), "-N", str(inodes)),
         *("-E", f"nodiscard,lazy_itable_init=1,root_owner={uid}:{uid}", str(image)),
     )
+
+
+def _set_aside(fd: int, size: int) -> None:
+    """Takes the disk at once, where the file system can: others may fill it up, and what a job
+    has booked stays its own. A file system that can't leaves it to luck."""
+    if _libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(size)) != 0:
+        error = ctypes.get_errno()
+        if error not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise WorkspaceError(f"no room for the {size >> 20} MiB that it books: "
+                                 f"{os.strerror(error)}")  # fmt: skip
 
 
 def _mount(folder: Path) -> None:

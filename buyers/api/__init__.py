@@ -5,7 +5,7 @@ Views find through `.of(org)`, so a stranger's id is 404, and call one service.
 
 from django.urls import path
 
-from buyers.api import data, jobs, money, secrets
+from buyers.api import bases, data, jobs, money, secrets
 
 urlpatterns = [
     path("wallet/", money.WalletView.as_view(), name="wallet"),
@@ -14,8 +14,16 @@ urlpatterns = [
     path("datasets/", data.DatasetsView.as_view(), name="datasets"),
     path("datasets/<uuid:pk>/", data.DatasetView.as_view(), name="dataset"),
     path("datasets/<uuid:pk>/commit/", data.CommitView.as_view(), name="commit_dataset"),
+    path("datasets/<uuid:pk>/report/", data.ReportView.as_view(), name="dataset_report"),
+    path("bases/", bases.BasesView.as_view(), name="bases"),
+    path("fetches/", bases.FetchesView.as_view(), name="fetches"),
+    path("fetches/<uuid:pk>/", bases.FetchView.as_view(), name="fetch"),
+    path("fetches/<uuid:pk>/cancel/", bases.CancelView.as_view(), name="cancel_fetch"),
+    path("artifacts/<uuid:pk>/licence/", bases.LicenceView.as_view(), name="accept_licence"),
     path("artifacts/", data.ArtifactsView.as_view(), name="artifacts"),
     path("artifacts/<uuid:pk>/", data.ArtifactView.as_view(), name="artifact"),
+    path("artifacts/<uuid:pk>/model/", data.ModelView.as_view(), name="model"),
+    path("artifacts/<uuid:pk>/promote/", data.PromoteView.as_view(), name="promote"),
     path("recipes/", data.RecipesView.as_view(), name="recipes"),
     path("secrets/", secrets.SecretsView.as_view(), name="secrets"),
     path("secrets/<uuid:pk>/", secrets.SecretView.as_view(), name="secret"),

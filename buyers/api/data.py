@@ -1,5 +1,6 @@
 """Datasets, artifacts, and the recipes that turn the one into the other."""
 
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -11,10 +12,19 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from agent.recipes import catalog
-from buyers import datasets, downloads
-from buyers.api.base import BuyerView
+from buyers import control, datasets, downloads, modelview, promotion, recipes
+from buyers.api.base import BuyerView, shaped
 from buyers.models import Artifact, Dataset, Folder
-from buyers.serializers import ArtifactOut, DatasetIn, DatasetOut, DatasetStarted, FolderFiles
+from buyers.serializers import (
+    ArtifactOut,
+    DatasetIn,
+    DatasetOut,
+    DatasetReport,
+    DatasetStarted,
+    FolderFiles,
+    ModelOut,
+    PromoteIn,
+)
 
 
 def folder_files(folder: Folder, name: str) -> Response:
@@ -73,13 +83,24 @@ class DatasetView(BuyerView):
         return Response(status=204)
 
 
+class ReportView(BuyerView):
+    """One version as it is: its state, and what was found in it."""
+
+    @extend_schema(responses=DatasetReport)
+    def get(self, request: Request, pk: UUID) -> Response:
+        return Response(DatasetReport(get_object_or_404(Dataset.objects.of(self.org), pk=pk)).data)
+
+
 class CommitView(BuyerView):
-    """All files are sent: have them checked, and the version made usable."""
+    """All files are sent: have them checked, and the version made usable.
+
+    A small version is `ready` or refused in the answer; others are `checking`: ask for the report.
+    """
 
     @extend_schema(request=None, responses=DatasetOut)
     def post(self, request: Request, pk: UUID) -> Response:
         dataset = get_object_or_404(Dataset.objects.of(self.org), pk=pk)
-        return Response(DatasetOut(datasets.commit(dataset, now=timezone.now())).data)
+        return Response(DatasetOut(control.commit(dataset, now=timezone.now())).data)
 
 
 class ArtifactsView(BuyerView):
@@ -91,6 +112,27 @@ class ArtifactsView(BuyerView):
         if self.asked("public"):
             found = found.filter(public=True)
         return self.page(found, ArtifactOut)
+
+
+class PromoteView(BuyerView):
+    """Makes a model your organisation's current one of its name."""
+
+    @extend_schema(request=PromoteIn, responses=ArtifactOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        artifact = get_object_or_404(Artifact.objects.usable_by(self.org), pk=pk)
+        reason = shaped(PromoteIn(data=self.body()))["reason"]
+        promoted = promotion.promote(artifact, reason=reason, **self.by())
+        return Response(ArtifactOut(promoted).data)
+
+
+class ModelView(BuyerView):
+    """What a model can do, before and after, and what it took, as JSON and as Markdown."""
+
+    @extend_schema(responses=ModelOut)
+    def get(self, request: Request, pk: UUID) -> Response:
+        usable = Artifact.objects.usable_by(self.org)
+        view = modelview.look(get_object_or_404(usable, pk=pk), self.org)
+        return Response(ModelOut(view).data)
 
 
 class ArtifactView(BuyerView):
@@ -109,13 +151,11 @@ class RecipesView(BuyerView):
     def get(self, request: Request) -> Response:
         return Response(
             {
-                name: {
-                    "inputs": [
-                        {"name": entry.name, "required": entry.required, "help": entry.help}
-                        for entry in catalog.inputs(name)
-                    ],
-                    "parameters": catalog.schema(name),
+                each.name: {
+                    "about": each.about,
+                    "inputs": [asdict(entry) for entry in each.inputs],
+                    "parameters": catalog.schema(each.name),
                 }
-                for name in catalog.names()
+                for each in recipes.every()
             }
         )

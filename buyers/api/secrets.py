@@ -11,7 +11,7 @@ from rest_framework.response import Response
 
 from buyers import secrets
 from buyers.api.base import BuyerView, shaped
-from buyers.models import Secret
+from buyers.own_models import Secret
 from marketplace.core.hardware import Trust
 
 _LEVELS = [level.name.lower() for level in Trust]

@@ -3,61 +3,44 @@
 import functools
 import inspect
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from buyers.sdk import config, shell, show, transfer
+from buyers.sdk import config, library, shell, show, tokens, transfer
 from buyers.sdk.client import Client
 from buyers.sdk.config import Access
 from buyers.sdk.errors import GridloomError
 from buyers.sdk.shapes import Job, Quote
+from buyers.sdk.terminal import app
+from buyers.sdk.terminal import bytes_bar as _bytes_bar
+from buyers.sdk.terminal import client as _client
+from buyers.sdk.terminal import command as _command
+from buyers.sdk.terminal import err as _err
+from buyers.sdk.terminal import out as _out
 
-app = typer.Typer(
-    help="Train on idle GPUs: quote, run, watch, download.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-secret = typer.Typer(help="Tokens that your jobs are given.", no_args_is_help=True)
-app.add_typer(secret, name="secret")
-_out: Final = Console(highlight=False)
-_err: Final = Console(stderr=True, highlight=False)
+__all__ = ["app"]
+
+library.register(app)
+tokens.register(app)
 
 JobArgument = Annotated[str, typer.Argument(help="The job's id; `gridloom jobs` lists them")]
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Registers a command; a GridloomError becomes one line and exit code 1."""
-
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except GridloomError as error:
-            _err.print("Error:", show.plain(str(error)), style="red", soft_wrap=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-
-    name = function.__name__.strip("_")
-    group = secret if name.startswith("secret_") else app
-    group.command(name=name.removeprefix("secret_").replace("_", "-"))(guarded)
-    return guarded
-
-
 def _job_fields(
     *,
-    recipe: Annotated[str, typer.Argument(help="lora, full or script")],
+    recipe: Annotated[str, typer.Argument(help="One of `gridloom recipes`")],
     budget: Annotated[str, typer.Option(help="A wall, in all, like 2.50")],
-    base: Annotated[str, typer.Option(help="The model to start from: a public name or an id")] = "",
+    base: Annotated[
+        str, typer.Option(help="The model to start from: a name (`gridloom base list`) or an id")
+    ] = "",
     dataset: Annotated[str, typer.Option(help="Its name, name@version or id")] = "",
     script: Annotated[str, typer.Option(help="Your uploaded code, like a dataset")] = "",
+    mix: Annotated[str, typer.Option(help="A dataset to blend in, so that less is forgotten")] = "",
+    other: Annotated[str, typer.Option(help="A second model: the teacher, or what is added")] = "",
+    third: Annotated[str, typer.Option(help="A third model, to merge with the second")] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="A parameter, like steps=100")
     ] = None,
@@ -71,19 +54,14 @@ def _job_fields(
     deadline: Annotated[str, typer.Option(help="Like 2026-12-01T18:00:00+00:00")] = "",
     name: Annotated[str, typer.Option(help="To know it by")] = "",
     seed: Annotated[int, typer.Option(help="Of its randomness")] = 0,
-    packages: Annotated[
-        str, typer.Option(help="Lock of its packages; none: the node's; empty: as its files say")
-    ] = "",
-    secret: Annotated[
-        list[str] | None, typer.Option(help="One of your secrets, by name; repeatable")
-    ] = None,
-    egress: Annotated[
-        list[str] | None, typer.Option(help="A name it must reach, like .wandb.ai; repeatable")
-    ] = None,
+    packages: Annotated[str, typer.Option(help="A lock; none: the node's; empty: as it says")] = "",
+    secret: Annotated[list[str] | None, typer.Option(help="A secret's name; repeatable")] = None,
+    egress: Annotated[list[str] | None, typer.Option(help="Like .wandb.ai; repeatable")] = None,
 ) -> dict[str, Any]:
     """The job that the options describe, as the market wants it."""
     found = {
         "recipe": recipe, "budget": budget, "base": base, "dataset": dataset, "script": script,
+        "mix": mix, "other": other, "third": third,
         "limit": limit, "gpus": gpus, "memory_gib": memory_gib, "disk_gib": disk_gib,
         "hours": hours, "regions": region or [], "trust": trust, "deadline": deadline,
         "name": name, "seed": seed, "egress": egress or [],
@@ -164,46 +142,10 @@ def datasets() -> None:
 
 
 @_command
-def bases() -> None:
-    """The models that everybody may start from."""
-    for base in _client().bases():
-        _out.print(show.plain(f"{base.name}  {show.size(base.bytes)}  {base.licence}"))
-
-
-@_command
-def secret_set(
-    name: Annotated[str, typer.Argument(help="The variable that a job finds it in")],
-    trust: Annotated[str, typer.Option(help="Only for sites at least this trusted")] = "verified",
-) -> None:
-    """Keep a secret; its value is read from standard input."""
-    if sys.stdin.isatty():
-        value = typer.prompt("Value", hide_input=True)
-    else:
-        value = sys.stdin.read().removesuffix("\n")
-    kept = _client().set_secret(name, value, trust=trust)
-    _out.print(f"{kept.name} is kept, for sites that are at least {kept.trust}.", markup=False)
-
-
-@_command
-def secret_list() -> None:
-    """Names, trust, and when each was last given to a job."""
-    for kept in _client().secrets():
-        used = kept.used_at.astimezone().strftime("%Y-%m-%d %H:%M") if kept.used_at else "never"
-        _out.print(show.plain(f"{kept.name}  at least {kept.trust}  last used: {used}"))
-
-
-@_command
-def secret_forget(name: Annotated[str, typer.Argument(help="Which")]) -> None:
-    """Forget a secret."""
-    _client().forget_secret(name)
-    _out.print(show.plain(f"{name} is forgotten."))
-
-
-@_command
 @_with_job
 def quote(job: dict[str, Any]) -> None:
     """Where a job could run and what it would cost. Nothing is paid."""
-    _out.print(show.quote(_client().quote(**job)))
+    _out.print(show.quote(_client().quote(**job), recipe=job.get("recipe", "")))
 
 
 @_command
@@ -217,7 +159,7 @@ def run(
     """Quote a job, take an option, and watch it."""
     client = _client()
     quote = client.quote(**job)
-    _out.print(show.quote(quote))
+    _out.print(show.quote(quote, recipe=job.get("recipe", "")))
     index = _chosen(quote, option)
     if not yes:
         typer.confirm(f"Take option {index}?", abort=True)
@@ -305,17 +247,17 @@ def download(
     job: JobArgument,
     folder: Annotated[Path | None, typer.Argument(help="Where to; empty: ./<job's id>")] = None,
 ) -> None:
-    """Fetch what a job made, every file checked by its hash. Goes on where it was cut off."""
-    target = folder or Path(job)
+    """Fetch what a job made, every file checked by its hash. Goes on where it was cut off.
+
+    Beside its files lies LINEAGE.md: what made it, and what that took.
+    """
+    target, client = folder or Path(job), _client()
     with _bytes_bar("received", None) as bar:
         task = bar.task_ids[0]
-        _client().download(job, target, progress=lambda size: bar.advance(task, size))
+        client.download(job, target, progress=lambda size: bar.advance(task, size))
+    if made := client.job(job).artifact:
+        (target / "LINEAGE.md").write_text(client.model(made).card, encoding="utf-8")
     _out.print(f"Everything is in {target}, and is what its hashes say.", markup=False)
-
-
-def _client() -> Client:
-    access = config.load()
-    return Client(access.url, access.key)
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -352,11 +294,3 @@ def _watch(client: Client, job: Job) -> None:
         raise typer.Exit(2)
     if job.artifact:
         _out.print(f"gridloom download {job.id}")
-
-
-def _bytes_bar(done: str, total: int | None) -> Progress:
-    bar = Progress(
-        TextColumn(done), BarColumn(40), DownloadColumn(), TransferSpeedColumn(), console=_out
-    )
-    bar.add_task(done, total=total)
-    return bar

@@ -14,21 +14,26 @@ from buyers.sdk import shell as shells
 from buyers.sdk import transfer
 from buyers.sdk.errors import Damaged, GridloomError, MarketRefused, Unreachable
 from buyers.sdk.http import Http
+from buyers.sdk.secret import Secret
 from buyers.sdk.shapes import (
     Artifact,
+    Base,
     Begun,
     Change,
     Checkpoint,
     Dataset,
+    Fetch,
     Folder,
     Job,
     JobRow,
     Log,
+    Model,
     Option,
     Points,
     Quote,
     Receipt,
-    Secret,
+    Recipe,
+    Report,
     TopUp,
     Transfer,
     Update,
@@ -38,7 +43,7 @@ from buyers.sdk.shell import Shell
 from buyers.sdk.transfer import Progress
 
 __all__ = [
-    "Artifact", "Client", "Damaged", "Dataset", "GridloomError", "Job", "MarketRefused", "Option",
+    "Artifact", "Base", "Client", "Damaged", "Dataset", "Fetch", "GridloomError", "Job", "MarketRefused", "Model", "Option",
     "Quote", "Receipt", "Unreachable", "Update", "Wallet",
 ]  # fmt: skip
 
@@ -102,8 +107,21 @@ class Client:
                 transfer.send(files, begun.puts, progress)
             except transfer.Expired:
                 continue
-            return self._http.post(f"datasets/{begun.id}/commit/", Dataset)
+            made = self._http.post(f"datasets/{begun.id}/commit/", Dataset)
+            return self._checked(made)
         raise Unreachable("the market's storage goes on refusing the upload; check the clocks")
+
+    def dataset(self, reference: UUID | str) -> Report:
+        """A version by its id, its name (the latest) or name@version: what was found in it."""
+        name, at, version = str(reference).rpartition("@")
+        pk = reference if isinstance(reference, UUID) or _is_uuid(reference) else None
+        if pk is None:
+            named = self._http.pages("datasets/", Dataset, name=name if at else str(reference))
+            found = [each for each in named if not at or str(each.version) == version]
+            if not found:
+                raise GridloomError(f"there is no dataset {reference!r}; `gridloom datasets`")
+            pk = found[0].id
+        return self._http.get(f"datasets/{pk}/report/", Report)
 
     def datasets(self) -> list[Dataset]:
         """All versions, the newest first."""
@@ -113,9 +131,44 @@ class Client:
         """The org's models, and the public bases."""
         return self._http.pages("artifacts/", Artifact)
 
-    def bases(self) -> list[Artifact]:
-        """The models that everybody may start from."""
-        return self._http.pages("artifacts/", Artifact, public="1")
+    def bases(self) -> list[Base]:
+        """The models that you may start from and that no job made here."""
+        return self._http.get("bases/", list[Base])
+
+    def add_base(
+        self, repo: str, *, revision: str = "", hub: str = "", token: str = "", right: str = ""
+    ) -> Fetch:
+        """Has a base fetched from a hub; `fetch` tells how far it is.
+
+        `token` opens a private or gated repository; `right` says why you may use one that names
+        no licence.
+        """
+        wish = {"repo": repo, "revision": revision, "hub": hub, "token": token, "right": right}
+        given = {name: value for name, value in wish.items() if value}
+        return self._http.post("fetches/", Fetch, given)
+
+    def fetch(self, fetch: Fetch | UUID | str) -> Fetch:
+        """A base on its way, as it is now."""
+        found = fetch.id if isinstance(fetch, Fetch) else _uuid(fetch, "fetch")
+        return self._http.get(f"fetches/{found}/", Fetch)
+
+    def accept_licence(self, base: UUID | str, licence: str) -> Base:
+        """Accepts the licence of a fetched base, for your whole organisation."""
+        path = f"artifacts/{_uuid(base, 'base')}/licence/"
+        return self._http.post(path, Base, {"licence": licence})
+
+    def model(self, artifact: UUID | str) -> Model:
+        """A model, by its id or its job's: what it can do before and after, and what it took."""
+        return self._http.get(f"artifacts/{self._artifact(artifact)}/model/", Model)
+
+    def promote(self, artifact: UUID | str, *, reason: str = "") -> Artifact:
+        """Makes a model the org's current one of its name; `reason` is for one that dropped."""
+        path = f"artifacts/{self._artifact(artifact)}/promote/"
+        return self._http.post(path, Artifact, {"reason": reason}, again=False)
+
+    def recipes(self) -> dict[str, Recipe]:
+        """What can be run: inputs, and the JSON Schema of the parameters."""
+        return self._http.get("recipes/", dict[str, Recipe])
 
     def secrets(self) -> list[Secret]:
         """What jobs can be given, by name; values are never shown again."""
@@ -144,7 +197,7 @@ class Client:
     def bid(self, **job: Any) -> Job:
         """Leaves a job to the rounds: they find it the best place within its limits.
 
-        Fields: recipe ("lora", "full", "script"), budget ("2.50", a wall), base, dataset,
+        Fields: recipe ("sft", "dpo", "lora", "script" …), budget ("2.50", a wall), base, dataset,
         script, parameters, limit or limits (per GPU-hour), gpus, memory_gib, disk_gib, hours,
         regions, trust, tier, deadline, environment, seed, name, egress (names to reach), secrets
         (names of yours), packages (a lock; "none").
@@ -188,9 +241,9 @@ class Client:
             found = self.job(job)
         return found
 
-    def metrics(self, job: JobId) -> Points:
-        """The job's curves."""
-        return self._http.get(f"jobs/{_id(job)}/metrics/", Points)
+    def metrics(self, job: JobId, *, after: str = "") -> Points:
+        """The job's curves: of each step the newest; after an answer's `next`, all points since."""
+        return self._http.get(f"jobs/{_id(job)}/metrics/", Points, after=after)
 
     def log(self, job: JobId) -> str:
         """The end of the job's output."""
@@ -237,6 +290,21 @@ class Client:
         path = f"jobs/{_id(job)}/checkpoints/{checkpoint.id}/"
         return self._download(path, Path(folder), progress)
 
+    def _artifact(self, reference: UUID | str) -> str:
+        """A model's id, by itself or by its job's."""
+        pk = _uuid(reference, "artifact")
+        made = [each for each in self.artifacts() if pk in (str(each.id), str(each.job))]
+        return str(made[0].id) if made else pk
+
+    def _checked(self, made: Dataset) -> Dataset:
+        """The version once it has been looked through; raises MarketRefused with the reason."""
+        while made.state == "checking":
+            time.sleep(1)
+            made = self.dataset(made.id)
+        if made.state == "refused":
+            raise MarketRefused(made.detail, code="invalid", field="files", status=400)
+        return made
+
     def _download(self, path: str, folder: Path, progress: Progress) -> Path:
         left = set[str]()
         with httpx.Client(timeout=httpx.Timeout(120, connect=10)) as http:
@@ -255,8 +323,19 @@ class Client:
 
 
 def _id(job: JobId) -> str:
-    found = job.id if isinstance(job, JobRow) else job
+    return _uuid(job.id if isinstance(job, JobRow) else job, "job")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _uuid(found: UUID | str, kind: str) -> str:
     try:
         return str(found if isinstance(found, UUID) else UUID(found))
     except ValueError:
-        raise GridloomError(f"{found!r} is no job's id; `gridloom jobs` lists them") from None
+        raise GridloomError(f"{found!r} is no {kind}'s id; `gridloom {kind}s` lists them") from None

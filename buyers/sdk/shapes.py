@@ -20,16 +20,6 @@ class Wallet(Struct, frozen=True):
     held_micros: int
 
 
-class Secret(Struct, frozen=True):
-    """A secret without its value; `trust` is the least of a site that is given it."""
-
-    id: UUID
-    name: str
-    trust: str
-    set_at: datetime
-    used_at: datetime | None
-
-
 class Transfer(Struct, frozen=True):
     """A line of the wallet's statement."""
 
@@ -51,6 +41,22 @@ class Dataset(Struct, frozen=True):
     sha256: str
     files: int
     committed_at: datetime | None
+    state: str = "ready"
+    detail: str = ""
+    kinds: list[str] = []
+
+
+class Part(Struct, frozen=True):
+    """The rows of one part of a dataset, and the first of them, shortened."""
+
+    rows: int
+    first: list[Any]
+
+
+class Report(Dataset, frozen=True):
+    """A version with what was found in it: train, heldout, domains/<name>."""
+
+    parts: dict[str, Part] = {}
 
 
 class Put(Struct, frozen=True):
@@ -99,6 +105,57 @@ class Artifact(Struct, frozen=True):
     job: UUID | None
     lineage: dict[str, Any]
     created_at: datetime
+    state: str = "kept"
+    source: str = ""
+
+
+class Base(Artifact, frozen=True):
+    """A model to start from that no job made here; `accepted`: its licence, by your org."""
+
+    accepted: bool = True
+
+
+class Measured(Struct, frozen=True):
+    """One domain before and after; `dropped`: worse by more than its margin."""
+
+    name: str
+    measure: str
+    rows: int
+    before: float | None
+    after: float | None
+    margin: float
+    dropped: bool
+
+
+class Model(Struct, frozen=True):
+    """What a model can do, and what it took (`card`, Markdown)."""
+
+    id: UUID
+    name: str
+    state: str
+    measured: list[Measured]
+    card: str
+
+
+class Fetch(Struct, frozen=True):
+    """A base on its way from a hub; `detail` says what it waits for, or why it was refused."""
+
+    id: UUID
+    hub: str
+    repo: str
+    revision: str
+    commit: str
+    state: str
+    detail: str
+    licence: str
+    bytes_done: int
+    bytes_total: int
+    artifact: UUID | None
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in {"ready", "refused"}
 
 
 class Line(Struct, frozen=True):
@@ -312,6 +369,22 @@ class Log(Struct, frozen=True):
     """The end of a job's output."""
 
     text: str
+
+
+class RecipeInput(Struct, frozen=True):
+    """What a recipe reads."""
+
+    name: str
+    required: bool
+    help: str
+
+
+class Recipe(Struct, frozen=True):
+    """What can be run; `parameters` is a JSON Schema."""
+
+    inputs: list[RecipeInput]
+    parameters: dict[str, Any]
+    about: str = ""
 
 
 class Problem(Struct, frozen=True):

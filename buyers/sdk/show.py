@@ -1,8 +1,9 @@
 """How the command line shows things: tables, a run as it goes, a receipt."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -10,7 +11,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from buyers.sdk.shapes import MICRO, Dataset, Job, JobRow, Quote, Receipt, Update
+from buyers.sdk.shapes import (
+    MICRO,
+    Base,
+    Dataset,
+    Job,
+    JobRow,
+    Measured,
+    Quote,
+    Receipt,
+    Recipe,
+    Report,
+    Update,
+)
 
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH: Final = 32
@@ -42,14 +55,35 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def energy(kwh: float) -> str:
+    """Kilowatt-hours in the unit that reads best: "1.25 kWh", "3.1 Wh", "0.05 Wh"."""
+    if kwh >= 0.1 or not kwh:
+        return f"{kwh:,.2f} kWh"
+    return f"{kwh * 1000:.1f} Wh" if kwh >= 0.001 else f"{kwh * 1000:.2g} Wh"
+
+
+def carbon(grams: float) -> str:
+    """Grams of CO2: "1.2 kg CO₂", "31 g CO₂", "0.02 g CO₂"."""
+    if grams >= 1000:
+        return f"{grams / 1000:,.1f} kg CO₂"
+    return f"{grams:.0f} g CO₂" if grams >= 10 or not grams else f"{grams:.2g} g CO₂"
+
+
 def plain(text: str) -> Text:
     """Somebody else's words: no markup, no escape sequences that could steer the terminal."""
     kept = "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
     return Text(kept)
 
 
-def quote(found: Quote) -> Table:
-    """The options, best first."""
+SCRIPT_NOTE: Final = (
+    "If its machine is taken away, a script goes on elsewhere from the newest checkpoint that it "
+    "wrote, which it has to load by itself; one that saves nothing begins anew. What ran in vain "
+    "through a machine's or its owner's fault is credited."
+)
+
+
+def quote(found: Quote, *, recipe: str = "") -> Table:
+    """The options, best first; for scripts with what an interruption means."""
     table = _table("#", "Where", "On", "Per GPU-hour", "Time", "Cost in all", "Energy", "")
     for option in found.options:
         times = f"{duration(option.seconds_low)} to {duration(option.seconds_high)}"
@@ -61,10 +95,11 @@ def quote(found: Quote) -> Table:
             money(option.price_micros),
             times if option.fits else "",
             costs if option.fits else "",
-            f"{option.kwh:.3f} kWh" if option.fits else "",
+            energy(option.kwh) if option.fits else "",
             plain(option.why),
             style="" if option.fits else "dim",
         )
+    table.caption = SCRIPT_NOTE if recipe == "script" else None
     return table
 
 
@@ -83,7 +118,71 @@ def datasets(rows: Sequence[Dataset]) -> Table:
     table = _table("Name", "Version", "Files", "Rows", "Size", "State")
     for row in rows:
         table.add_row(plain(row.name), str(row.version), f"{row.files:,}", f"{row.rows:,}",
-                      size(row.bytes), "committed" if row.committed_at else "begun")  # fmt: skip
+                      size(row.bytes), row.state)  # fmt: skip
+    return table
+
+
+def bases(rows: Sequence[Base]) -> Table:
+    """The models to start from."""
+    table = _table("Name", "Revision", "Size", "Licence", "Id")
+    for row in rows:
+        licence = row.licence or "none named"
+        table.add_row(
+            plain(row.name), row.source.rpartition("@")[2][:12], size(row.bytes),
+            plain(licence if row.accepted else f"{licence}, to be accepted"), str(row.id),
+        )  # fmt: skip
+    return table
+
+
+def report(found: Report) -> Iterator[Text]:
+    """A dataset's state, and the first rows of its parts."""
+    kinds = f" of {' or '.join(found.kinds)}" if found.kinds else ""
+    yield plain(f"{found.name}@{found.version}: {found.state}, {found.rows:,} rows{kinds}")
+    if found.detail:
+        yield plain(found.detail)
+    for name, part in found.parts.items():
+        yield plain(f"{name}: {part.rows:,} rows")
+        for row in part.first:
+            yield plain(f"  {json.dumps(row, ensure_ascii=False)}")
+
+
+def recipes(found: Mapping[str, Recipe]) -> Table:
+    """All recipes, a line each."""
+    table = _table("Recipe", "Reads", "What it does")
+    for name, recipe in found.items():
+        reads = ", ".join(
+            each.name if each.required else f"[{each.name}]" for each in recipe.inputs
+        )
+        table.add_row(
+            name, Text(reads), plain(recipe.about.splitlines()[0] if recipe.about else "")
+        )
+    return table
+
+
+def recipe(name: str, found: Recipe) -> Iterator[Text | Table]:
+    """One recipe's inputs and parameters."""
+    yield plain(f"{name}: {found.about}")
+    for each in found.inputs:
+        yield plain(f"  {each.name}{'' if each.required else ' (optional)'}: {each.help}")
+    table = _table("Parameter", "Default", "Allowed", "What it does")
+    for parameter, spec in found.parameters.get("properties", {}).items():
+        default = json.dumps(spec["default"]) if "default" in spec else ""
+        table.add_row(parameter, Text(default), Text(_allowed(spec)),
+                      plain(str(spec.get("description", ""))))  # fmt: skip
+    yield table
+
+
+def measured(rows: Sequence[Measured]) -> Table:
+    """What a model could do before and after; what dropped is red."""
+    table = _table("Measured on", "By", "Rows", "Before", "After", "Margin", "Verdict")
+    for row in rows:
+        before, after = (
+            "" if value is None else f"{value:.3f}" for value in (row.before, row.after)
+        )
+        table.add_row(
+            plain(row.name), row.measure, f"{row.rows:,}", before, after, f"{row.margin:.0%}",
+            "dropped" if row.dropped else "kept", style="red" if row.dropped else "",
+        )  # fmt: skip
     return table
 
 
@@ -107,22 +206,24 @@ def job(found: Job) -> Table:
 
 
 def receipt(found: Receipt) -> Table:
-    """What ran, at which price, and who got what of it."""
-    table = _table("Node", "GPU-seconds", "Per GPU-hour", "Charged", "Take", "Supplier", "Energy")
+    """What ran, at which price, and who got what of it: lines that read at any width."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for line in found.lines:
-        table.add_row(
-            plain(f"{line.node} ({line.supplier})"), f"{line.gpu_seconds:,}",
-            money(line.price_micros), money(line.charge_micros),
-            f"{money(line.fee_micros)} ({line.take_bps / 100:g} %)", money(line.earnings_micros),
-            f"{line.kwh:.4f} kWh, {line.g_co2:.1f} g CO₂",
-        )  # fmt: skip
+        price = f"{line.gpu_seconds:,} GPU-seconds at {money(line.price_micros)} per GPU-hour"
+        table.add_row(plain(f"{line.node} ({line.supplier})"), price, money(line.charge_micros))
         for credit in line.credits:
             reason = plain(f"credit: {credit.reason}")
-            table.add_row(reason, "", "", money(-credit.micros), "", "", "", style="dim")
-    energy = f"{found.kwh:.4f} kWh{', estimated' if found.estimated else ''}"
+            table.add_row("", reason, money(-credit.micros), style="dim")
     table.add_section()
-    table.add_row("In all", f"{found.gpu_seconds:,}", "", money(found.total_micros),
-                  money(found.fees_micros), money(found.earnings_micros), energy)  # fmt: skip
+    rates = sorted({line.take_bps for line in found.lines})
+    take = " and ".join(f"{rate / 100:g} %" for rate in rates)
+    table.add_row("In all", f"{found.gpu_seconds:,} GPU-seconds", money(found.total_micros),
+                  style="bold")  # fmt: skip
+    table.add_row("  of it", "the supplier's earnings", money(found.earnings_micros))
+    table.add_row("  of it", f"the take ({take})" if take else "the take", money(found.fees_micros))
+    grams = sum(line.g_co2 for line in found.lines)
+    estimated = ", estimated: nothing here measures power" if found.estimated else ""
+    table.add_row("Energy", f"{energy(found.kwh)}, {carbon(grams)}{estimated}", "")
     return table
 
 
@@ -155,6 +256,20 @@ def spark(values: Sequence[float]) -> str:
     low, high = min(shown), max(shown)
     scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_SPARKS[round((value - low) * scale)] for value in shown)
+
+
+def _allowed(spec: Mapping[str, Any]) -> str:
+    """In words, what a parameter's JSON Schema allows."""
+    if "enum" in spec:
+        return ", ".join(map(str, spec["enum"]))
+    if "maximum" in spec:
+        low = (
+            f"above {spec['exclusiveMinimum']:g}"
+            if "exclusiveMinimum" in spec
+            else spec.get("minimum", "")
+        )
+        return f"{low} to {spec['maximum']:,}"
+    return str(spec.get("type", "JSON"))
 
 
 def _table(*headings: str) -> Table:

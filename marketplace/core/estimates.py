@@ -15,17 +15,18 @@ al., arXiv 2106.09685).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from marketplace.core.hardware import is_cpu
+from marketplace.core.paces import Pace, believed
 
 # A base below this may land on a CPU; nobody trains a larger one there.
 _CPU_SIZED: Final = 1_000_000_000
 # Below this speed a device is a CPU.
 _CPU_TFLOPS: Final = 2.0
 
-# Python, torch, transformers and peft once imported.
-_RUNTIME_BYTES: Final = 404_000_000
+# Python, torch, transformers, peft, datasets and TRL once imported, and a trainer made.
+_RUNTIME_BYTES: Final = 520_000_000
 # What freed pieces of the C library's heap cost on top of the activations: 1.65 to 1.8 measured.
 _CPU_HEAP: Final = 1.8
 _GPU_HEAP: Final = 1.15
@@ -36,7 +37,11 @@ _LOGITS_AT_ONCE: Final = 256
 _LOGITS_BYTES: Final = 16
 _ADAM_BYTES: Final = 8
 
-_START_S: Final = 6.0
+# Sequences of a row, where it is not one; and passes forward that no gradient follows.
+_ROWS_EACH: Final = {"dpo": 2, "reward": 2}
+_MORE_PASSES: Final = {"dpo": 1, "distill": 1, "grpo": 1}
+
+_START_S: Final = 9.0
 _READ_BYTES_S: Final = 500e6
 _WRITE_BYTES_S: Final = 200e6
 _LAYER_S: Final = 0.001
@@ -50,8 +55,7 @@ _CHECKPOINT_SHARE: Final = 1.02
 # short batches back.
 _CPU_EFFICIENCY: Final = 1.0
 _GPU_EFFICIENCY: Final = 0.35
-# What is left open, as a factor either way: the efficiency, and rows whose length nobody said.
-_SPEED_SPREAD: Final = 2.0
+# What is left open, as a factor either way, by rows whose length nobody said.
 _LENGTH_SPREAD: Final = 2.5
 _TYPICAL_FILL: Final = 0.4
 _LEARNT_SHARE: Final = 0.25
@@ -154,22 +158,64 @@ def estimate(
     *,
     tflops: float,
     row_tokens: float | None = None,
+    pace: Pace | None = None,
 ) -> Estimate:
-    """A fine-tuning's memory and time on a device of `tflops` TFLOP/s.
+    """A recipe's memory and time on a device of `tflops` TFLOP/s.
 
     `parameters` as the catalogue validated them; `row_tokens` is the mean length of a row, if it
-    is known. Raises ValueError for a recipe whose needs only its author knows (`script`).
+    is known; `pace` what jobs of its kind have shown on such devices. Raises ValueError for a
+    recipe whose needs only its author knows (`script`).
     """
-    if recipe not in {"lora", "full"} or base is None:
+    if recipe == "script" or base is None:
         raise ValueError(f"how long a {recipe} job takes is for its buyer to say, in hours")
     if not (tflops > 0 and math.isfinite(tflops)):
         raise ValueError(f"a speed must be above 0 TFLOP/s, not {tflops}")
-    job = _Sizes.of(recipe, parameters, base)
-    length = min(row_tokens, job.max_length) if row_tokens else _TYPICAL_FILL * job.max_length
-    flops, fixed = _flops(job, length), _overheads(job)
-    efficiency = _CPU_EFFICIENCY if tflops < _CPU_TFLOPS else _GPU_EFFICIENCY
-    arithmetic = flops / (tflops * 1e12 * efficiency) * _CHECKPOINT_SHARE
-    unsure = math.log(_SPEED_SPREAD), 0.0 if row_tokens else math.log(_LENGTH_SPREAD)
+    parts = [
+        _part(_Sizes.of(name, given, base), tflops=tflops, row_tokens=row_tokens, pace=pace)
+        for name, given in _parts(recipe, parameters)
+    ]
+    return Estimate(
+        memory_bytes=max(part.memory_bytes for part in parts),
+        seconds_low=sum(part.seconds_low for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        seconds_high=sum(part.seconds_high for part in parts),
+        flops=sum(part.flops for part in parts),
+    )
+
+
+def _parts(recipe: str, parameters: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The trainings that a recipe is made of, each with its parameters."""
+    if recipe == "chain":
+        return [(stage["recipe"], stage["parameters"]) for stage in parameters["stages"]]
+    if recipe == "sweep":
+        given = parameters["parameters"]
+        total = _sweep_steps(given["steps"], parameters)
+        trials = min(parameters["trials"], math.prod(map(len, parameters["space"].values())))
+        whole = {**given, "steps": total, "evaluate_samples": given["evaluate_samples"] * trials}
+        return [(parameters["recipe"], whole)]
+    return [(recipe, parameters)]
+
+
+def _sweep_steps(steps: int, parameters: Mapping[str, Any]) -> int:
+    """Steps of all trials, of which half go on after each rung, each to twice its steps."""
+    rungs, trials = parameters["rungs"], parameters["trials"]
+    trials = min(trials, math.prod(map(len, parameters["space"].values())))
+    total, done = 0, 0
+    for rung in range(rungs):
+        upto = max(1, steps >> (rungs - 1 - rung))
+        total += max(1, trials >> rung) * (upto - done)
+        done = upto
+    return total
+
+
+def _part(job: "_Sizes", *, tflops: float, row_tokens: float | None, pace: Pace | None) -> Estimate:
+    """One training's memory and time."""
+    flops, fixed = _flops(job, _length(job, row_tokens)), _overheads(job)
+    if pace is None:
+        default = _CPU_EFFICIENCY if tflops < _CPU_TFLOPS else _GPU_EFFICIENCY
+        pace = believed(default, {})
+    arithmetic = flops / (tflops * 1e12 * pace.share) * _CHECKPOINT_SHARE
+    unsure = math.log(pace.spread), 0.0 if row_tokens else math.log(_LENGTH_SPREAD)
     spread = math.exp(math.hypot(*unsure))
     return Estimate(
         memory_bytes=_memory(job),
@@ -178,6 +224,24 @@ def estimate(
         seconds_high=2 * fixed + arithmetic * spread,
         flops=flops,
     )
+
+
+def flops_per_token(
+    recipe: str,
+    parameters: Mapping[str, object],
+    base: BaseShape,
+    *,
+    row_tokens: float | None = None,
+) -> float:
+    """Operations that training spends on one token of a row, both ways."""
+    job = _Sizes.of(recipe, parameters, base)
+    length = _length(job, row_tokens)
+    return _both_ways(job) * _forward(job, length) / length
+
+
+def usual_share(gpu_class: str) -> float:
+    """Share of its benchmark that training reaches on a class of which nothing is known."""
+    return _CPU_EFFICIENCY if is_cpu(gpu_class) else _GPU_EFFICIENCY
 
 
 def class_tflops(gpu_class: str) -> float:
@@ -195,10 +259,16 @@ class _Sizes:
     """The parameters that decide, read once."""
 
     base: BaseShape
+    method: str
+    trains: bool
     lora: bool
     bf16: bool
     steps: int
     batch: int
+    """Sequences in each step: a preference is two."""
+    parts: int
+    drawn: int
+    """Tokens that grpo draws one after another, over all steps."""
     max_length: int
     checkpoint_every: int
     evaluated: int
@@ -220,10 +290,14 @@ class _Sizes:
         bf16 = precision == "bf16" or (precision == "auto" and base.parameters >= _CPU_SIZED)
         return cls(
             base=base,
-            lora=recipe == "lora",
+            method=str(parameters.get("method", recipe)),
+            trains="steps" in parameters,
+            lora=parameters.get("weights", recipe) != "full",
             bf16=bf16,
             steps=number("steps"),
-            batch=number("batch_size"),
+            batch=number("batch_size") * _ROWS_EACH.get(str(parameters.get("method", recipe)), 1),
+            parts=max(1, number("accumulate")),
+            drawn=number("completion_length") * number("steps"),
             max_length=number("max_length"),
             checkpoint_every=number("checkpoint_every"),
             evaluated=number("evaluate_samples"),
@@ -239,6 +313,8 @@ class _Sizes:
 
     def trained(self) -> int:
         """Weights that learn."""
+        if not self.trains:
+            return 0
         if not self.lora:
             return self.base.parameters
         return self.base.layers * self.rank * sum(i + o for i, o in self.adapted())
@@ -253,7 +329,7 @@ def _memory(job: _Sizes) -> int:
     """
     base = job.base
     heap = _CPU_HEAP if base.parameters < _CPU_SIZED else _GPU_HEAP
-    tokens = job.batch * job.max_length
+    tokens = -(-job.batch // job.parts) * job.max_length
     logits = min(tokens, _LOGITS_AT_ONCE) * base.vocab * _LOGITS_BYTES
     passing = heap * _activations(job) * tokens * base.layers + logits
     if job.lora:
@@ -263,6 +339,10 @@ def _memory(job: _Sizes) -> int:
     else:
         resident = base.parameters * (4 + _ADAM_BYTES + (2 if job.bf16 else 0))
         passing = max(passing, 4 * base.parameters)
+    if job.method == "distill" or (job.method == "dpo" and not job.lora):
+        resident += base.parameters * 4  # a second model: the teacher, or the base as it was
+    if job.method == "arithmetic":
+        resident += 2 * base.parameters * 4
     return round((_RUNTIME_BYTES + resident + passing) * _HEADROOM)
 
 
@@ -287,17 +367,31 @@ def _activations(job: _Sizes) -> int:
     return found + 8 * base.hidden + 4 * copied + 4 * job.rank * len(inputs)
 
 
+def _length(job: _Sizes, row_tokens: float | None) -> float:
+    """Tokens of a row, as they are read."""
+    return min(row_tokens, job.max_length) if row_tokens else _TYPICAL_FILL * job.max_length
+
+
 def _flops(job: _Sizes, length: float) -> float:
     """Operations of training and both evaluations, on rows of `length` tokens."""
+    trained = job.steps * job.batch * _both_ways(job)
+    return (trained + 2 * job.evaluated) * _forward(job, length)
+
+
+def _both_ways(job: _Sizes) -> int:
+    """Passes: the way back is as dear as the one through, and once more for weights that learn."""
+    return (2 if job.lora else 3) + _MORE_PASSES.get(job.method, 0)
+
+
+def _forward(job: _Sizes, length: float) -> float:
+    """Operations of one row of `length` tokens on its way through."""
     base = job.base
     body = base.parameters - base.vocab * base.hidden
-    forward = length * (
+    return length * (
         2 * body
         + 2 * length * base.hidden * base.layers  # causal attention sees half of length²
         + 2 * _LEARNT_SHARE * base.vocab * base.hidden
     )
-    both_ways = 2 if job.lora else 3
-    return job.steps * job.batch * both_ways * forward + 2 * job.evaluated * forward
 
 
 def _overheads(job: _Sizes) -> float:
@@ -306,12 +400,13 @@ def _overheads(job: _Sizes) -> float:
     stored = base.parameters * base.bytes_per_weight
     answer_s = base.layers * _LAYER_S + stored / _ANSWER_BYTES_S
     saved = job.trained() * (4 + _ADAM_BYTES)
+    drawn = job.drawn if job.method == "grpo" else 0
     saves = (job.steps - 1) // job.checkpoint_every if job.checkpoint_every else 0
     written = job.trained() * 4 if job.lora else stored
     return (
         _START_S
         + stored / _READ_BYTES_S
-        + 2 * job.answered * answer_s
+        + (2 * job.answered + drawn) * answer_s
         + (saves * saved + written) / _WRITE_BYTES_S
     )
 

@@ -56,6 +56,8 @@ class Stands:
     region: str
     environment: str
     scripts: bool
+    gangs: bool
+    """Whether it can be one of several nodes of a job."""
     own_org_only: bool
     ask: int
     egress: bool = False
@@ -114,6 +116,8 @@ def _not_suited(wants: Wants, stands: Stands) -> str:
         return "it has failed this job before"
     if wants.level == Level.NODE and stands.gpus < wants.gpus:
         return f"needs {wants.gpus} GPUs in one node, it has {stands.gpus}"
+    if stands.gpus < wants.gpus and not stands.gangs:
+        return "it takes no part in jobs of several nodes"
     return ""
 
 
@@ -128,7 +132,8 @@ def _no_environment(wants: Wants, stands: Stands) -> str:
 
 
 def _not_free(wants: Wants, stands: Stands) -> str:
-    if not stands.free or (wants.level == Level.NODE and stands.free < wants.gpus):
+    alone = wants.level == Level.NODE or not stands.gangs
+    if not stands.free or (alone and stands.free < wants.gpus):
         return "its GPUs are let"
     if stands.ask > wants.limits[stands.gpu_class]:
         return "its price is over the limit"

@@ -74,12 +74,26 @@ class Policy:
     """Life of a presigned URL."""
     checkpoints_kept: int = 2
     """Older checkpoints of a job are deleted: two, so that a bad newest one is no end."""
+    checkpoints_unproven: int = 3
+    """Until an attempt has left so many, the last good one of an earlier attempt is kept, too."""
     upload_bytes_per_lease: int = 200 * 2**30
     """What one lease may upload in all: a quota against a runaway job."""
     dataset_bytes: int = 50 * 2**30
     """Largest dataset version."""
     uncommitted_bytes: int = 200 * 2**30
     """What an org may have begun to upload and not committed: four of the largest versions."""
+    base_bytes: int = 200 * 2**30
+    """Largest base model that is fetched from a hub: a 100 B model in bfloat16."""
+    open_fetches: int = 5
+    """Most bases that one org has on their way at once."""
+    fetch_attempts: int = 20
+    """A fetch is given up after so many failures in a row without a byte of progress."""
+    check_bytes: int = 4 * 2**20
+    """Datasets up to this size are checked while their buyer waits; larger ones by a worker."""
+    check_s: float = 1800
+    """No check of a dataset takes longer: what does is refused."""
+    parquet_bytes: int = 8 * 2**30
+    """Largest Parquet file: it is read from the worker's disk, since its index is at its end."""
     live_jobs: int = 500
     """Most jobs of one org that wait or run: each is read in every round."""
     open_top_ups: int = 10

@@ -38,11 +38,13 @@ class Reliability:
     tier: Tier
 
 
-def assess(outcomes: Iterable[Outcome]) -> Reliability:
+def assess(outcomes: Iterable[Outcome], *, mtbf_h: float = 24.0) -> Reliability:
     """The node's figure, bound, sample size and service tier.
 
     The bound is the normal approximation of the Beta posterior; with few leases it is wide, and
-    a new node is UNPROVEN until its record is long enough, whatever it is.
+    a new node is UNPROVEN until its record is long enough, whatever it is. Failures an hour start
+    from one in `mtbf_h`, as unknown machines were measured to fail, and follow the record from
+    there.
     """
     kept, broken, hours, leases = PRIOR_KEPT, PRIOR_BROKEN, 0.0, 0
     for outcome in outcomes:
@@ -55,7 +57,7 @@ def assess(outcomes: Iterable[Outcome]) -> Reliability:
     mean = kept / total
     spread = math.sqrt(mean * (1 - mean) / (total + 1))
     low = max(0.0, mean - 1.96 * spread)
-    rate = (broken - PRIOR_BROKEN + 0.2) / (hours + 100.0)
+    rate = (broken - PRIOR_BROKEN + 1.0) / (hours + mtbf_h)
     return Reliability(mean, low, leases, rate, _tier(low, leases))
 
 

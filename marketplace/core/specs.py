@@ -18,9 +18,9 @@ from marketplace.core.text import require_plain
 
 GIB: Final = 2**30
 _KNOWN: Final = frozenset(
-    "name recipe parameters base dataset script gpus gpus_max level memory_gib disk_gib regions "
-    "trust tier kappa limit limits budget deadline hours environment seed "
-    "egress packages secrets".split()
+    "name recipe parameters base dataset script mix other third gpus gpus_max level memory_gib "
+    "disk_gib regions trust tier kappa limit limits budget deadline hours environment seed egress "
+    "packages secrets".split()
 )
 NO_PACKAGES: Final = "none"
 MAX_EGRESS: Final = 32
@@ -30,6 +30,8 @@ _LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(
     rf"\.?(?=.{{1,253}}$)({_LABEL}\.)+(?![0-9]+(:|$)){_LABEL}(:[1-9][0-9]{{0,4}})?"
 )
+# What a job may read, each by its id or name.
+_INPUTS: Final = ("base", "dataset", "script", "mix", "other", "third")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class JobRequest:
     """Id of a dataset version, or `name`, or `name@version`."""
     script: str = ""
     """The same, for the user's own code."""
+    mix: str = ""
+    """The same, for what is blended into the training's rows."""
+    other: str = ""
+    """Id or public name of a second model: the teacher, or what is added to the base."""
+    third: str = ""
+    """Of a third one, merged with the second."""
     gpus_min: int = 1
     gpus_max: int = 1
     level: Level = Level.NODE
@@ -115,9 +123,7 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
         recipe=_text(raw, "recipe", most=30, needed=True),
         budget_micros=parse_amount(raw.get("budget", ""), field="budget"),
         parameters=_mapping(raw, "parameters"),
-        base=_text(raw, "base", most=140),
-        dataset=_text(raw, "dataset", most=140),
-        script=_text(raw, "script", most=140),
+        **{name: _text(raw, name, most=140) for name in _INPUTS},
         gpus_min=gpus,
         gpus_max=_integer(raw, "gpus_max", gpus, low=gpus, high=1024),
         level=_choice(raw, "level", Level, Level.NODE),

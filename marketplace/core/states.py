@@ -137,7 +137,36 @@ TOP_UP: Final = _machine(
     ("open", "expire", "expired"),
 )
 
-MACHINES: Final = (NODE, OFFER, JOB, LEASE, ASSIGNMENT, PAYOUT, TOP_UP)
+# A base's way from a hub to our storage.
+FETCH: Final = _machine(
+    "fetch",
+    "asked",
+    ("asked", "start", "fetching"),
+    ("asked fetching", "finish", "ready"),
+    ("asked fetching", "refuse", "refused"),
+    ("refused", "retry", "asked"),
+)
+
+# A version of a dataset, from its first byte on.
+DATASET: Final = _machine(
+    "dataset",
+    "begun",
+    ("begun refused", "check", "checking"),
+    ("begun refused checking", "commit", "ready"),
+    ("begun checking", "refuse", "refused"),
+)
+
+# Of the models of one name in an org, one is current.
+ARTIFACT: Final = _machine(
+    "artifact",
+    "kept",
+    ("kept", "promote", "current"),
+    ("current", "retire", "kept"),
+)
+
+MACHINES: Final = (
+    NODE, OFFER, JOB, LEASE, ASSIGNMENT, PAYOUT, TOP_UP, FETCH, DATASET, ARTIFACT,
+)  # fmt: skip
 
 # What the end of a lease does to its job.
 JOB_EVENT_AFTER: Final[dict[str, str]] = {
@@ -151,10 +180,16 @@ JOB_EVENT_AFTER: Final[dict[str, str]] = {
     "node_lost": "requeue",
     "expired": "requeue",
     "start_timeout": "requeue",
+    "bad_checkpoint": "requeue",
+    "parted": "requeue",
+    "killed": "requeue",
 }
 
 # Ends that are the supplier's side's doing: three in a row without progress fail the job.
 SUPPLIER_SIDE_ENDS: Final = frozenset({"reclaimed", "node_lost", "start_timeout"})
+# Of these nobody knows whose doing they were: no mark on any node; tried again, and billed.
+UNEXPLAINED_ENDS: Final = frozenset({"parted", "killed"})
+FRUITLESS_ENDS: Final = SUPPLIER_SIDE_ENDS | UNEXPLAINED_ENDS
 # The keeper's and the agent's words for ends that are the node's doing, not the job's.
 NODE_BROKE: Final[dict[str, str]] = {
     "node_lost": "the node fell silent",

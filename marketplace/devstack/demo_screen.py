@@ -56,11 +56,9 @@ class Screen:
         folder: Path,
     ) -> None:
         """What came of it: the model, the answers, the receipt."""
-        losses, sample = evaluation["held_out"], evaluation["answers"][0]
+        target, sample = evaluation["domains"][0], evaluation["answers"][0]
         model = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        model.add_row(
-            "held-out loss", f"{losses['loss_before']:.3f} → [bold]{losses['loss_after']:.3f}[/]"
-        )
+        model.add_row("held-out loss", f"{target['before']:.3f} → [bold]{target['after']:.3f}[/]")
         model.add_row("asked", Text(sample["prompt"]))
         model.add_row("before", Text(sample["before"]))
         model.add_row("after", Text(answer, style="bold"))

@@ -109,6 +109,7 @@ class Stack:
             # Jobs' packages come from where ours came from.
             "PACKAGE_INDEX_URL": bootstrap.registry().index,
             "CELERY_BEAT_FILE": str(self.folder / "run" / "celerybeat-schedule"),
+            "SCRATCH_DIR": str(self.folder / "scratch"),
             "PYTHONUNBUFFERED": "1",
             **self.given,
         }
@@ -130,6 +131,8 @@ class Stack:
             self._web("agents", Stage.AGENTS, "agents", ports.AGENTS, *_AGENTS),
             self._celery("clearing", "-Q", "clearing", "-P", "solo"),
             self._celery("worker", "-Q", "celery", "--concurrency", "2"),
+            # One for what is fetched, one for what is checked: either may take hours.
+            self._celery("bytes", "-Q", "bytes", "-P", "threads", "--concurrency", "2"),
             Service(
                 name="beat",
                 stage=Stage.BEAT,

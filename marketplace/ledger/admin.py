@@ -1,22 +1,9 @@
 """The operator's view of the books: to read, never to write."""
 
 from django.contrib import admin
-from django.http import HttpRequest
 
+from marketplace.admin import ReadOnlyAdmin
 from marketplace.ledger.models import Account, Transfer
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Rows that only the market itself writes."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: object = None) -> bool:
-        return False
 
 
 @admin.register(Account)

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 
-from marketplace.ledger.admin import ReadOnlyAdmin
+from marketplace.admin import ReadOnlyAdmin
 from marketplace.payments.models import Payout, TopUp, WebhookEvent
 
 

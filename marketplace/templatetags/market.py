@@ -1,9 +1,11 @@
 """How figures are written on pages: money, sizes, durations."""
 
+import json
 from datetime import datetime
 
 from django import template
 
+from marketplace.core import words
 from marketplace.core.money import format_amount
 
 register = template.Library()
@@ -33,16 +35,7 @@ def duration(seconds: float | None) -> str:
     """3,725 s as "1 h 2 min"."""
     if seconds is None:
         return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{hours // 24} d {hours % 24} h"
+    return words.duration(seconds)
 
 
 @register.filter
@@ -68,6 +61,49 @@ def size(count: int | None) -> str:
 
 
 @register.filter
+def count(number: int | None) -> str:
+    """134,515,008 as "135 M"."""
+    if number is None:
+        return "–"
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+@register.filter
+def signed_percent(share: float | None) -> str:
+    """-0.125 as "−12.5 %"."""
+    return "–" if share is None else f"{share * 100:+.1f} %".replace("-", "−")
+
+
+@register.filter
+def as_json(value: object) -> str:
+    """As it would be typed into a file."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+@register.filter
 def percent(share: float | None) -> str:
     """0.25 as "25 %"."""
     return "–" if share is None else f"{share * 100:.0f} %"
+
+
+@register.filter
+def energy(kwh: float | None) -> str:
+    """Kilowatt-hours in the unit that reads best: "1.25 kWh", "3.1 Wh", "0.05 Wh"."""
+    if kwh is None:
+        return "–"
+    if kwh >= 0.1 or not kwh:
+        return f"{kwh:,.2f} kWh"
+    return f"{kwh * 1000:.1f} Wh" if kwh >= 0.001 else f"{kwh * 1000:.2g} Wh"
+
+
+@register.filter
+def carbon(grams: float | None) -> str:
+    """Grams of CO2 in the unit that reads best: "1.2 kg CO₂", "31 g CO₂", "0.02 g CO₂"."""
+    if grams is None:
+        return "–"
+    if grams >= 1000:
+        return f"{grams / 1000:,.1f} kg CO₂"
+    return f"{grams:.0f} g CO₂" if grams >= 10 or not grams else f"{grams:.2g} g CO₂"

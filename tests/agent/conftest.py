@@ -14,6 +14,23 @@ from agent.sandbox import outputs
 from tests.agent import node as nodes
 from tests.agent.market import Market
 
+OBEDIENT = b"""
+import os, signal, sys, time
+def leave(*_):
+    os.makedirs("/job/output/checkpoint-9")
+    open("/job/output/checkpoint-9/w", "w").write("saved")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, leave)
+open("/job/metrics.jsonl", "w").write('{"step": 1, "loss": 2}\\n')
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def device(state: State) -> str:
+    return nodes.machine(state).inventory.devices[0].uuid
+
 
 @pytest.fixture
 def market() -> Iterator[Market]:
@@ -75,5 +92,5 @@ def spec(script: Input, *inputs: Input, **changes: object) -> AssignmentSpec:
     return AssignmentSpec(**fields)  # type: ignore[arg-type]
 
 
-def resume(step: int, folder: Input) -> Resume:
-    return Resume(step=step, files=folder.files)
+def resume(step: int, folder: Input, place: str = "") -> Resume:
+    return Resume(step=step, files=folder.files, place=place)

@@ -128,7 +128,16 @@ class Endpoints:
             found[file.path] = data
         with self.market.noting():
             self.market.commits += 1
-            self.market.folders.append(Sent(request.kind, request.step, found, request.seconds))
+            self.market.folders.append(
+                Sent(
+                    request.kind,
+                    request.step,
+                    found,
+                    request.seconds,
+                    request.running_ms,
+                    request.place,
+                )
+            )
         if self.market.faults.lose_commits:
             self.market.faults.lose_commits -= 1
             return 503, protocol.Problem(code="unavailable", message="the answer is lost")

@@ -40,6 +40,8 @@ class Sent:
     step: int
     files: dict[str, bytes]
     seconds: float
+    running_ms: int | None = None
+    place: str = ""
 
 
 class Store:

@@ -6,9 +6,8 @@ from uuid import UUID
 import pytest
 
 from agent.config import State
-from agent.protocol import Status
-from tests.agent import node as nodes
-from tests.agent.conftest import resume, spec
+from agent.protocol import Gang, Member, Status
+from tests.agent.conftest import OBEDIENT, resume, spec
 from tests.agent.market import Market
 
 TRAIN = b"""
@@ -27,26 +26,18 @@ for step in range(1, 5):
 os.makedirs(f"{told['output']}/artifact/inner")
 open(f"{told['output']}/artifact/inner/model", "wb").write(b"the result")
 """
-OBEDIENT = b"""
-import os, signal, sys, time
-def leave(*_):
-    os.makedirs("output/checkpoint-9")
-    open("output/checkpoint-9/w", "w").write("saved")
-    sys.exit(75)
-signal.signal(signal.SIGTERM, leave)
-open("metrics.jsonl", "w").write('{"step": 1, "loss": 2}\\n')
-while True:
-    time.sleep(0.05)
+SPARSE = """os.makedirs('/job/output/artifact')
+for name in 'ab': os.truncate(os.open(f'/job/output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
 """
-SPARSE = """os.makedirs('output/artifact')
-for name in 'ab': os.truncate(os.open(f'output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
-"""
+GANG = Gang(
+    network=7,
+    token="a" * 64,
+    members=[
+        Member(address=f"10.64.0.{rank}", lan=f"10.0.0.{rank}", port=47_900 + rank, gpus=1)
+        for rank in (1, 2)
+    ],
+)
 FOREVER = b"import time\nwhile True: time.sleep(0.05)"
-
-
-@pytest.fixture
-def device(state: State) -> str:
-    return nodes.machine(state).inventory.devices[0].uuid
 
 
 async def _ended(market: Market, job: UUID) -> Status:
@@ -97,7 +88,7 @@ async def test_a_job_goes_on_from_its_checkpoint(market: Market, node: State, de
     code = b"""
 import os
 path = os.environ["GRIDLOOM_RESUME_FROM"]
-print(open(path + "/weights").read(), sorted(os.listdir("inputs")))
+print(open(path + "/weights").read(), sorted(os.listdir("/job/inputs")))
 """
     folder = market.offer({"weights": b"from step 7"}, "resume")
     script = market.offer({"main.py": code}, "script")
@@ -202,7 +193,8 @@ async def test_a_start_that_takes_too_long_is_given_up(market: Market, node: Sta
         ({"recipe": "alchemy"}, "there is no recipe 'alchemy'"),
         ({"parameters": {"entry": "../main.py"}}, "entry must be a .py file"),
         ({"memory_bytes": 2**50}, "MiB of memory"),
-        ({"world": 2}, "one node only"),
+        ({"world": 2}, "names none"),
+        ({"world": 2, "gang": GANG}, "this node"),
         ({"inputs": []}, "the input 'script' is missing"),
     ],
 )
@@ -265,11 +257,13 @@ async def test_a_hostile_checkpoint_is_not_taken_and_the_job_goes_on(
 ):
     code = b"""
 import os, time
-os.makedirs("output/checkpoint-1")
-os.symlink("/etc/passwd", "output/checkpoint-1/weights")
+os.makedirs("/job/output/.making")
+os.symlink("/etc/passwd", "/job/output/.making/weights")
+time.sleep(0.05)
+os.rename("/job/output/.making", "/job/output/checkpoint-1")
 time.sleep(2)
-os.makedirs("output/artifact")
-open("output/artifact/model", "w").write("fine")
+os.makedirs("/job/output/artifact")
+open("/job/output/artifact/model", "w").write("fine")
 """
     job = market.want(spec(market.offer({"main.py": code}, "script"), devices=[device]))
     await market.until(lambda: "'weights': it is a symlink" in market.detail(job))
@@ -282,11 +276,17 @@ open("output/artifact/model", "w").write("fine")
 @pytest.mark.parametrize(
     ("leave", "words"),
     [
-        ("os.makedirs('output/artifact'); os.mkfifo('output/artifact/w')", "'w': it is a FIFO"),
-        ("os.makedirs('output/artifact'); os.symlink('/etc', 'output/artifact/w')", "symlink"),
+        (
+            "os.makedirs('/job/output/artifact'); os.mkfifo('/job/output/artifact/w')",
+            "'w': it is a FIFO",
+        ),
+        (
+            "os.makedirs('/job/output/artifact'); os.symlink('/etc', '/job/output/artifact/w')",
+            "symlink",
+        ),
         (SPARSE, "83886080 bytes in all (0 on disk)"),
-        ("os.symlink('/etc', 'output/artifact')", "the artifact is not a folder"),
-        ("os.makedirs('output/artifact')", "the artifact is empty"),
+        ("os.symlink('/etc', '/job/output/artifact')", "the artifact is not a folder"),
+        ("os.makedirs('/job/output/artifact')", "the artifact is empty"),
     ],
 )
 async def test_a_hostile_artifact_fails_the_job_and_says_why(
@@ -362,13 +362,3 @@ async def test_a_device_is_never_used_twice(market: Market, node: State, device:
     status = await _ended(market, second)
     assert "still in use" in status.detail
     assert market.state(first) == "running"
-
-
-async def test_the_owner_has_the_machine_back_for_the_asking(
-    market: Market, node: State, device: str
-):
-    node.drain.touch()
-    beat = await market.until(lambda: market.last().owner_busy and market.last())
-    assert beat.owner_why == "owner asked to drain"
-    node.drain.unlink()
-    await market.until(lambda: not market.last().owner_busy)

@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENT = b"""
 import os, time
 print("begun", flush=True)
-metrics, step = open("metrics.jsonl", "a", buffering=1), 0
+metrics, step = open("/job/metrics.jsonl", "a", buffering=1), 0
 while not os.path.exists("go"):
     step += 1
     metrics.write('{"step": %d, "loss": 1.0}\\n' % step)
     time.sleep(0.1)
-os.makedirs("output/artifact")
-open("output/artifact/model", "w").write("the result")
+os.makedirs("/job/output/artifact")
+open("/job/output/artifact/model", "w").write("the result")
 """
 
 Agent = subprocess.Popen[bytes]
@@ -62,7 +62,7 @@ def _kill(process: Agent) -> None:
 
 
 def _go(state: State, job: UUID) -> None:
-    (state.assignments / str(job) / "job" / "go").touch()
+    (state.assignments / str(job) / "job" / "work" / "go").touch()
 
 
 def _settled(market: Market, job: UUID) -> Status:
@@ -142,7 +142,7 @@ def test_an_agent_killed_while_it_fetches_goes_on_where_it_was(
     data = os.urandom(3 * 2**20 + 17)
     base = market.offer({"model": data}, "base", public=True)
     script = market.offer(
-        {"main.py": b"print(len(open('inputs/base/model', 'rb').read()))"}, "script"
+        {"main.py": b"print(len(open('/job/inputs/base/model', 'rb').read()))"}, "script"
     )
     market.faults.break_after = [2**20, 2**20] + [0] * 1000  # the script is small
     first = agent()

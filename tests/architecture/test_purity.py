@@ -45,6 +45,9 @@ for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{top}."):
         ("scheduler.matching", NUMBERS),
         ("agent.protocol", TYPED | KEYS),
         ("agent.recipes.catalog", TYPED),
+        ("agent.recipes.formats", TYPED),
+        ("agent.recipes.parameters", TYPED),
+        ("agent.recipes.verdict", TYPED),
     ],
 )
 def test_a_pure_core_imports_nothing_but(module, allowed):

@@ -16,7 +16,9 @@ from django.test import Client
 from django.utils import timezone
 
 from buyers import secrets
-from buyers.models import Artifact, Checkpoint, Dataset, Job, MetricPoint, Quote, Secret
+from buyers.hub_models import Fetch
+from buyers.models import Artifact, Checkpoint, Dataset, Job, MetricPoint, Quote
+from buyers.own_models import Secret
 from marketplace import accounts
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
@@ -96,13 +98,24 @@ class Ran:
     dataset: Dataset
     quote: Quote
     secret: Secret
+    fetch: Fetch
 
 
 @pytest.fixture
 @transaction.atomic
 def ran(buyer: Org, node: Agent, today: datetime) -> Ran:
     dataset = Dataset.objects.create(
-        **folder(org=buyer, name="pairs", version=1, rows=3, created_by="me")
+        **folder(
+            org=buyer,
+            name="pairs",
+            version=1,
+            rows=3,
+            created_by="me",
+            state="ready",
+            kinds=["answers"],
+            parts={"train": 3},
+            preview={"train": [{"prompt": "2+2?", "completion": "It is 4."}]},
+        )
     )
     job = world.job(buyer, now=today, name="Our model", dataset=dataset, total_steps=4, step=2)
     lease = world.lease(job, node, now=today)
@@ -122,6 +135,16 @@ def ran(buyer: Org, node: Agent, today: datetime) -> Ran:
             **folder(org=buyer, job=job, name="Our model", epoch=lease.epoch)
         ),
         dataset=dataset,
+        fetch=Fetch.objects.create(
+            org=buyer,
+            hub="huggingface",
+            repo="makers/tiny",
+            revision="main",
+            created_by="me",
+            created_at=today,
+            state="asked",
+            state_since=today,
+        ),
         quote=Quote.objects.create(
             org=buyer, request=asked(), options=[], created_at=today, expires_at=today
         ),

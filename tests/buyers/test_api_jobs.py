@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from django.urls import reverse
 
+from agent.recipes import catalog
 from buyers.models import Dataset, MetricPoint
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
@@ -136,7 +137,7 @@ def test_models_and_public_bases_are_listed_and_readable(api, ran, stranger):
 
 def test_recipes_tell_their_inputs_and_parameters(api):
     recipes = get(api, "recipes/").json()
-    assert set(recipes) == {"lora", "full", "script"}
+    assert set(recipes) == set(catalog.names())
     assert recipes["lora"]["parameters"]["properties"]["steps"]["minimum"] == 1
 
 

@@ -1,11 +1,9 @@
 """What only a browser can tell: the live page lives, and an upload goes past us to the storage."""
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -14,14 +12,12 @@ from playwright.async_api import Page, async_playwright, expect
 
 from buyers.models import Dataset, Job, MetricPoint
 from marketplace import telemetry
+from tests import debian
 from tests.buyers import folders
 from tests.buyers.conftest import client_of
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync --disable-dev-shm-usage").split()  # fmt: skip
-
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs the Debian package chromium")
 
 expect.set_options(timeout=30_000)  # on the busiest machine; nothing is judged by its pace
 
@@ -31,8 +27,9 @@ async def tab(site, buyer) -> AsyncIterator[Page]:
     """A logged-in tab that fails the test if the page's own scripts do."""
     name = settings.SESSION_COOKIE_NAME
     cookie = (await sync_to_async(client_of)(buyer)).cookies[name].value
+    chromium = await sync_to_async(debian.chromium)()
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         context = await browser.new_context(base_url=site, viewport={"width": 1200, "height": 1400})
         await context.add_cookies([{"name": name, "value": cookie, "url": site}])
         tab = await context.new_page()
@@ -91,7 +88,8 @@ async def test_a_dataset_goes_from_the_browser_to_the_storage(tab, s3, tmp_path)
         await tab.get_by_role("button", name="Upload").click()
 
     await upload()
-    await expect(tab.locator("tbody")).to_contain_text("committed")
+    await expect(tab.locator("#dataset")).to_contain_text("7 rows")
+    await expect(tab.locator("#dataset")).to_contain_text("What does f do?")
     made = await Dataset.objects.aget()
     assert (made.name, made.rows) == ("pairs", 7)
 
@@ -105,7 +103,7 @@ async def test_a_job_is_asked_for_quoted_and_taken(tab, node, s3, buyer, today):
     await tab.goto("/buy/jobs/new/")
     await tab.get_by_label("Recipe").select_option("script")
     await tab.get_by_label("Script").select_option(label="code v1")
-    await tab.get_by_label("Parameters").fill("entry = main.py")
+    await tab.get_by_label("Entry").fill("main.py")
     await tab.get_by_label("Budget, $").fill("5")
     await tab.get_by_label("Memory on each GPU, GiB").fill("2")
     await tab.get_by_label("Hours it will about run").fill("0.5")

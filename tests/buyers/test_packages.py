@@ -6,7 +6,8 @@ import pytest
 
 from agent import protocol
 from buyers import control, packages
-from buyers.models import PackageLock, Quote
+from buyers.models import Quote
+from buyers.own_models import PackageLock
 from marketplace.core import specs
 from marketplace.core.errors import Invalid, Unavailable
 from marketplace.core.money import MICRO
@@ -164,3 +165,8 @@ def test_quote_job_and_spec_name_one_lock_and_only_fitting_nodes_are_used(org, n
     assert spec.packages.text == job.packages.text
     assert (spec.packages.index, spec.packages.hosts) == (index.url, [index.host])
     assert spec.start_timeout_s > 300
+
+
+def test_a_recipe_of_ours_runs_in_the_nodes_environment_and_says_so(ask):
+    with pytest.raises(Invalid, match=r"grpo runs in the node's own.*requirements.txt"):
+        ask({"requirements.txt": b"greeting\n"}, recipe="grpo", parameters={})

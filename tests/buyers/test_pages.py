@@ -23,7 +23,7 @@ def quote(member, code):
 
     def quote(**more):
         form = {
-            "recipe": "script", "script": str(code.pk), "parameters": "entry = main.py",
+            "recipe": "script", "script": str(code.pk), "p-entry": "main.py",
             "budget": "5", "gpus": "1", "memory_gib": "2", "hours": "0.5", "disk_gib": "5",
             "trust": "community", **more,
         }  # fmt: skip
@@ -74,11 +74,11 @@ def test_the_start_page_asks_as_often_for_a_thousand_jobs_as_for_one(
 def test_a_jobs_page_tells_everything_and_asks_a_fixed_number_of_times(
     member, ran, django_assert_num_queries: DjangoAssertNumQueries
 ):
-    # Who asks: 4, as above. The job: 1. Its view: lease, shares, and for its words the lease and
-    # twice the shares again; checkpoints, artifact, story, last point, evaluations: 10. The
-    # receipt: shares, slices, credits: 3. The log: what was kept, as Valkey has none: 1. The
-    # curve: how far it goes, and its points: 2.
-    with django_assert_num_queries(4 + 1 + 10 + 3 + 1 + 2):
+    # Who asks: 4, as above. The job: 1. Its view: lease, shares, and for its words the lease,
+    # twice the shares again, and its pace; checkpoints, artifact, story, last point, evaluations:
+    # 11. The receipt: shares, slices, credits: 3. The log: what was kept, as Valkey has none: 1.
+    # The curve: how far it goes, and its points: 2. Whether a script had run before: 1.
+    with django_assert_num_queries(4 + 1 + 11 + 3 + 1 + 2 + 1):
         page = text_of(member.get(reverse("job", args=[ran.job.pk])))
     for expected in (
         "Our model", "running on", "step 2 of 4", "2.500 at step 2", "310 tokens/s", "4.500",
@@ -167,8 +167,8 @@ def test_a_bid_needs_no_quote(quote, node):
     [
         ({"budget": "0"}, "budget must be more than zero"),
         ({"budget": "NaN"}, "plain decimal number"),
-        ({"parameters": "entry main.py"}, "write it like steps = 100"),
-        ({"parameters": "entry = other.py"}, "there is no other.py"),
+        ({"p-entry": "other.py"}, "there is no other.py"),
+        ({"p-entry": "../x.py"}, "entry must be a .py file inside the project"),
         ({"hours": ""}, "how long it will about run"),
         ({"limit": "-1"}, "limit must be more than zero"),
         ({"recipe": "alchemy"}, "Select a valid choice"),

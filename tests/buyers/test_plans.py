@@ -91,17 +91,20 @@ def test_memory_that_the_buyer_knows_is_taken_as_it_is(plan, base, pairs):
 @pytest.mark.parametrize(
     ("asked", "field", "why"),
     [
-        ({"recipe": "alchemy"}, "recipe", "there are lora, full, script"),
+        ({"recipe": "alchemy"}, "recipe", "there are "),
         ({"parameters": {"stepz": 3}}, "parameters.stepz", "did you mean 'steps'"),
         ({"parameters": {"steps": 0}}, "parameters.steps", "whole number from 1"),
         ({"parameters": {"rank": "NaN"}}, "parameters.rank", "whole number"),
-        ({"base": "huge"}, "base", "no base 'huge' that you may use; public ones are tiny"),
+        ({"base": "huge"}, "base", "no base 'huge' that you may use; there are tiny"),
         ({"base": None}, "base", "needs a base"),
         ({"dataset": "nothing"}, "dataset", "no dataset 'nothing'"),
         ({"dataset": "pairs@2"}, "dataset", "no dataset 'pairs@2'"),
         ({"dataset": "pairs@two"}, "dataset", "a version is a number"),
         ({"script": "code"}, "script", "reads no script"),
-        ({"gpus": 2}, "gpus", "trains on one GPU"),
+        ({"gpus": 2, "parameters": {"batch_size": 1}}, "gpus", "or raise batch_size"),
+        ({"gpus": 2, "level": "any"}, "level", "several sites can't be run yet"),
+        ({"gpus": 1, "gpus_max": 2}, "gpus_max", "grow and shrink"),
+        ({"gpus": 200}, "gpus", "at most 128"),
         ({"environment": "f" * 64}, "environment", "no node offers"),
     ],
 )
@@ -269,3 +272,27 @@ def test_too_little_money_is_refused_and_leaves_no_job(base, now):
     with pytest.raises(NotEnoughMoney, match="top it up"):
         jobs.submit(poor, asked, by=poor.members.get(), now=now)
     assert not Job.objects.exists()
+
+
+def test_rows_of_another_kind_than_the_recipe_reads_are_refused_with_both(plan, base, pairs):
+    pairs.kinds = ["preferences", "prompts"]
+    pairs.save()
+    with pytest.raises(Invalid, match=r"lora reads rows of answers .*pairs v1 are preferences or"):
+        plan()
+    pairs.kinds = ["answers", "prompts"]
+    pairs.save()
+    assert plan().dataset == pairs
+
+
+def test_what_is_larger_than_the_booked_disk_is_refused_with_both_figures(plan, base, pairs):
+    pairs.bytes = 30 * 2**30
+    pairs.save()
+    with pytest.raises(Invalid, match=r"30.00 GiB \(pairs v1 alone 30.00\).*books 20 GiB") as no:
+        plan()
+    assert no.value.field == "disk_gib"
+    assert plan(disk_gib=40).dataset == pairs
+
+
+def test_parts_may_be_parquet_or_text_too(plan, base, org, now):
+    folder(Dataset, "train.parquet", "heldout.txt", now=now, org=org, name="mixed", version=1)
+    assert plan(dataset="mixed").dataset.name == "mixed"

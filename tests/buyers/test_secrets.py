@@ -8,7 +8,7 @@ from django.core.management import call_command
 
 from agent import protocol
 from buyers import control, secrets
-from buyers.models import Secret
+from buyers.own_models import Secret
 from marketplace import vault
 from marketplace.core import specs
 from marketplace.core.errors import Conflict, Forbidden, Invalid, Missing, Unavailable

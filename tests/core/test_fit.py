@@ -15,7 +15,7 @@ WANTS = Wants(
 STANDS = Stands(
     node="n1", org="supplier", gpu_class="h100-sxm", gpus=8, free=8, memory_bytes=80 * GIB,
     disk_bytes=1000 * GIB, trust=1, tier=0, region="eu-west", environment="env", scripts=True,
-    own_org_only=False, ask=2_000_000,
+    gangs=True, own_org_only=False, ask=2_000_000,
 )  # fmt: skip
 
 
@@ -41,6 +41,8 @@ def test_what_fits_needs_no_words():
         ({"python": "3.11", "torch": "2"}, {"builds": True, "python": "3.11"}, "torch 2"),
         ({"avoid": frozenset({"n1"})}, {}, "failed"),
         ({"gpus": 16}, {}, "16 GPUs in one node"),
+        ({"gpus": 16, "level": 1}, {"gangs": False}, "no part in jobs of several nodes"),
+        ({"level": 1}, {"gangs": False, "free": 1}, "let"),
         ({}, {"free": 1}, "let"),
         ({}, {"ask": 3_000_001}, "limit"),
     ],

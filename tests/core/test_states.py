@@ -22,7 +22,8 @@ class TestEachMachine:
         assert len(events) == len(set(events))
 
     def test_can_end(self, machine):
-        assert machine.final or machine.name == "job"
+        # Models are kept for good; one may be current again and again.
+        assert machine.final or machine.name == "artifact"
 
     def test_knows_no_event_that_is_not_in_its_table(self, machine):
         with pytest.raises(InvalidTransition, match="knows no event"):

@@ -5,11 +5,19 @@ import sys
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.recipes import catalog
-from agent.recipes.catalog import LoraParameters, ParameterError, ScriptParameters
+from agent.recipes.catalog import ParameterError
+from agent.recipes.parameters import LoraParameters, ScriptParameters, SweepParameters
+
+# What has no default.
+NEEDED: dict[str, dict[str, object]] = {
+    "script": {"entry": "train.py"},
+    "chain": {"stages": [{"recipe": "sft"}, {"recipe": "dpo", "parameters": {"steps": 7}}]},
+    "sweep": {"space": {"rank": [4, 8], "learning_rate": ["1e-3", 1e-4]}, "rungs": 2},
+}
 
 
 @pytest.mark.parametrize(
@@ -22,9 +30,10 @@ from agent.recipes.catalog import LoraParameters, ParameterError, ScriptParamete
         ("lora", {"steps": 10**400}, "steps", "whole number"),
         ("lora", {"steps": 2.5}, "steps", "whole number"),
         ("lora", {"learning_rate": float("nan")}, "learning_rate", "not nan"),
-        ("lora", {"learning_rate": "inf"}, "learning_rate", "above 0, at most 1"),
-        ("lora", {"learning_rate": 0}, "learning_rate", "above 0"),
-        ("lora", {"learning_rate": 10**400}, "learning_rate", "above 0"),
+        ("lora", {"learning_rate": "inf"}, "learning_rate", "from 0 to 1"),
+        ("lora", {"learning_rate": -1}, "learning_rate", "from 0 to 1"),
+        ("lora", {"learning_rate": 10**400}, "learning_rate", "from 0 to 1"),
+        ("lora", {"max_grad_norm": 0}, "max_grad_norm", "above 0, at most 1000"),
         ("lora", {"stepz": 1}, "stepz", "did you mean 'steps'"),
         ("full", {"rank": 8}, "rank", "full has no parameter 'rank'"),
         ("lora", {"precision": "fp8"}, "precision", "one of auto, bf16, fp32"),
@@ -42,7 +51,22 @@ from agent.recipes.catalog import LoraParameters, ParameterError, ScriptParamete
         ("script", {"entry": "tr\nain.py"}, "entry", "inside the project"),
         ("script", {"entry": "train.py", "args": ["a\0b"]}, "args", "NUL"),
         ("script", {"entry": "train.py", "args": [1]}, "args", "a list of"),
-        ("pretrain", {}, "recipe", "there are lora, full, script"),
+        ("script", {"entry": "train.py", "command": ["sh"]}, "entry", "not both"),
+        ("script", {"command": ["sh"], "args": ["x"]}, "args", "add them to command"),
+        ("script", {"command": ["sh", "a\0b"]}, "command", "NUL"),
+        ("sft", {"method": "dpo"}, "method", "sft has no parameter 'method'"),
+        ("sft", {"batch_size": 2, "accumulate": 3}, "accumulate", "raise batch_size"),
+        ("grpo", {"batch_size": 6}, "batch_size", "a multiple of generations"),
+        ("lora", {"method": "grpo", "batch_size": 6}, "batch_size", "a multiple of generations"),
+        ("grpo", {"completion_length": 512}, "completion_length", "below max_length"),
+        ("chain", {}, "stages", "stages is missing"),
+        ("chain", {"stages": []}, "stages", "a list of at most 8"),
+        ("chain", {"stages": [{"recipe": "sft", "x": 1}]}, "stages", "a list of at most 8"),
+        ("chain", {"stages": [{"recipe": "reward"}]}, "stages", "no model to go on from"),
+        ("chain", {"stages": [{"recipe": "dpo", "parameters": {"beta": -1}}]}, "beta", "from 0"),
+        ("sweep", {"space": {"rank": [8, 0]}}, "space", "space: rank must be a whole number"),
+        ("sweep", {"space": {"steps": [8, 9]}}, "space", "the same for all trials"),
+        ("pretrain", {}, "recipe", "there are prompt, sft, dpo"),
     ],
 )
 def test_a_bad_parameter_is_named_with_what_would_do(
@@ -60,21 +84,22 @@ def test_numbers_may_come_as_text_as_forms_send_them() -> None:
     assert (found.steps, found.learning_rate) == (20, 1e-3)
 
 
-@pytest.mark.parametrize("recipe", ["lora", "full"])
+@pytest.mark.parametrize("recipe", catalog.names())
 def test_what_was_validated_validates_again(recipe: str) -> None:
-    once = catalog.validate(recipe, {"steps": 7})
+    once = catalog.validate(recipe, NEEDED.get(recipe, {}))
     assert catalog.validate(recipe, catalog.as_json(once)) == once
 
 
 @pytest.mark.parametrize("recipe", catalog.names())
 def test_the_schema_accepts_what_validate_returns(recipe: str) -> None:
-    raw = {"entry": "train.py"} if recipe == "script" else {}
-    plain = catalog.as_json(catalog.validate(recipe, raw))
+    plain = catalog.as_json(catalog.validate(recipe, NEEDED.get(recipe, {})))
     jsonschema.validate(plain, catalog.schema(recipe))
     for spec in catalog.schema(recipe)["properties"].values():
         assert spec["description"], "a form shows it"
 
 
+# Making the first examples is slow where many tests share the machine.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from([*LoraParameters.__struct_fields__, "other"]),
@@ -94,8 +119,42 @@ def test_a_script_runs_as_its_author_would_run_it() -> None:
     found = catalog.validate("script", {"entry": "src/train.py", "args": ["--epochs", "3"]})
     assert isinstance(found, ScriptParameters)
     assert catalog.command("script", found) == [
-        "python", "/job/inputs/script/src/train.py", "--epochs", "3",
+        "python", "/job/work/src/train.py", "--epochs", "3",
     ]  # fmt: skip
+
+
+def test_a_command_runs_in_the_projects_folder_word_for_word() -> None:
+    found = catalog.validate("script", {"command": '["python", "-m", "pkg.train", "--x", "$HOME"]'})
+    argv = catalog.command("script", found)
+    assert argv[:2] == ["sh", "-c"]
+    assert argv[3:] == ["sh", "python", "-m", "pkg.train", "--x", "$HOME"]
+    told = subprocess.run(
+        ["sh", "-c", 'exec "$@"', "sh", "printf", "%s", "$HOME; a"], capture_output=True, text=True
+    )
+    assert told.stdout == "$HOME; a", "no word of it passes through the shell"
+
+
+def test_a_rate_that_nobody_gave_suits_the_method_and_the_weights() -> None:
+    rates = {
+        (recipe, weights): catalog.validate(recipe, {"weights": weights}).learning_rate  # type: ignore[union-attr]
+        for recipe in ("sft", "dpo")
+        for weights in ("lora", "full")
+    }
+    assert rates["sft", "lora"] > rates["sft", "full"] > rates["dpo", "full"] > 0
+    assert catalog.validate("sft", {"learning_rate": 0.1}).learning_rate == 0.1  # type: ignore[union-attr]
+
+
+def test_steps_are_counted_over_all_stages_and_trials() -> None:
+    chain = catalog.validate("chain", NEEDED["chain"])
+    assert catalog.total_steps(chain) == 107
+    sweep = catalog.validate("sweep", NEEDED["sweep"])
+    assert isinstance(sweep, SweepParameters)
+    assert catalog.sweep_rungs(sweep) == [(4, 50), (2, 50)]
+    assert catalog.total_steps(sweep) == 300
+    trials = catalog.sweep_trials(sweep, seed=3)
+    assert trials == catalog.sweep_trials(sweep, seed=3)
+    assert len({(trial["rank"], trial["learning_rate"]) for trial in trials}) == 4
+    assert catalog.total_steps(catalog.validate("script", NEEDED["script"])) == 0
 
 
 def test_a_recipe_of_ours_runs_from_its_job_file() -> None:

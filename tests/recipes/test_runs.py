@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from agent.recipes import __main__ as program
+from agent.recipes import verdict
 from agent.recipes.catalog import Exit
 from marketplace.devstack import ask_model
 from tests import tiny_base
@@ -41,20 +42,25 @@ def test_a_run_learns_and_hands_over_all_it_made(job: WriteJob, recipe: str) -> 
     path = job(recipe=recipe, parameters=LEARNS[recipe])
     assert run(path) == Exit.DONE
     reported = lines(path)
-    assert [line["step"] for line in reported] == [0, *range(1, 13), 12]
+    assert [line["step"] for line in reported if "save_s" not in line] == [0, *range(1, 13), 12]
     assert all(line["total_steps"] == 12 for line in reported)
     assert all(math.isfinite(value) for line in reported for value in line.values())
-    assert all(line["tokens_per_s"] > 0 for line in reported[1:-1])
+    assert all(line["tokens_per_s"] > 0 for line in reported if "loss" in line)
+    assert [line["step"] for line in reported if line.get("save_s", 0) > 0] == [5, 10]
     assert reported[-1]["heldout_loss"] < 0.95 * reported[0]["heldout_loss"]
     output = path.parent / "output"
     assert {p.name for p in output.iterdir()} == {"checkpoint-5", "checkpoint-10", "artifact"}
     made = {p.name for p in (output / "artifact").iterdir()}
     assert made >= {WEIGHTS[recipe], "tokenizer.json", "README.md", "evaluation.json"}
     assert not [p for p in output.rglob("*") if p.suffix in {".bin", ".pt", ".pkl", ".pth"}]
-    evaluation = json.loads((output / "artifact" / "evaluation.json").read_text())
-    assert evaluation["held_out"]["loss_before"] == reported[0]["heldout_loss"]
-    assert evaluation["held_out"]["loss_after"] == reported[-1]["heldout_loss"]
-    assert evaluation["answers"][0].keys() == {"prompt", "expected", "before", "after"}
+    evaluation = verdict.read((output / "artifact" / verdict.FILE).read_bytes())
+    target = evaluation.domains[0]
+    assert (target.name, target.measure, target.verdict) == ("target", "loss", "kept")
+    assert target.before == reported[0]["heldout_loss"]
+    assert target.after == reported[-1]["heldout_loss"]
+    assert evaluation.answers[0].expected.startswith("is ")
+    assert evaluation.training.peak_memory_bytes > 2**27
+    assert evaluation.training.tokens_per_s > 0
     card = (output / "artifact" / "README.md").read_text()
     assert "sums@1" in card
     assert 'base_model: "tiny"' in card
@@ -156,12 +162,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 @pytest.mark.parametrize(
     ("changes", "code", "says"),
     [
-        ({"inputs": {}}, Exit.INPUT, "the input 'dataset' is missing; give train.jsonl"),
-        ({"inputs": {"dataset": "/nowhere"}}, Exit.INPUT, "not a folder: /nowhere"),
+        ({"inputs": {}}, Exit.INPUT, "the input 'base' is missing; give a model"),
+        ({"inputs": {"base": "/nowhere"}}, Exit.INPUT, "not a folder: /nowhere"),
         ({"parameters": {"steps": -1}}, Exit.PARAMETERS, "steps must be a whole number"),
         ({"parameters": {"targets": ["qq"]}}, Exit.PARAMETERS, "it has down_proj, gate_proj"),
         ({"parameters": {"max_length": 16}}, Exit.PARAMETERS, "raise max_length"),
-        ({"recipe": "grpo"}, Exit.PARAMETERS, "there are lora, full, script"),
+        ({"recipe": "gpro"}, Exit.PARAMETERS, "there are prompt, sft, dpo"),
         ({"recipe": "script", "parameters": {}}, Exit.PARAMETERS, "no parameter"),
         ({"resume_from": "/nowhere"}, Exit.INPUT, "it has no state.json"),
         ({"seed": -1}, Exit.PARAMETERS, "is not a job"),

@@ -70,15 +70,29 @@ def test_a_gang_is_placed_whole_or_not_at_all(buyer, supplier, now):
 
 
 def test_a_gang_may_span_a_site_if_it_says_so(buyer, supplier, now):
-    first = world.agent(supplier, now=now, gpus=4)
-    world.agent(supplier, now=now, gpus=4, site=first.node.site)
+    first = world.agent(supplier, now=now, gpus=4, lan_address="10.0.0.1")
+    other = world.agent(supplier, now=now, gpus=4, site=first.node.site)
     world.job(buyer, now=now, gpus_min=8, gpus_max=8, level=0)
     assert clearing.clear_market(now=now) == 0
     world.job(buyer, now=now, gpus_min=8, gpus_max=8, level=1)
-    assert clearing.clear_market(now=now + timedelta(seconds=5)) == 1
+    # A node that peers can't reach is in no gang, wherever it stands.
+    assert clearing.clear_market(now=now + timedelta(seconds=5)) == 0
+    Node.objects.filter(pk=other.node.pk).update(lan_address="10.0.0.2")
+    assert clearing.clear_market(now=now + timedelta(seconds=10)) == 1
     lease = Lease.objects.get()
     assert lease.level == 1
     assert lease.assignments.count() == 2
+
+
+def test_the_ranks_of_a_gang_run_the_same_environment(buyer, supplier, now):
+    first = world.agent(supplier, now=now, lan_address="10.0.0.1")
+    other = world.agent(
+        supplier, now=now, lan_address="10.0.0.2", site=first.node.site, environment="f" * 64
+    )
+    world.job(buyer, now=now, gpus_min=2, gpus_max=2, level=1)
+    assert clearing.clear_market(now=now) == 0
+    Node.objects.filter(pk=other.node.pk).update(environment=first.node.environment)
+    assert clearing.clear_market(now=now + timedelta(seconds=5)) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from agent import protocol
 from buyers.models import Job
 from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
@@ -52,6 +53,35 @@ def test_the_end_of_a_leases_day_is_billed_and_not_credited(buyer, node, now):
     assert expired.end_reason == "expired"
     assert not share.credits.exists()
     assert Job.objects.get(pk=expired.job_id).spent_micros == 210_000
+
+
+def _killed(node, job, lease, at):
+    exit = protocol.Exit(code=None, signal=9, why="exited")
+    node.says(world.status(lease.assignments.get(), "gone", exit=exit, settled=True), now=at)
+    job.refresh_from_db()
+
+
+def test_a_process_that_somebody_killed_is_tried_again_and_not_credited(buyer, node, now):
+    job = world.job(buyer, now=now)
+    lease = world.lease(job, node, now=now, price=36 * MICRO)
+    share = lease.assignments.get()
+    node.says(world.status(share, "running"), now=now)
+    node.says(world.status(share, "running", running_ms=10_000), now=now + seconds(10))
+    metering.claim(node.node, node.claim(share, 10_000, final=True), now=now + seconds(10))
+    _killed(node, job, lease, now + seconds(10))
+    assert (job.state, job.spent_micros) == ("queued", 100_000)
+    assert job.avoid_nodes == []
+
+
+def test_a_job_that_is_killed_again_and_again_without_progress_fails(buyer, node, now):
+    job = world.job(buyer, now=now)
+    for _ in range(3):
+        assert job.state == "queued"
+        lease = world.lease(job, node, now=now)
+        node.says(world.status(lease.assignments.get(), "running"), now=now)
+        _killed(node, job, lease, now)
+    assert job.state == "failed"
+    assert "3 attempts in a row" in job.story().last().reason
 
 
 class TestABuyersWord:

@@ -99,6 +99,22 @@ class TestAQuote:
         assert not option["fits"]
         assert "budget" in option["why"]
 
+    def test_offers_a_sites_nodes_together_and_counts_what_the_network_costs(
+        self, buyer, supplier, wanted, now
+    ):
+        first = world.agent(supplier, now=now, gpus=4, lan_address="10.0.0.1")
+        site = first.node.site
+        world.agent(supplier, now=now, gpus=4, lan_address="10.0.0.2", site=site)
+        world.agent(supplier, now=now, gpus=4, site=site)
+        world.agent(supplier, now=now, gpus=4, lan_address="10.0.0.3", environment="f" * 64)
+        asked = wanted(gpus=8, level="site", kappa=0.5)
+        options = quoting.quote(buyer, asked, now=now).options
+        assert [len(option["seats"]) for option in options if option["fits"]] == [2]
+        # Over Ethernet a gang that communicates half of its time loses 0.35 of that half.
+        assert options[0]["seconds"] == pytest.approx(2 * 3600 / (1 - 0.35 * 0.5))
+        assert options[0]["level"] == 1
+        assert "no part in jobs of several nodes" in options[1]["why"]
+
     def test_takes_no_more_queries_for_more_offers(
         self, buyer, supplier, wanted, now, django_assert_max_num_queries
     ):
@@ -175,10 +191,10 @@ class TestATake:
             jobs.take(quote, option=0, by=poor.members.get(), now=now)
         assert not Job.objects.exists()
 
-    def test_of_several_nodes_is_refused_before_anyone_pays(self, buyer, supplier, wanted, now):
+    def test_of_several_sites_is_refused_before_anyone_pays(self, buyer, supplier, wanted, now):
         world.agent(supplier, now=now, gpus=4)
-        with pytest.raises(Invalid, match="several nodes"):
-            quoting.quote(buyer, wanted(gpus=8, level="site"), now=now)
+        with pytest.raises(Invalid, match="several sites"):
+            quoting.quote(buyer, wanted(gpus=8, level="any"), now=now)
         with pytest.raises(Invalid, match="grow and shrink"):
             quoting.quote(buyer, wanted(gpus=2, gpus_max=4), now=now)
 

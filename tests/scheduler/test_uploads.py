@@ -2,6 +2,7 @@
 
 import hashlib
 import urllib.request
+from datetime import timedelta
 
 import pytest
 
@@ -143,6 +144,44 @@ def test_only_the_furthest_few_are_kept(node, share, now):
     furthest = specs.furthest(share.lease.job)
     assert furthest is not None
     assert furthest.step == 15
+
+
+def test_a_checkpoint_counts_from_when_it_was_written_but_never_ahead_of_the_meter(
+    node, share, now
+):
+    node.says(world.status(share, "running", running_ms=20_000), now=now + timedelta(seconds=20))
+    for step, told, kept in ((5, 12_000, 12_000), (6, 10**9, 20_000), (7, None, 20_000)):
+        asked = request(share, b"at %d" % step, step=step)
+        (granted,) = uploads.grant(node.node, share.pk, asked, now=now).files
+        send(granted.puts[0], b"at %d" % step)
+        wanted = committed(asked, running_ms=told, place="work/out")
+        uploads.commit(node.node, share.pk, wanted, now=now)
+        share.refresh_from_db()
+        assert share.saved_ms == kept
+    assert {each.place for each in Checkpoint.objects.all()} == {"work/out"}
+
+
+def test_a_checkpoint_never_lay_outside_of_its_job(node, share, now):
+    with pytest.raises(Invalid):
+        uploads.commit(node.node, share.pk, committed(request(share), place="../x"), now=now)
+
+
+def test_the_last_good_one_stays_until_a_new_attempt_has_left_enough(node, share, now):
+    old = upload(node, share, now, b"old", step=4)
+    Checkpoint.objects.update(epoch=share.lease.epoch - 1, proven_at=now)
+    assert old
+    left = []
+    for step in (5, 6, 7):
+        upload(node, share, now, b"weights %d" % step, step=step)
+        left.append(sorted(c.step for c in Checkpoint.objects.filter(deleted_at=None)))
+    assert left == [[4, 5], [4, 5, 6], [6, 7]]
+
+
+def test_what_is_removed_does_not_count_against_the_quota(node, share, now):
+    for step in range(5):
+        upload(node, share, now, b"weights %d" % step, step=step)
+    share.refresh_from_db()
+    assert share.granted_bytes == 2 * len(b"weights 0")
 
 
 def test_no_save_is_believed_to_take_for_ever(node, share, now):

@@ -68,7 +68,7 @@ def test_a_job_is_quoted_taken_and_cancelled(gridloom, wanted, node):
     assert job in gridloom("jobs")
     assert "queued → placed" in gridloom("job", job)
     gridloom("cancel", job)
-    assert "Charged" in gridloom("receipt", job)
+    assert "the take (8 %)" in gridloom("receipt", job)
 
 
 def test_a_bid_is_stopped_and_resumed(gridloom, wanted, node):
@@ -105,6 +105,45 @@ def test_a_folder_is_uploaded_and_what_came_of_it_downloaded(gridloom, ran, s3, 
     target = tmp_path / "model"
     gridloom("download", str(ran.job.pk), str(target))
     assert (target / "model.safetensors").read_bytes() == b"0123456789"
+
+
+def test_recipes_datasets_and_models_are_shown_and_one_is_promoted(gridloom, ran):
+    from tests.buyers.test_models import measured
+
+    ran.artifact.evaluation = measured(dropped=True)
+    ran.artifact.save()
+    assert "lora" in gridloom("recipes")
+    said = gridloom("recipes", "lora")
+    assert "learning_rate" in said
+    assert "Its peak; a cosine follows the warm-up" in said
+    assert "there is no recipe 'alchemy'" in gridloom("recipes", "alchemy", code=1)
+    said = gridloom("dataset", "pairs@1")
+    assert '{"prompt": "2+2?", "completion": "It is 4."}' in said
+    assert "there is no dataset 'nothing'" in gridloom("dataset", "nothing", code=1)
+    said = gridloom("model", str(ran.job.pk))
+    assert "dropped" in said
+    assert "| Energy |" in said
+    assert "got worse" in gridloom("promote", str(ran.artifact.pk), code=1)
+    gridloom("promote", str(ran.artifact.pk), "--reason", "still better")
+    ran.artifact.refresh_from_db()
+    assert ran.artifact.state == "current"
+
+
+def test_a_base_is_added_from_a_hub_and_its_licence_accepted(gridloom, ran, s3, settings, tmp_path):
+    from django.utils import timezone
+
+    from buyers import fetching
+    from tests.buyers import hub as hubs
+
+    with hubs.serving() as hub:
+        settings.HUBS, settings.SCRATCH_DIR = {"huggingface": hub.url}, tmp_path / "scratch"
+        hub.repos["makers/small"] = hubs.Repository(hubs.model(tmp_path))
+        gridloom("base", "add", "makers/small@main", "--detach")
+        fetching.work(timezone.now)
+    said = gridloom("base", "list")
+    assert "apache-2.0, to be accepted" in said
+    assert "Accepted: apache-2.0" in gridloom("base", "accept", "makers/small", said="y\n")
+    assert "to be accepted" not in gridloom("base", "list")
 
 
 def test_a_log_can_not_steer_the_terminal(gridloom, ran):

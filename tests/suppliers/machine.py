@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent import protocol
 from agent.protocol import (
+    VERSION,
     Device,
     EnrolRequest,
     Environment,
@@ -85,7 +86,7 @@ class Machine:
         return self.key.public_key().public_bytes_raw()
 
     def enrol_request(
-        self, token: str, *, name: str = "rack-1", version: int = protocol.VERSION
+        self, token: str, *, name: str = "rack-1", version: int = VERSION
     ) -> EnrolRequest:
         return EnrolRequest(
             version=version,
@@ -102,7 +103,7 @@ class Machine:
         *,
         server: str,
         boot_id: str = BOOT,
-        version: int = protocol.VERSION,
+        version: int = VERSION,
         assignments: tuple[Status, ...] = (),
     ) -> Hello:
         return Hello(

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from django.db import connection
 
-from agent.protocol import fingerprint
+from agent.protocol import VERSION, fingerprint
 from marketplace.core.errors import (
     Conflict,
     Expired,
@@ -191,8 +191,8 @@ def test_a_machine_whose_sandbox_does_not_hold_stays_out(token, now, settings, m
 
 
 def test_an_agent_of_another_version_is_told_what_to_install(token, now):
-    with pytest.raises(Invalid, match="version 99"):
-        enrolment.enrol(Machine().enrol_request(token, version=99), now=now)
+    with pytest.raises(Invalid, match=f"version {VERSION + 1}"):
+        enrolment.enrol(Machine().enrol_request(token, version=VERSION + 1), now=now)
 
 
 @pytest.mark.parametrize(

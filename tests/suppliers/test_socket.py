@@ -15,7 +15,7 @@ from django.utils import timezone
 from websockets.exceptions import ConnectionClosed
 
 from agent import protocol
-from agent.protocol import Challenge, Desired, Usage, Welcome
+from agent.protocol import VERSION, Challenge, Desired, Usage, Welcome
 from marketplace import telemetry
 from suppliers import services
 from suppliers.models import Pulse
@@ -36,7 +36,7 @@ async def test_a_node_is_challenged_welcomed_and_told_what_to_run(host, ready):
     async with dial(host, machine) as peer:
         challenge = await peer.hear()
         assert isinstance(challenge, Challenge)
-        assert (challenge.version, challenge.server) == (protocol.VERSION, services.server_name())
+        assert (challenge.version, challenge.server) == (VERSION, services.server_name())
         await peer.say(machine.hello(challenge.nonce, server=challenge.server))
         welcome = await peer.hear()
         assert isinstance(welcome, Welcome)
@@ -75,7 +75,7 @@ async def test_heartbeats_are_written_together_and_the_process_has_a_pulse(host,
 @pytest.mark.parametrize(
     ("bend", "code", "final"),
     [
-        (lambda m, n, s: m.hello(n, server=s, version=99), "version", True),
+        (lambda m, n, s: m.hello(n, server=s, version=VERSION + 1), "version", True),
         (lambda m, n, s: m.hello("0" * 64, server=s), "replayed", False),
         (lambda m, n, s: m.hello(n, server="evil.example"), "wrong_server", True),
         (lambda m, n, s: _signed_by_another(m, n, s), "unauthenticated", True),

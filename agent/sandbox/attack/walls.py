@@ -1,4 +1,4 @@
-"""Attacks on files, environment, identity, processes and network.
+"""Attacks on files, environment, identity and processes.
 
 Each check takes the targets that the probe set up on the host and returns how far it got, in
 words, or None if the wall held; an OSError means that it held.
@@ -10,7 +10,6 @@ import os
 import resource
 import socket
 import stat
-import struct
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,6 @@ _DEVICES = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "
             "stdin", "stdout", "stderr", "core", "console", "mqueue"}  # fmt: skip
 _OUR_ENV = {"PATH", "HOME", "USER", "LANG", "TMPDIR", "PYTHONPATH", "PYTHONUNBUFFERED",
             "CUDA_VISIBLE_DEVICES", "LC_CTYPE"}  # fmt: skip
-_METADATA = "169.254.169.254"  # where clouds tell a machine its secrets
 
 
 def _contains_secret(path: str, targets: Targets) -> str | None:
@@ -262,46 +260,6 @@ def take_descriptors_of_init(targets: Targets) -> str | None:
     return f"listed {len(os.listdir('/proc/1/fd'))} of them"
 
 
-def interfaces(targets: Targets) -> str | None:
-    foreign = [name for _, name in socket.if_nameindex() if name != "lo"]
-    return f"has {foreign}" if foreign else None
-
-
-def routes(targets: Targets) -> str | None:
-    """Any route but through loopback reaches some address outside."""
-    with open("/proc/net/route") as file:
-        lines = [line.split() for line in file.read().splitlines()[1:]]
-    with open("/proc/net/ipv6_route") as file:
-        lines += [[line.split()[-1]] for line in file]
-    foreign = [line for line in lines if line[0] != "lo"]
-    return f"{len(foreign)} routes, by {foreign[0][0]}" if foreign else None
-
-
-def route_to_metadata(targets: Targets) -> str | None:
-    """By the table of routes: nothing is sent."""
-    (address,) = struct.unpack("=I", socket.inet_aton(_METADATA))
-    with open("/proc/net/route") as file:
-        for line in file.read().splitlines()[1:]:
-            fields = line.split()
-            if address & int(fields[7], 16) == int(fields[1], 16):
-                return f"{_METADATA} is reached by {fields[0]}"
-    return None
-
-
-def host_loopback(targets: Targets) -> str | None:
-    with socket.create_connection(("127.0.0.1", targets["port"]), timeout=2):
-        return "connected to a port of the host"
-
-
-def configure_network(targets: Targets) -> str | None:
-    """Brings loopback up (SIOCSIFFLAGS): whoever may do that may do more."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
-        request = struct.pack("16sh14x", b"lo", 0x41)
-        if ctypes.CDLL(None).ioctl(channel.fileno(), 0x8914, request) == 0:
-            return "may configure the network"
-    return None
-
-
 def shared_memory_of_the_host(targets: Targets) -> str | None:
     found = ctypes.CDLL(None).shmget(targets["shm_key"], 0, 0)
     return "found a System V segment of the host" if found >= 0 else None
@@ -378,8 +336,7 @@ CHECKS: dict[str, Callable[[Targets], str | None]] = {
         *(write_system, write_training_environment, write_package, write_inputs),
         *(environment, inherited_descriptors, capabilities, new_privileges, system_call_filter),
         *(become_root, groups_of_the_agent, see_host_processes, signal_host_processes),
-        *(read_init, take_descriptors_of_init, interfaces, routes, route_to_metadata),
-        *(host_loopback, configure_network, shared_memory_of_the_host, processors, priority),
+        *(read_init, take_descriptors_of_init, shared_memory_of_the_host, processors, priority),
         *(out_of_memory_order, core_dumps, temporary_files, fork_bomb),
     )
 }

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from buyers.models import Secret
+from buyers.own_models import Secret
 from marketplace import vault
 from marketplace.core.errors import MarketError
 

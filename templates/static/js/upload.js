@@ -55,7 +55,18 @@
       progress(total ? sent / total : 1);
     }
     tell("Checking");
-    return post(`${api}${started.id}/commit/`, token, {});
+    return checked(await post(`${api}${started.id}/commit/`, token, {}), api);
+  }
+
+  // Large versions are looked through by a worker: ask until it has.
+  async function checked(version, api) {
+    while (version.state === "checking") {
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      const answer = await fetch(`${api}${version.id}/report/`);
+      if (answer.ok) version = await answer.json();
+    }
+    if (version.state === "refused") throw new Error(version.detail);
+    return version;
   }
 
   document.addEventListener("DOMContentLoaded", () => {
@@ -74,8 +85,8 @@
       bar.hidden = false;
       try {
         const made = await upload(form, (text) => { status.textContent = text; }, (share) => { bar.value = share; });
-        status.textContent = `${made.name} v${made.version} is committed.`;
-        location.reload();
+        status.textContent = `${made.name} v${made.version} is ready.`;
+        location.assign(`${form.dataset.page}${made.id}/`);
       } catch (error) {
         status.textContent = error.message;
       } finally {

@@ -84,6 +84,16 @@ def test_the_kernel_stops_a_job_at_the_disk_it_booked(assignment: Assignment):
     until(lambda: is_nowhere_mounted(assignment.folder))
 
 
+def test_the_disk_that_a_job_has_booked_is_its_own_from_the_beginning(assignment):
+    assignment.order(QUOTA, ["true"], disk_bytes=100 * MIB)
+    told = agent(
+        assignment.folder,
+        "keeper.start(folder); print((folder / workspace.IMAGE).stat().st_blocks * 512)\n"
+        "keeper.wait(folder, 60)",
+    )
+    assert int(told) >= 100 * MIB
+
+
 def test_files_that_were_there_before_are_there_inside(assignment):
     assignment.order(QUOTA, ["sh", "-c", "cat job.json folder/file; rm job.json"])
     job = assignment.folder / "job"

@@ -1,0 +1,105 @@
+"""What a job reads besides its base: found, and held against what its recipe needs.
+
+`buyers.services` calls it while it plans; nothing is written here.
+"""
+
+from agent.recipes import catalog, formats
+from agent.recipes.parameters import (
+    ChainParameters,
+    FineTuning,
+    Parameters,
+    PromptParameters,
+)
+from buyers import references
+from buyers.models import Artifact, Dataset
+from marketplace.core.errors import Invalid
+from marketplace.core.specs import JobRequest
+from marketplace.models import Org
+
+
+def model(org: Org, request: JobRequest, name: str) -> Artifact | None:
+    """A further model that the request names; raises Invalid unless it is known and whole."""
+    reference = str(getattr(request, name))
+    if not reference:
+        return None
+    found = references.base(org, reference)
+    if not any(entry["path"].endswith(".safetensors") for entry in found.manifest):
+        raise Invalid(f"{found} has no weights (*.safetensors); name another model", field=name)
+    return found
+
+
+def mix(org: Org, request: JobRequest, parameters: Parameters) -> Dataset | None:
+    """What is blended in; raises Invalid if it is named and not used, or used and not named."""
+    tuned = tunings(parameters)
+    blends = any(one.mix for one in tuned)
+    if request.mix and not blends:
+        raise Invalid(
+            "mix names a dataset, but none of it is blended in; give its share as the parameter mix",
+            field="mix",
+        )
+    if blends and not request.mix:
+        raise Invalid(
+            "the parameter mix blends in rows of a dataset; name it as the input mix", field="mix"
+        )
+    return references.dataset(org, request.mix, field="mix") if request.mix else None
+
+
+def require_rows(
+    request: JobRequest, parameters: Parameters, dataset: Dataset | None, script: Dataset | None
+) -> None:
+    """Raises Invalid unless the files are there that each training reads."""
+    if dataset is not None and isinstance(parameters, ChainParameters):
+        for stage, tuning in zip(parameters.stages, tunings(parameters), strict=True):
+            beginning = f"{stage.folder}/" if stage.folder else ""
+            measures = bool(tuning.evaluate_samples or tuning.answers)
+            _require_parts(dataset, beginning, measures=measures, learns=True)
+    elif dataset is not None and isinstance(parameters, FineTuning | PromptParameters):
+        measures = bool(parameters.evaluate_samples or parameters.answers)
+        learns = not isinstance(parameters, PromptParameters) or parameters.shots > 0
+        _require_parts(dataset, "", measures=measures, learns=learns)
+    rewarded = [
+        one
+        for one in (*tunings(parameters), parameters)
+        if isinstance(one, FineTuning | PromptParameters) and one.method == "grpo"
+    ]
+    paths = {entry["path"] for entry in script.manifest} if script else set()
+    if script is not None and not rewarded:
+        raise Invalid(
+            f"the recipe {request.recipe} reads no script, but by the method grpo; leave it out",
+            field="script",
+        )
+    if rewarded and catalog.REWARD_FILE not in paths:
+        raise Invalid(
+            f"grpo learns from your reward: name a script that has {catalog.REWARD_FILE}, with "
+            "def reward(prompt, completion, row) -> float",
+            field="script",
+        )
+
+
+def _require_parts(dataset: Dataset, beginning: str, *, measures: bool, learns: bool) -> None:
+    paths = [
+        entry["path"].removeprefix(beginning)
+        for entry in dataset.manifest
+        if entry["path"].startswith(beginning)
+    ]
+    wanted = [formats.TRAIN] * learns + [formats.HELD_OUT] * measures
+    for part in wanted:
+        try:
+            found = formats.file_of(part, paths)
+        except ValueError as error:
+            raise Invalid(f"{dataset} can't be read: {error}", field="dataset") from None
+        if not found:
+            ends = ", ".join(formats.EXTENSIONS)
+            raise Invalid(
+                f"{dataset} has no {beginning}{part}.jsonl (one of: {ends}); upload a version that "
+                "has"
+                + (" (or set evaluate_samples and answers to 0)" if part != formats.TRAIN else ""),
+                field="dataset",
+            )
+
+
+def tunings(parameters: Parameters) -> list[FineTuning]:
+    """The trainings that a recipe is made of."""
+    if isinstance(parameters, ChainParameters):
+        return [catalog.stage_of(stage) for stage in parameters.stages]
+    return [parameters] if isinstance(parameters, FineTuning) else []
