@@ -17,7 +17,7 @@ from rich.console import Console
 from agent import config, doctor, enrolment, environment, keeper, owner, walls
 from agent import record as records
 from agent.client import TurnedAway
-from agent.config import State, StateError
+from agent.config import Config, Network, State, StateError
 from agent.enrolment import NotEnrolled
 from agent.environment import EnvironmentMissing
 from agent.hardware import Machine, survey
@@ -50,6 +50,10 @@ def enroll(
     token: Annotated[str, typer.Option(help="The enrolment token, from the same page.")],
     name: Annotated[str, typer.Option(help="How the node is called; default: the host.")] = "",
     state: _StateOption = config.DEFAULT,
+    egress: Annotated[
+        bool,
+        typer.Option("--egress", help="Let jobs reach the internet names that they list."),
+    ] = False,
     unsafe_no_sandbox: _UnsafeOption = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
@@ -59,7 +63,8 @@ def enroll(
     where.make()
     config.checked_url(market)
     with config.only_agent(where):
-        machine = _look(where, unsafe=unsafe_no_sandbox)
+        network = Network(egress=egress)
+        machine = _look(where, network=network, unsafe=unsafe_no_sandbox)
         _show(machine)
         if not yes:
             typer.confirm("Let this machine?", abort=True)
@@ -69,6 +74,7 @@ def enroll(
             token=token.strip(),
             name=name or socket.gethostname(),
             inventory=machine.inventory,
+            network=network,
         )
     _console.print(f"\nEnrolled as [bold]{settings.name}[/] ({settings.node}).")
     _console.print("Its fingerprint, to compare and confirm on the node's page:")
@@ -101,9 +107,7 @@ def run(
     settings, key = config.load(where), config.load_key(where)
     where.make()
     with config.only_agent(where):
-        machine = _look(
-            where, settings.training_python, settings.lan_address, unsafe=unsafe_no_sandbox
-        )
+        machine = _look(where, settings, unsafe=unsafe_no_sandbox)
         daemon = Daemon(where, settings, key, machine)
         asyncio.run(_until_signalled(daemon, drains=drain_when_stopped))
 
@@ -111,14 +115,15 @@ def run(
 @app.command("doctor")
 def examine(state: _StateOption = config.DEFAULT) -> None:
     """Say what this machine can and can't do as a node, and why."""
-    where, market, python, address = config.open_state(state), None, "", ""
+    where, market, python = config.open_state(state), None, ""
+    address, network = "", None
     if where.config.exists():
         settings = config.load(where)
         market, python = settings.agents_url, settings.training_python
-        address = settings.lan_address
+        address, network = settings.lan_address, settings.network
         _console.print(f"{settings.name} ({settings.node}), enrolled at {settings.market}")
         _console.print(f"fingerprint {enrolment.fingerprint_of(where)}\n")
-    raise typer.Exit(doctor.run_doctor(market, where.root, python, address))
+    raise typer.Exit(doctor.run_doctor(market, where.root, python, address, network))
 
 
 @app.command()
@@ -148,11 +153,15 @@ def drain(
 
 
 def _look(
-    state: State, training_python: str = "", lan_address: str = "", *, unsafe: bool
+    state: State, settings: Config | None = None, network: Network = config.CLOSED, *, unsafe: bool
 ) -> Machine:
+    """`settings`: those of a node that has enrolled; `network` of one that is about to."""
     with _console.status("Attacking our own sandbox…"):
         found = walls.attack(state, unsafe=unsafe)
-    return survey(state, environment.look(training_python), found, lan_address)
+    if settings is None:
+        return survey(state, environment.look(""), found, network=network)
+    training = environment.look(settings.training_python)
+    return survey(state, training, found, settings.lan_address, settings.network)
 
 
 def _show(machine: Machine) -> None:
@@ -165,6 +174,8 @@ def _show(machine: Machine) -> None:
     _console.print(f"Python {found.environment.python}: {versions or 'no training packages'}")
     _console.print(f"Sandbox: {found.sandbox.rung}, {found.sandbox.held} of "
                    f"{found.sandbox.checks} attacks held off")  # fmt: skip
+    out = "names that they list" if found.egress else "nothing (--egress would let them)"
+    _console.print(f"Jobs reach: {out}")
     where = found.lan_address or "none: python -m agent doctor says why"
     _console.print(f"Gangs of several nodes: {where}")
     for reason in found.sandbox.weaker:

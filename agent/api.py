@@ -20,6 +20,7 @@ from agent.protocol import (
     ProofCommit,
     ProofOpening,
     ProofTask,
+    SecretValues,
     UploadReply,
     UploadRequest,
 )
@@ -56,6 +57,11 @@ class Bearer:
         """The socket has closed: it opens nothing any more."""
         self._there.clear()
 
+    @property
+    def token(self) -> str:
+        """The latest, whether or not it still opens anything."""
+        return self._token
+
     async def get(self) -> str:
         """The one to show; waits for a socket."""
         await self._there.wait()
@@ -76,6 +82,11 @@ class Api:
             trust_env=not is_loopback(agents_url),
         )
 
+    @property
+    def bearer(self) -> str:
+        """What opens another socket for this node, as long as its own lives."""
+        return self._bearer.token
+
     async def aclose(self) -> None:
         await self._http.aclose()
 
@@ -89,6 +100,12 @@ class Api:
         urls = _read(body, InputUrls).urls
         self._require_private(urls.values())
         return urls
+
+    async def secrets(self, assignment: UUID) -> dict[str, str]:
+        """The values of the job's secrets; never to be written into a log."""
+        return _read(
+            await self._call("GET", f"/assignments/{assignment}/secrets"), SecretValues
+        ).values
 
     async def grant(self, assignment: UUID, request: UploadRequest) -> UploadReply:
         """Where to send files to."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import ipaddress
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,27 @@ class StateError(RuntimeError):
     """The state folder can't be used; says what to do."""
 
 
+class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`network` in config.json: what the owner lets jobs reach. Whatever stands here, no job has
+    another way out than the gate (`agent.sandbox.gate`)."""
+
+    egress: bool = False
+    """Whether jobs may reach the names that they list."""
+    builds: bool = True
+    """Whether jobs' own environments are built here: a build reaches the market's package index."""
+    allow: list[str] = []
+    """Networks like 10.1.0.0/16 that these names may lie in, beside the public internet: for a
+    mirror on a private address. Everything in them is open to strangers who know its name."""
+
+    def __post_init__(self) -> None:
+        for network in self.allow:
+            ipaddress.ip_network(network)
+
+
+CLOSED: Final = Network()
+"""As owners begin: jobs reach nothing, environments are built."""
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """config.json. Enrolment writes it; its owner may edit what has a default."""
 
@@ -42,6 +64,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lan_address: str = ""
     """By which (IPv4) the site's other nodes reach this one; empty: that of the default route."""
     owner: Rules = Rules()
+    network: Network = Network()
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,10 @@ class State:
         return self.root / "cache"
 
     @property
+    def environments(self) -> Path:
+        return self.root / "environments"
+
+    @property
     def assignments(self) -> Path:
         return self.root / "assignments"
 
@@ -75,7 +102,7 @@ class State:
         """Creates what is missing; raises StateError."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.cache, self.assignments):
+            for folder in (self.cache, self.assignments, self.environments):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StateError(

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent import environment
+from agent.config import Network
 from agent.lan import NoLan
 from agent.lan import find as network_of
 from agent.nvml import open_nvml
@@ -58,26 +59,35 @@ class Finding:
 
 
 def report(
-    market_url: str | None = None, state: Path | None = None, python: str = "", lan: str = ""
+    market_url: str | None = None,
+    state: Path | None = None,
+    python: str = "",
+    lan: str = "",
+    network: Network | None = None,
 ) -> list[Finding]:
     """Looks at everything; takes a few seconds.
 
     state: where the agent keeps jobs' folders (None: a temporary one). python: the training
     environment's (empty: our own). lan: the node's own word on its address (empty: none).
+    network: what the owner lets jobs reach.
     """
     workspace.own_mounts()
     with tempfile.TemporaryDirectory(prefix="gridloom-doctor-") as scratch:
         place = _existing(state) if state else Path(scratch)
         found = [_system(), *_sandbox(place, lan), _namespaces(), _limits(), _quota(), _gpus()]
-        found += [_machine(), _disk(place), _training(python)]
+        found += [_machine(), _disk(place), _training(python), _reach(network)]
     return [*found, *(_market(market_url) if market_url else [])]
 
 
 def run_doctor(
-    market_url: str | None = None, state: Path | None = None, python: str = "", lan: str = ""
+    market_url: str | None = None,
+    state: Path | None = None,
+    python: str = "",
+    lan: str = "",
+    network: Network | None = None,
 ) -> int:
     """Prints the report; 0 if this machine can be a node, else 1."""
-    findings = report(market_url, state, python, lan)
+    findings = report(market_url, state, python, lan, network)
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok and not finding.advice else "[yellow]![/]"
@@ -185,6 +195,14 @@ def _training(python: str) -> Finding:
     detail = f"Python {training.shown.python} in {training.folders[0]}: {found or 'nothing'}"
     advice = f"install {', '.join(missing)}: pip install 'gridloom[train]'" if missing else ""
     return Finding("training environment", not missing, detail, advice)
+
+
+def _reach(network: Network | None) -> Finding:
+    if network is None or not network.egress:
+        advice = "jobs that list names to reach go elsewhere; network.egress in config.json"
+        return Finding("egress", True, f"jobs reach nothing outside: {advice}")
+    lies_in = f", also in {', '.join(network.allow)}" if network.allow else ""
+    return Finding("egress", True, f"jobs reach the internet names that they list{lies_in}")
 
 
 def _market(url: str) -> list[Finding]:

@@ -6,6 +6,7 @@ from agent import protocol
 from agent.api import problem_of
 from agent.config import (
     Config,
+    Network,
     State,
     StateError,
     checked_url,
@@ -21,7 +22,13 @@ class NotEnrolled(RuntimeError):
 
 
 def enrol(
-    state: State, *, market: str, token: str, name: str, inventory: Inventory
+    state: State,
+    *,
+    market: str,
+    token: str,
+    name: str,
+    inventory: Inventory,
+    network: Network | None = None,
 ) -> tuple[Config, str]:
     """Enrols; returns what was written to config.json, and the key's fingerprint.
 
@@ -33,20 +40,9 @@ def enrol(
             f"{state.root} holds a node already: run it with `python -m agent run --state "
             f"{state.root}`, or enrol another one with a --state of its own"
         )
-    key = make_key(state)
-    public = key.public_key().public_bytes_raw()
-    reply = _post(
-        checked_url(market),
-        EnrolRequest(
-            version=protocol.VERSION,
-            token=token,
-            name=name,
-            public_key=public,
-            proof=key.sign(protocol.enrol_bytes(token, public)),
-            inventory=inventory,
-        ),
-    )
-    fingerprint = protocol.fingerprint(public)
+    request = _request(state, token, name, inventory)
+    reply = _post(checked_url(market), request)
+    fingerprint = protocol.fingerprint(request.public_key)
     if reply.fingerprint != fingerprint:
         raise NotEnrolled("the market names another key than the one that was sent: don't go on")
     config = Config(
@@ -56,6 +52,7 @@ def enrol(
         server=reply.server,
         agents_url=checked_url(reply.agents_url),
         market_key=reply.market_key,
+        network=network or Network(),
     )
     save(state, config)
     return config, fingerprint
@@ -64,6 +61,19 @@ def enrol(
 def fingerprint_of(state: State) -> str:
     """Of the key in this folder."""
     return protocol.fingerprint(make_key(state).public_key().public_bytes_raw())
+
+
+def _request(state: State, token: str, name: str, inventory: Inventory) -> EnrolRequest:
+    key = make_key(state)
+    public = key.public_key().public_bytes_raw()
+    return EnrolRequest(
+        version=protocol.VERSION,
+        token=token,
+        name=name,
+        public_key=public,
+        proof=key.sign(protocol.enrol_bytes(token, public)),
+        inventory=inventory,
+    )
 
 
 def _post(market: str, request: EnrolRequest) -> EnrolReply:

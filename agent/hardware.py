@@ -15,7 +15,7 @@ from typing import Final
 import psutil
 
 from agent import lan, protocol
-from agent.config import State
+from agent.config import CLOSED, Network, State
 from agent.environment import Training
 from agent.lan import Lan
 from agent.nvml import Nvml, open_nvml
@@ -48,11 +48,15 @@ class Machine:
     driver: Nvml | None
     lan: Lan | None
     """None where no rank of a gang can run."""
+    network: Network
+    """What the owner lets jobs reach."""
 
 
-def survey(state: State, training: Training, walls: Walls, lan_address: str = "") -> Machine:
+def survey(
+    state: State, training: Training, walls: Walls, lan_address: str = "", network: Network = CLOSED
+) -> Machine:
     """Looks at the whole machine; `walls` is what the agent's attack on its own sandbox found,
-    `lan_address` what its owner says of its network.
+    `lan_address` what its owner says of its network, `network` what they let jobs reach.
 
     What is let: the GPUs, or on a machine without any the cores of the agent's CPU affinity.
     """
@@ -74,6 +78,8 @@ def survey(state: State, training: Training, walls: Walls, lan_address: str = ""
             measures_power=Sampler(devices, cores, driver).measures,
             environment=training.shown,
             sandbox=walls.shown,
+            egress=network.egress,
+            builds=network.builds and walls.rung is not None,
             lan_address=place.address if place else "",
         ),
         training=training,
@@ -81,6 +87,7 @@ def survey(state: State, training: Training, walls: Walls, lan_address: str = ""
         cores=tuple(cores),
         minors=minors,
         driver=driver,
+        network=network,
         lan=place,
     )
 

@@ -189,6 +189,7 @@ def main(argv: list[str]) -> int:
         os.setsid()
     try:
         _take_lock(folder)
+        secrets = files.take_secrets(folder)
         order = files.read(folder / files.ORDER, KeeperOrder)
     except (OSError, OrderError) as error:
         _say(tell, f"{folder}: {error}")
@@ -196,7 +197,7 @@ def main(argv: list[str]) -> int:
     if order is None or (folder / files.STATUS).exists():
         _say(tell, f"{folder}: {'has been run already' if order else 'there is no order.json'}")
         return 1
-    supervisor = Supervisor(folder, order)
+    supervisor = Supervisor(folder, order, secrets)
     _say(tell, READY)
     supervisor.run()
     return 0

@@ -183,30 +183,30 @@ class Life:
         record = self.record
         if record.boot_id != files.boot_id():
             record.boot_id, record.accepted_up_ms = files.boot_id(), files.up_ms()
-        work = [
-            asyncio.ensure_future(one)
-            for one in (self._prepare(), self._leave.wait(), self._late())
-        ]
+        preparing = asyncio.ensure_future(self._prepare())
+        leaving, late = map(asyncio.ensure_future, (self._leave.wait(), self._late()))
+        work = (preparing, leaving, late)
         try:
             await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            preparing, leaving, late = work
             if leaving.done():
                 raise NotStarted("killed" if record.is_abandoned else "drain", record.detail)
             if late.done():
                 raise NotStarted("start_failed", f"too slow to start: {record.detail}")
-            preparing.result()
+            secrets = preparing.result()
         finally:
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
-        await starting.start(self.folder)
+        await starting.start(self.folder, secrets)
         self.say("")
 
-    async def _prepare(self) -> None:
+    async def _prepare(self) -> dict[str, str]:
+        """All that a start needs; the values of its secrets, which are kept nowhere else."""
         if self.spec is None:
             self.spec = await starting.fetch_spec(self.folder, self.record, self._tools)
             self._tools.changed()
         await starting.prepare(self.folder, self.spec, self._tools, self.say)
+        return await starting.fetch_secrets(self.spec, self._tools)
 
     async def _late(self) -> None:
         """Returns when the start has taken too long; the spec may say how long that is."""

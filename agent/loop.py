@@ -16,7 +16,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent import cache, keeper, owner, reconcile
+from agent import cache, keeper, owner, reconcile, shells
 from agent import order as files
 from agent import record as records
 from agent.api import Api, Bearer
@@ -24,6 +24,7 @@ from agent.client import PACE, Client, Pace
 from agent.config import Config, State
 from agent.hardware import Machine
 from agent.life import Life
+from agent.packages import Builds
 from agent.patience import Backoff
 from agent.protocol import (
     Desired,
@@ -76,6 +77,7 @@ class Daemon:
             machine=machine,
             api=api,
             downloads=Downloads(state.cache, bandwidth),
+            builds=Builds(state.environments, state.cache, machine, self._is_in_use),
             uploads=Uploads(api),
             spool=Spool(state.root, config.node, key, config.market_key),
             sampler=Sampler(machine.inventory.devices, machine.cores, machine.driver),
@@ -88,6 +90,7 @@ class Daemon:
         self._lives: dict[UUID, Life] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._forgetting: set[UUID] = set()
+        self._shells: set[UUID] = set()
         self._desired: Desired | None = None
         """None until the market has said it once."""
         self._interval_s, self._spool_s = 10.0, 3600.0
@@ -104,6 +107,7 @@ class Daemon:
         """Until cancelled, or gone after `leave`; raises TurnedAway when the market has turned us
         away for good."""
         await asyncio.to_thread(cache.sweep, self._state.cache)
+        await asyncio.to_thread(self._tools.builds.sweep)
         await self._find_lives()
         work = [
             asyncio.create_task(one)
@@ -183,6 +187,19 @@ class Daemon:
         held = {id: life.record.held() for id, life in self._lives.items()}
         for action in reconcile.reconcile(self._desired, held):
             self._do(action)
+        for wanted in self._desired.assignments:
+            for shell in wanted.shells:
+                self._attend(wanted.id, shell)
+
+    def _attend(self, assignment: UUID, shell: UUID) -> None:
+        """Opens a shell that was not opened before, in a job that runs."""
+        life = self._lives.get(assignment)
+        if shell in self._shells or life is None or not life.is_running():
+            return
+        self._shells.add(shell)
+        log.info("a shell is opened in %s: %s", assignment, shell)
+        url, bearer = self._config.agents_url, self._tools.api.bearer
+        self._spawn(shells.attend(shell, life.folder, url, bearer))
 
     def _do(self, action: reconcile.Action) -> None:
         log.info("%s", action)
@@ -310,6 +327,11 @@ class Daemon:
             if not life.record.is_gone and life.record.drain is None:
                 grace_s = life.spec.grace_s if life.spec else 0.0
                 life.ask_to_leave(Drain(why=_AWAY, grace_s=grace_s))
+
+    def _is_in_use(self, environment: Path) -> bool:
+        """Whether a job that this node has runs in it, or may."""
+        orders = self._state.assignments.glob(f"*/{files.ORDER}")
+        return any(str(environment) in path.read_text(errors="replace") for path in orders)
 
     def _is_idle(self) -> bool:
         return not self._lives

@@ -15,10 +15,13 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.sandbox import reach
+
 ORDER = "order.json"
 STATUS = "status.json"
 DRAIN = "drain.json"
 PAID_THROUGH = "paid_through_ms"
+SECRETS = "secrets.json"
 LOCK = "keeper.lock"
 
 Millis = Annotated[int, Meta(ge=0, le=2**53)]
@@ -130,6 +133,10 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
     those of the interpreter that runs the keeper. `python` is looked up in the first."""
     gpus: list[Annotated[int, Meta(ge=0, le=255)]] = []
     """Indexes N of the leased /dev/nvidiaN."""
+    egress: list[str] = []
+    """Names that the job may reach through the gate (`agent.sandbox.reach`); empty is nobody."""
+    networks: list[str] = []
+    """Networks that the owner lets those names lie in, beside the public internet."""
     cwd: str = "/job"
     """Where it begins, as seen inside the sandbox."""
     network: Network | None = None
@@ -148,6 +155,10 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
         for name in self.env:
             if not name or "=" in name:
                 raise ValueError(f"{name!r} can't be the name of an environment variable")
+        for name in self.egress:
+            reach.parse(name)
+        for network in self.networks:
+            ipaddress.ip_network(network)
 
 
 class Drain(_File, frozen=True, kw_only=True):
@@ -221,6 +232,29 @@ def read_paid_through(folder: Path) -> int | None:
 def write_paid_through(folder: Path, millis: int) -> None:
     """Sets for how much running time the job is paid."""
     replace(folder / PAID_THROUGH, str(millis).encode())
+
+
+def write_secrets(folder: Path, values: dict[str, str]) -> None:
+    """Lays them out for the keeper, who takes them at once (`take_secrets`)."""
+    path = folder / SECRETS
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(values))
+
+
+def take_secrets(folder: Path) -> dict[str, str]:
+    """What was laid out; it is on the disk no more. Raises OrderError."""
+    path = folder / SECRETS
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    path.unlink()
+    try:
+        return msgspec.json.decode(data, type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise OrderError(f"{path} is malformed") from None  # and says nothing of what is in it
 
 
 def boot_id() -> str:

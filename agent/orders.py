@@ -1,5 +1,6 @@
 """From what the market wants run to how this machine runs it: checked, then written down."""
 
+import re
 import secrets
 import shutil
 from collections.abc import Collection
@@ -9,13 +10,13 @@ from typing import Final
 import msgspec
 
 from agent import order as files
-from agent import paths
+from agent import packages, paths
 from agent.hardware import Machine
 from agent.order import KeeperOrder, Limits, Network, Peer
 from agent.protocol import AssignmentSpec, File, Gang, Malformed, decode, sha256_hex
 from agent.recipes import catalog
 from agent.record import Record
-from agent.sandbox import outputs, workspace
+from agent.sandbox import outputs, reach, workspace
 from agent.sandbox.network import CARD
 
 RESUME: Final = "resume"
@@ -25,6 +26,7 @@ WORK: Final = "work"
 """A script's working directory: its project's copy, where it may write."""
 METRICS: Final = "metrics.jsonl"
 _INSIDE: Final = "/job"
+_SECRET: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _MASTER_PORT: Final = 29_500
 
 
@@ -53,12 +55,14 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
     except catalog.ParameterError as error:
         raise SpecRefused(str(error)) from None
     given = [one.name for one in spec.inputs]
-    if spec.environment != machine.training.shown.lock:
-        why = "it was quoted for another training environment than this node has by now"
+    if why := _unlike(spec, machine):
+        pass
     elif why_not := _unfit_for_gang(spec, machine):
         why = why_not
     elif machine.rung is None:
         why = "no sandbox holds on this node"
+    elif spec.egress and not machine.network.egress:
+        why = "the owner lets jobs reach nothing outside (network.egress in config.json)"
     elif missing := [name for name in needed if name not in given]:
         why = f"the input {missing[0]!r} is missing"
     else:
@@ -67,8 +71,11 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
         raise SpecRefused(why)
 
 
-def write(folder: Path, spec: AssignmentSpec, machine: Machine) -> None:
+def write(
+    folder: Path, spec: AssignmentSpec, machine: Machine, environment: Path | None = None
+) -> None:
     """Makes the work folder's first files and `order.json`, for `agent.keeper.start`.
+    `environment`: the job's own, as it was built.
 
     The inputs already lie in `inputs/`. Whatever an attempt that never ran has left is removed.
     """
@@ -83,7 +90,7 @@ def write(folder: Path, spec: AssignmentSpec, machine: Machine) -> None:
     (folder / "job" / "job.json").write_bytes(msgspec.json.encode(_told(spec)))
     if spec.recipe == SCRIPT:
         _lay_out_work(folder, spec)
-    files.write(folder / files.ORDER, _order(folder, spec, machine))
+    files.write(folder / files.ORDER, _order(folder, spec, machine, environment))
 
 
 def folders_of(spec: AssignmentSpec) -> list[tuple[str, list[File], bool]]:
@@ -92,6 +99,15 @@ def folders_of(spec: AssignmentSpec) -> list[tuple[str, list[File], bool]]:
     if spec.resume is not None:
         found.append((RESUME, spec.resume.files, False))
     return found
+
+
+def _unlike(spec: AssignmentSpec, machine: Machine) -> str:
+    """Why this node's environment is not the job's; "" if it is, or if it will be built."""
+    if spec.packages is not None:
+        return packages.why_not(spec.packages, machine)
+    if spec.environment != machine.training.shown.lock:
+        return "it was quoted for another training environment than this node has by now"
+    return ""
 
 
 def _lay_out_work(folder: Path, spec: AssignmentSpec) -> None:
@@ -107,6 +123,14 @@ def _lay_out_work(folder: Path, spec: AssignmentSpec) -> None:
 def _strange(spec: AssignmentSpec) -> str:
     """Which name in it could lead out of the job's folder, or onto another; "" if none does."""
     given = [one.name for one in spec.inputs]
+    for name in spec.secrets:
+        if not _SECRET.fullmatch(name):
+            return f"no secret can be called {name[:80]!r}"
+    for name in spec.egress:
+        try:
+            reach.parse(name)
+        except reach.BadName as error:
+            return str(error)
     place = spec.resume.place if spec.resume is not None else ""
     if place and (paths.fault_of_paths([place]) or place.split("/")[0] not in (OUTPUT, WORK)):
         return f"its checkpoint would be laid at {place[:80]!r}, outside of its folders"
@@ -162,7 +186,9 @@ def _laid_out(spec: AssignmentSpec) -> list[File]:
     return project + (spec.resume.files if spec.resume and spec.resume.place else [])
 
 
-def _order(folder: Path, spec: AssignmentSpec, machine: Machine) -> KeeperOrder:
+def _order(
+    folder: Path, spec: AssignmentSpec, machine: Machine, environment: Path | None
+) -> KeeperOrder:
     assert machine.rung is not None
     parameters = catalog.validate(spec.recipe, spec.parameters)
     gpus = [uuid for uuid in spec.devices if uuid in machine.minors]
@@ -177,8 +203,11 @@ def _order(folder: Path, spec: AssignmentSpec, machine: Machine) -> KeeperOrder:
         grace_ms=round(spec.grace_s * 1000),
         env=_environment(spec, gpus),
         inputs={name: str(folder / "inputs" / name) for name in names},
-        training_env=list(machine.training.folders),
+        # Its own first: its `python` is the job's, and reads the base and torch of the node's.
+        training_env=[*([str(environment)] if environment else []), *machine.training.folders],
         gpus=[machine.minors[uuid] for uuid in gpus],
+        egress=spec.egress,
+        networks=machine.network.allow,
         cwd=f"{_INSIDE}/{WORK}" if spec.recipe == SCRIPT else _INSIDE,
         network=_network(spec, machine),
     )

@@ -11,6 +11,7 @@ from agent import record as records
 from agent.api import Refused
 from agent.cache import BadInput, NoRoom, Shelf
 from agent.orders import SpecRefused
+from agent.packages import NotBuilt
 from agent.patience import all_of
 from agent.protocol import AssignmentSpec
 from agent.record import Record
@@ -52,28 +53,54 @@ async def fetch_spec(folder: Path, record: Record, tools: Tools) -> AssignmentSp
 async def prepare(
     folder: Path, spec: AssignmentSpec, tools: Tools, say: Callable[[str], None]
 ) -> None:
-    """Checks, fetches the inputs and writes the order; raises NotStarted, OSError."""
+    """Checks, fetches the inputs, builds the environment and writes the order; raises NotStarted,
+    OSError."""
     try:
         orders.check(spec, tools.machine, tools.taken(spec.assignment))
         await _fetch_inputs(folder, spec, tools, say)
-        await asyncio.to_thread(orders.write, folder, spec, tools.machine)
+        environment = None
+        if spec.packages is not None:
+            environment = await tools.builds.get(spec.org, spec.packages, say)
+        await asyncio.to_thread(orders.write, folder, spec, tools.machine, environment)
     except SpecRefused as refusal:
         raise NotStarted("refused", str(refusal)) from None
     except Refused as no:
         raise NotStarted("input", f"the market doesn't give its inputs out: {no}") from None
+    except NotBuilt as error:
+        raise NotStarted(error.why, str(error)) from None
     except (BadInput, NoRoom) as error:
         raise NotStarted("input", str(error)) from None
 
 
-async def start(folder: Path) -> None:
-    """Starts the keeper: it holds the job from here on, whatever becomes of us. Raises
-    NotStarted."""
+async def fetch_secrets(spec: AssignmentSpec, tools: Tools) -> dict[str, str]:
+    """The values of the job's secrets, for memory only; raises NotStarted."""
+    if not spec.secrets:
+        return {}
     try:
+        values = await tools.api.secrets(spec.assignment)
+    except Refused as no:
+        raise NotStarted("secret", f"its secrets are not given out here: {no}") from None
+    if missing := sorted(set(spec.secrets) - set(values)):
+        raise NotStarted("secret", f"the market gives out no secret {missing[0]}")
+    return {name: values[name] for name in spec.secrets}
+
+
+async def start(folder: Path, secrets: dict[str, str]) -> None:
+    """Starts the keeper: it holds the job from here on, whatever becomes of us. Raises
+    NotStarted.
+
+    The secrets lie in a file for as long as the keeper takes to read it.
+    """
+    try:
+        if secrets:
+            files.write_secrets(folder, secrets)
         await asyncio.to_thread(keeper.start, folder)
     except files.OrderError as error:
         raise NotStarted("refused", str(error)) from None
     except (workspace.WorkspaceError, keeper.KeeperError) as error:
         raise NotStarted("start_failed", str(error)) from None
+    finally:
+        (folder / files.SECRETS).unlink(missing_ok=True)
 
 
 async def _fetch_inputs(

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from agent.api import Api
 from agent.hardware import Machine
+from agent.packages import Builds
 from agent.sampling import Sampler
 from agent.telling import Outbox
 from agent.transfer import Downloads
@@ -20,6 +21,7 @@ class Tools:
     machine: Machine
     api: Api
     downloads: Downloads
+    builds: Builds
     uploads: Uploads
     spool: Spool
     sampler: Sampler

@@ -7,17 +7,22 @@ from datetime import datetime
 
 from django.contrib.auth.models import User
 
-from buyers import datasets, fetching
+from buyers import datasets, fetching, packages
 from buyers.hub_models import Fetch
-from buyers.models import Dataset, Job
+from buyers.models import Dataset, Job, Quote
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
-from scheduler import jobs, tasks
+from scheduler import jobs, quoting, tasks
+
+
+def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
+    """`scheduler.quoting.quote`, of a request whose packages are resolved first."""
+    return quoting.quote(org, packages.resolved(org, request, now=now), now=now)
 
 
 def submit(org: Org, request: JobRequest, *, by: User, now: datetime) -> Job:
-    """`scheduler.jobs.submit`; a round is rung for."""
-    job = jobs.submit(org, request, by=by, now=now)
+    """`scheduler.jobs.submit`, its packages resolved first; a round is rung for."""
+    job = jobs.submit(org, packages.resolved(org, request, now=now), by=by, now=now)
     tasks.ring(tasks.clear_market)
     return job
 

@@ -10,6 +10,7 @@ from django.conf import settings
 from agent.recipes import catalog
 from buyers import recipes
 from buyers.models import Artifact, Dataset
+from buyers.own_models import Secret
 from marketplace.core.errors import Invalid, MarketError
 from marketplace.core.hardware import REGIONS, Trust
 from marketplace.forms import RefusableForm
@@ -43,6 +44,25 @@ class ResumeForm(RefusableForm):
 
     budget = forms.CharField(
         max_length=30, required=False, label="New budget in all, $ (empty: as it is)"
+    )
+
+
+class SecretForm(RefusableForm):
+    """A secret to keep."""
+
+    name = forms.CharField(
+        max_length=64, help_text="The variable that a job finds it in, like HF_TOKEN"
+    )
+    value = forms.CharField(
+        max_length=8192,
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+    trust = forms.ChoiceField(
+        choices=[(level.name.lower(), level.name.capitalize()) for level in Trust],
+        initial="verified",
+        label="Only for sites at least",
+        help_text="The owner of a machine can read what runs on it",
     )
 
 
@@ -193,6 +213,15 @@ class JobForm(RefusableForm):
         required=False, label="Hours it will about run", help_text="Only scripts need it"
     )
     disk_gib = forms.FloatField(initial=20, label="Disk, GiB")
+    egress = forms.CharField(
+        max_length=2000,
+        required=False,
+        label="Names it must reach",
+        help_text="Like huggingface.co .wandb.ai; empty: it reaches nothing. Not all owners let it",
+    )
+    secrets = forms.MultipleChoiceField(
+        required=False, help_text="Given to it as variables, on sites that are trusted enough"
+    )
     regions = forms.MultipleChoiceField(
         required=False, choices=[(name, name) for name in REGIONS], help_text="None: anywhere"
     )
@@ -212,6 +241,10 @@ class JobForm(RefusableForm):
         named = _NONE + [(str(folder.pk), str(folder)) for folder in folders[:200]]
         self._choose("recipe", [(name, name) for name in catalog.names()])
         own = [name for name in self.fields if name not in ("name", "recipe")]
+        kept = Secret.objects.of(org).order_by("name").values_list("name", flat=True)
+        secrets = self.fields["secrets"]
+        assert isinstance(secrets, forms.MultipleChoiceField)
+        secrets.choices = [(name, name) for name in kept]
         read = catalog.inputs(recipe)
         for each in read:
             self.fields[each.name] = forms.ChoiceField(

@@ -12,6 +12,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from buyers.hub_models import Fetch
+from buyers.own_models import PackageLock
 from marketplace.core.hardware import Level, Tier, Trust
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MAX_AMOUNT
@@ -201,6 +202,15 @@ class Job(Stateful):
     )  # fmt: skip
     environment = models.CharField(max_length=64, blank=True, help_text="Lock, if it needs one")
     seed = models.PositiveIntegerField(default=0)
+    egress = models.JSONField(default=list, help_text="Names that it may reach; empty is nobody")
+    packages = models.ForeignKey(
+        PackageLock, models.PROTECT, null=True, related_name="jobs",
+        help_text="Its own environment; none: the node's",
+    )  # fmt: skip
+    secrets = models.JSONField(default=list, help_text="Names of the secrets that it is given")
+    secrets_trust = models.SmallIntegerField(
+        default=Trust.COMMUNITY, help_text="Worst site that may see them"
+    )
     # Where it may run
     order = models.CharField(max_length=4, choices=Order)
     gpus_min = models.PositiveSmallIntegerField(default=1)

@@ -203,6 +203,16 @@ class JobIn(serializers.Serializer[Job]):
     deadline = serializers.DateTimeField(required=False)
     environment = serializers.CharField(required=False)
     seed = serializers.IntegerField(required=False)
+    packages = serializers.CharField(
+        required=False,
+        help_text="Lock of its own packages; left out: as its project's files say; none: the node's",
+    )
+    secrets = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="Names of yours, like HF_TOKEN"
+    )
+    egress = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="Names to reach, like .wandb.ai"
+    )
 
 
 class TakeIn(serializers.Serializer[Quote]):
@@ -296,6 +306,9 @@ class JobOut(serializers.Serializer[JobView]):
     deadline_at = serializers.DateTimeField(source="job.deadline_at", allow_null=True)
     estimated_seconds = serializers.FloatField(source="job.estimated_seconds")
     seed = serializers.IntegerField(source="job.seed")
+    egress = serializers.JSONField(source="job.egress")
+    secrets = serializers.JSONField(source="job.secrets")
+    packages = serializers.CharField(source="job.packages.sha256", default="")
 
     def to_representation(self, instance: JobView) -> dict[str, Any]:
         shown: dict[str, Any] = JobRow(instance.job).data

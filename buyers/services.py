@@ -15,8 +15,9 @@ from django.contrib.auth.models import User
 from agent.recipes import catalog, formats
 from agent.recipes.catalog import ParameterError
 from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters
-from buyers import fits, reads, references
+from buyers import fits, packages, reads, references, secrets
 from buyers.models import Artifact, Dataset, Job
+from buyers.own_models import PackageLock
 from marketplace.core import checkpoints, estimates, memory
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.hardware import Level
@@ -27,12 +28,6 @@ from marketplace.core.specs import JobRequest
 from marketplace.models import Org
 from suppliers.models import Node
 
-# Files by which a project asks for packages of its own. Building those comes later; until then
-# a job that would not find what it needs is told so before it has cost anything.
-_REQUIREMENTS: Final = frozenset(
-    "requirements.txt environment.yml environment.yaml Pipfile poetry.lock uv.lock Dockerfile "
-    "Containerfile".split()
-)
 # Measured with SmolLM2's tokenizer on rows of code and English: 4.9 bytes of JSON a token, and
 # 32 tokens that its chat template puts around each pair.
 _BYTES_A_TOKEN: Final = 4.9
@@ -54,6 +49,10 @@ class Plan:
     mix: Dataset | None
     other: Artifact | None
     third: Artifact | None
+    packages: PackageLock | None
+    """Its own environment; None: the node's."""
+    secrets_trust: int
+    """The worst site that may see the secrets it asks for."""
     shape: BaseShape | None
     memory_bytes: int
     """Needed on each GPU."""
@@ -91,12 +90,8 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     base, dataset, script = _inputs(org, request)
     mix = reads.mix(org, request, parameters)
     other, third = (reads.model(org, request, name) for name in ("other", "third"))
-    if isinstance(parameters, ScriptParameters):
-        _check_script(request, parameters, script)
-    else:
-        _check_tuning(request, parameters, base)
-        reads.require_rows(request, parameters, dataset, script)
-        fits.require_kind(request.recipe, parameters, dataset)
+    _check(request, parameters, base, dataset, script)
+    lock = packages.of_request(org, request, script)
     shape, plain = shape_of(base), catalog.as_json(parameters)
     folders = [each for each in (base, dataset, script, mix, other, third) if each is not None]
     fits.require(org, request, folders)
@@ -110,15 +105,33 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         mix=mix,
         other=other,
         third=third,
+        packages=lock,
+        secrets_trust=secrets.worst_site(org, request.secrets),
         shape=shape,
         memory_bytes=on_gpu,
         memory_cpu_bytes=on_cpu,
         disk_bytes=request.disk_bytes,
-        bytes_in=sum(folder.bytes for folder in folders),
+        bytes_in=sum(folder.bytes for folder in folders) + (lock.bytes if lock else 0),
         hours=request.hours,
         row_tokens=row_tokens(dataset),
         total_steps=catalog.total_steps(parameters),
     )
+
+
+def _check(
+    request: JobRequest,
+    parameters: Parameters,
+    base: Artifact | None,
+    dataset: Dataset | None,
+    script: Dataset | None,
+) -> None:
+    """What the recipe itself needs."""
+    if isinstance(parameters, ScriptParameters):
+        _check_script(request, parameters, script)
+    else:
+        _check_tuning(request, parameters, base)
+        reads.require_rows(request, parameters, dataset, script)
+        fits.require_kind(request.recipe, parameters, dataset)
 
 
 def create_job(
@@ -190,11 +203,15 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "base": plan.base,
         "dataset": plan.dataset,
         "script": plan.script,
+        "packages": plan.packages,
         "mix": plan.mix,
         "other": plan.other,
         "third": plan.third,
         "environment": request.environment,
         "seed": request.seed,
+        "egress": list(request.egress),
+        "secrets": list(request.secrets),
+        "secrets_trust": plan.secrets_trust,
     }
 
 
@@ -296,13 +313,6 @@ def _check_script(
         raise Invalid(
             f"there is no {parameters.entry} in {script}; its Python files are: {files or 'none'}",
             field="parameters.entry",
-        )
-    if asked := sorted(_REQUIREMENTS & paths):
-        raise Invalid(
-            f"{script} asks for packages of its own ({asked[0]}), which can't be installed yet: "
-            "jobs run in the node's advertised training environment. Remove the file if that is "
-            "enough, and name the environment's lock if it must be an exact one",
-            field="script",
         )
     if script is not None and script.bytes > request.disk_bytes:
         raise Invalid(

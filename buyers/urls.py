@@ -2,12 +2,15 @@
 
 from django.urls import path
 
-from buyers import api, libraryviews, modelviews, recipeviews, views
+from buyers import api, libraryviews, modelviews, recipeviews, secretviews, views
 from buyers.consumers import JobConsumer
+from buyers.shells import ShellConsumer
 
 page_urls = [
     path("", views.buy, name="buy"),
     path("wallet/", views.wallet, name="wallet"),
+    path("secrets/", secretviews.secrets, name="secrets"),
+    path("secrets/<uuid:pk>/forget/", secretviews.forget_secret, name="forget_secret"),
     path("datasets/", libraryviews.dataset_list, name="datasets"),
     path("datasets/<uuid:pk>/", libraryviews.dataset, name="dataset"),
     path("datasets/<uuid:pk>/check/", libraryviews.check_again, name="check_dataset"),
@@ -34,4 +37,7 @@ doc_urls = [path("recipes/", recipeviews.recipes, name="recipes")]
 
 api_urls = api.urlpatterns
 
-websocket_urls = [path("buy/jobs/<uuid:pk>/socket", JobConsumer.as_asgi())]
+websocket_urls = [
+    path("buy/jobs/<uuid:pk>/socket", JobConsumer.as_asgi()),
+    path("api/v1/jobs/<uuid:pk>/shell", ShellConsumer.as_asgi()),
+]

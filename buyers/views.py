@@ -28,7 +28,7 @@ from marketplace.http import org_of
 from marketplace.ledger import services as ledger
 from marketplace.payments import services as payments
 from marketplace.payments.models import TopUp
-from scheduler import jobs, quoting, receipts
+from scheduler import jobs, receipts
 
 _ROWS: Final = 25
 
@@ -100,7 +100,7 @@ def new_job(request: MemberRequest) -> HttpResponse:
             asked = specs.parse({**form.raw(), "parameters": parameters.raw()})
             if "bid" in request.POST:
                 return redirect("job", control.submit(org, asked, **by(request)).pk)
-            return redirect("quote", quoting.quote(org, asked, now=timezone.now()).pk)
+            return redirect("quote", control.quote(org, asked, now=timezone.now()).pk)
         except MarketError as error:
             at_parameters = isinstance(error, Invalid) and error.field.startswith("parameters")
             (parameters if at_parameters else form).refuse(error)
@@ -121,7 +121,7 @@ def quote_again(request: MemberRequest, pk: UUID) -> HttpResponse:
     """The same job at today's prices."""
     old = _quote(request, pk)
     asked = JobRequest.from_json(old.request)
-    return redirect("quote", quoting.quote(old.org, asked, now=timezone.now()).pk)
+    return redirect("quote", control.quote(old.org, asked, now=timezone.now()).pk)
 
 
 @login_required
@@ -192,7 +192,7 @@ def resume(request: MemberRequest, pk: UUID) -> HttpResponse:
 
 
 def _job(request: MemberRequest, pk: UUID) -> Job:
-    mine = Job.objects.of(org_of(request)).select_related("created_by")
+    mine = Job.objects.of(org_of(request)).select_related("created_by", "packages")
     return get_object_or_404(mine, pk=pk)
 
 

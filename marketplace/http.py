@@ -76,25 +76,32 @@ def choose_org(request: HttpRequest, org: Org) -> None:
     request.session[_SESSION_ORG] = str(org.pk)
 
 
+def key_of(authorization: str) -> ApiKey | None:
+    """The API key in an Authorization header; None if it holds none. Raises AuthenticationFailed
+    for one that is no good."""
+    kind, _, secret = authorization.partition(" ")
+    if kind.lower() != "bearer" or not secret:
+        return None
+    now = timezone.now()
+    key = (
+        ApiKey.objects.filter(digest=digest(secret.strip()), revoked_at=None)
+        .filter(Q(expires_at=None) | Q(expires_at__gt=now))
+        .select_related("org", "created_by")
+        .first()
+    )
+    if key is None or not key.created_by.is_active:
+        raise AuthenticationFailed("this API key is wrong, revoked or expired; make a new one")
+    if key.last_used_at is None or now - key.last_used_at > _KEY_USED_EVERY:
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
+    return key
+
+
 class ApiKeyAuthentication(BaseAuthentication):
     """`Authorization: Bearer glk_…`. The key's creator is the user, its org the org."""
 
     def authenticate(self, request: Request) -> tuple[User, ApiKey] | None:
-        kind, _, secret = request.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not secret:
-            return None
-        now = timezone.now()
-        key = (
-            ApiKey.objects.filter(digest=digest(secret.strip()), revoked_at=None)
-            .filter(Q(expires_at=None) | Q(expires_at__gt=now))
-            .select_related("org", "created_by")
-            .first()
-        )
-        if key is None or not key.created_by.is_active:
-            raise AuthenticationFailed("this API key is wrong, revoked or expired; make a new one")
-        if key.last_used_at is None or now - key.last_used_at > _KEY_USED_EVERY:
-            ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
-        return key.created_by, key
+        key = key_of(request.headers.get("Authorization", ""))
+        return (key.created_by, key) if key else None
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"

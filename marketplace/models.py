@@ -52,6 +52,7 @@ class Scope(models.TextChoices):
     BUY = "buy", "Datasets, quotes, jobs, artifacts"
     SUPPLY = "supply", "Sites, nodes, offers"
     MONEY = "money", "Top-ups and payouts"
+    ATTACH = "attach", "Shells in running jobs"
 
 
 class ApiKey(models.Model):
@@ -122,6 +123,14 @@ class Stateful(models.Model):
     def story(self) -> models.QuerySet[StateChange]:
         """What happened to this row, oldest first."""
         return StateChange.objects.filter(subject=self.pk).order_by("id")
+
+
+def remark(row: Stateful, event: str, *, now: datetime, reason: str, by: str) -> None:
+    """A line of story about something that moved no state. In the transaction of its cause."""
+    StateChange.objects.create(
+        machine=row.MACHINE.name, subject=row.pk, event=event, source=row.state, target=row.state,
+        reason=reason[:300], by=by[:150], at=now,
+    )  # fmt: skip
 
 
 def advance(

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
 from marketplace.core.policy import Policy
@@ -96,6 +97,20 @@ if not MARKET_SIGNING_KEY and DEBUG:
     MARKET_SIGNING_KEY = bytes(32)
 if len(MARKET_SIGNING_KEY) != 32:
     raise ImproperlyConfigured("MARKET_SIGNING_KEY must be the base64 of 32 random bytes")
+# Buyers' secrets are sealed with the first of these Fernet keys; all of them open (vault.py).
+VAULT_KEYS = [key for key in os.environ.get("VAULT_KEYS", "").split(",") if key]
+if not VAULT_KEYS and DEBUG:
+    VAULT_KEYS = [base64.urlsafe_b64encode(bytes(32)).decode()]
+try:
+    for _key in VAULT_KEYS:
+        Fernet(_key)
+except ValueError:
+    raise ImproperlyConfigured(
+        "VAULT_KEYS must be Fernet keys (url-safe base64 of 32 random bytes), the newest first, "
+        "with commas between them"
+    ) from None
+if not VAULT_KEYS:
+    raise ImproperlyConfigured("VAULT_KEYS is not set; it has no default outside DEBUG")
 # Nodes without a sandbox are accepted only where a person said so here, and nowhere public.
 ALLOW_UNSANDBOXED_NODES = _flag("ALLOW_UNSANDBOXED_NODES", default=False)
 
@@ -173,6 +188,8 @@ S3_ACCESS_KEY = os.environ.get("S3_ACCESS_KEY", "market")
 S3_SECRET_KEY = _secret("S3_SECRET_KEY")
 S3_BUCKET = os.environ.get("S3_BUCKET", "gridloom")
 
+# Whose wheels jobs' own environments are made of; nodes reach it too.
+PACKAGE_INDEX_URL = _url("PACKAGE_INDEX_URL", "https://pypi.org/simple", "http", "https")
 # Where bases may be fetched from, by the names that buyers use: "name=https://address,…". Nothing
 # else is ever asked for a model, so a buyer can't send us to an address of theirs.
 HUBS = _hubs(os.environ.get("HUBS", "huggingface=https://huggingface.co"))

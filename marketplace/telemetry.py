@@ -5,6 +5,7 @@ Valkey is away, and nothing that matters depends on it.
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
@@ -62,6 +63,58 @@ async def listen(group: str) -> AsyncIterator[dict[str, Any]]:
         except (redis.RedisError, OSError) as error:
             log.warning("no doorbells of %s for now: %s", group, error)
             await asyncio.sleep(1)
+
+
+class CutOff(Exception):
+    """Valkey is away: what was being said is lost."""
+
+
+class Exchange:
+    """Bytes between two processes of ours that serve the two ends of one thing.
+
+    Nothing is kept: what is said while the other side doesn't listen is lost, so one side says
+    when it is there. None is the end.
+    """
+
+    def __init__(self, hears: str, says: str) -> None:
+        self._hears, self._says = hears, says
+        self._layer = get_channel_layer()
+        self._channel = ""
+
+    async def open(self) -> None:
+        """Listens from now on; raises CutOff."""
+        try:
+            self._channel = await self._layer.new_channel()
+            await self._layer.group_add(self._hears, self._channel)
+        except (redis.RedisError, OSError) as error:
+            raise CutOff(str(error)) from None
+
+    async def hear(self) -> bytes | None:
+        """What the other side says next; raises CutOff."""
+        try:
+            message = await self._layer.receive(self._channel)
+        except (redis.RedisError, OSError) as error:
+            raise CutOff(str(error)) from None
+        return None if message.get("over") else bytes(message["data"])
+
+    async def say(self, data: bytes | None) -> None:
+        """Raises CutOff."""
+        message = {"type": "shell.bytes", "data": data or b"", "over": data is None}
+        try:
+            await self._layer.group_send(self._says, message)
+        except (redis.RedisError, OSError) as error:
+            raise CutOff(str(error)) from None
+
+    async def close(self) -> None:
+        """Listens no more."""
+        with contextlib.suppress(redis.RedisError, OSError):
+            await self._layer.group_discard(self._hears, self._channel)
+
+
+def shell_exchange(shell: UUID, *, node: bool) -> Exchange:
+    """One side of a shell: the node's, or the buyer's."""
+    ends = (f"shell.{shell}.typed", f"shell.{shell}.shown")
+    return Exchange(*(ends if node else reversed(ends)))
 
 
 def job_changed(job: UUID) -> None:

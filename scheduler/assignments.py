@@ -1,5 +1,6 @@
 """What nodes are told to run, and what they say of it."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -7,15 +8,19 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Prefetch
 
 from agent import protocol
+from buyers import secrets
 from buyers.models import Folder, Job
 from marketplace import storage
 from marketplace.core.errors import Conflict, Missing
 from marketplace.core.states import NODE_BROKE
 from scheduler import leases, metering, restores, specs
-from scheduler.models import Assignment, LeasedGpu
+from scheduler.models import Assignment, LeasedGpu, Shell
 from suppliers.models import Node
+
+log = logging.getLogger(__name__)
 
 _EVENTS: Final = {
     "accepted": "accept",
@@ -29,7 +34,9 @@ _ORDER: Final = ("reserved", *_EVENTS)
 
 def desired(node: Node) -> protocol.Desired:
     """Everything that this node should be running, as of now."""
+    waiting = Prefetch("shells", Shell.objects.filter(taken_at=None, ended_at=None).order_by("pk"))
     shares = Assignment.objects.on(node).wanted().select_related("lease").order_by("pk")
+    shares = shares.prefetch_related(waiting)
     return protocol.Desired(assignments=[_wanted(share) for share in shares])
 
 
@@ -78,6 +85,20 @@ def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
     }
 
 
+def secret_values(node: Node, assignment_id: UUID, *, now: datetime) -> dict[str, str]:
+    """The values of the secrets of a job that is being started here.
+
+    Raises Missing, Conflict once it runs or is to end, Forbidden if the node's site may not see
+    them (any more).
+    """
+    share = of_node(node, assignment_id)
+    if share.state not in _ORDER[:3] or share.lease.end_reason or share.drain_at is not None:
+        raise Conflict("secrets are given to a job at its start only")
+    job = share.lease.job
+    log.info("secrets %s of job %s are given to node %s", job.secrets, job.pk, node.pk)
+    return secrets.open_for(job.org, job.secrets, site_trust=node.site.trust, now=now)
+
+
 def of_node(node: Node, assignment_id: UUID) -> Assignment:
     """This node's assignment; raises Missing, for a stranger's just as for none."""
     share = (
@@ -108,6 +129,7 @@ def _wanted(share: Assignment) -> protocol.Wanted:
         spec=share.spec_sha256,
         paid_through_ms=share.paid_through_s * 1000,
         drain=drain,
+        shells=[shell.pk for shell in share.shells.all()],
     )
 
 

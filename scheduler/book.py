@@ -122,6 +122,10 @@ def wants(job: Job) -> Wants:
         runs_code=job.script_id is not None,
         avoid=frozenset(job.avoid_nodes),
         limits=job.limits,
+        egress=bool(job.egress),
+        secrets_trust=job.secrets_trust,
+        python=job.packages.python if job.packages else "",
+        torch=job.packages.torch if job.packages else "",
     )
 
 
@@ -161,5 +165,9 @@ def _standing(offer: Offer, tier: Tier, now: datetime) -> Standing | None:
         gangs=bool(node.lan_address),
         own_org_only=offer.audience == Offer.Audience.OWN_ORG,
         ask=gross_ask(offer.ask_micros, take_bps=settings.POLICY.take_bps),
+        egress=node.egress,
+        builds=node.builds,
+        python=node.python,
+        torch=node.torch,
     )
     return Standing(offer, free, stands, closes_at)

@@ -63,7 +63,7 @@ def clear_market(*, now: datetime) -> int:
 
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
-    jobs = list(Job.objects.queued().order_by("queued_at", "pk").select_related("org"))
+    jobs = list(Job.objects.queued().order_by("queued_at", "pk").select_related("org", "packages"))
     rows = [row for row in market.standing(now) if row.free] if jobs else []
     wanted = {job.pk: market.wants(job) for job in jobs}
     products = _products(list(wanted.values()), rows)
@@ -99,6 +99,8 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
         want.environment or (want.gpus > 1 and want.level > Level.NODE) for want in wanted
     )
     minds_code = any(want.runs_code for want in wanted)
+    minds_packages = any(want.python for want in wanted)
+    minds_egress = any(want.egress for want in wanted)
     of_row: dict[str, str] = {}
     sample: dict[str, Stands] = {}
     for row in rows:
@@ -108,6 +110,8 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
             f"disk-{_power_of_two(stands.disk_bytes)}",
             stands.environment[:12] if minds_environment else "",
             "recipes" if minds_code and not stands.scripts else "",
+            f"py{stands.python}-{stands.torch}-{stands.builds:d}" if minds_packages else "",
+            "closed" if minds_egress and not stands.egress else "",
             f"org-{stands.org}" if stands.own_org_only else "",
             f"node-{stands.node}" if stands.node in avoided else "",
         ]
@@ -147,7 +151,7 @@ def _order(number: int, job: Job, wanted: Wants, products: _Products, now: datet
         kappa=job.kappa,
         hours_lost=_hours_lost(job),
         regions=region_mask(job.regions),
-        trust=job.trust,
+        trust=min(job.trust, job.secrets_trust),
         tier=job.tier,
         age_h=max(0.0, (now - job.queued_at).total_seconds() / 3600),
     )

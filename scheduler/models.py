@@ -246,6 +246,28 @@ class Credit(models.Model):
     at = models.DateTimeField()
 
 
+class Shell(models.Model):
+    """A shell that somebody opened in a running job, and what was typed into it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    assignment = models.ForeignKey(Assignment, models.PROTECT, related_name="shells")
+    by = models.CharField(max_length=150)
+    opened_at = models.DateTimeField()
+    taken_at = models.DateTimeField(null=True, help_text="The node's agent came for it")
+    ended_at = models.DateTimeField(null=True)
+    typed = models.TextField(blank=True)
+
+    class Meta:
+        # For a node's desired state: those that nobody has come for.
+        indexes = [
+            models.Index(
+                fields=["assignment"],
+                condition=Q(taken_at=None, ended_at=None),
+                name="shell_waiting",
+            )
+        ]
+
+
 class FinishedRun(models.Model):
     """What a job took that succeeded, beside what was quoted: the next quotes learn from it."""
 

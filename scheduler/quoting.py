@@ -78,6 +78,8 @@ class Option:
     notice_s: int
     sandbox: str
     environment: str
+    start_s: float
+    """About so long until it runs, from a node that has none of it yet. Not billed."""
     memory_bytes: int
     """Needed on each GPU, as estimated or booked."""
 
@@ -144,6 +146,10 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         runs_code=plan.script is not None,
         avoid=frozenset(),
         limits=limits.of(request, plan, now=now),
+        egress=bool(request.egress),
+        secrets_trust=plan.secrets_trust,
+        python=plan.packages.python if plan.packages else "",
+        torch=plan.packages.torch if plan.packages else "",
     )
 
 
@@ -234,7 +240,8 @@ def _option(
         g_co2=drawn.grams_co2(site.carbon_g_per_kwh),
         notice_s=min(row.offer.notice_s for row, _ in seats),
         sandbox=node.sandbox,
-        environment=node.environment,
+        environment=plan.packages.sha256 if plan.packages else node.environment,
+        start_s=max(timing.start_seconds(plan, row.node) for row, _ in seats),
         memory_bytes=plan.memory_cpu_bytes if is_cpu(stands.gpu_class) else plan.memory_bytes,
     )
 

@@ -5,6 +5,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from django.conf import settings
+
 from agent import protocol
 from agent.protocol import Gang
 from buyers.models import Checkpoint, Dataset, Folder, Job
@@ -57,18 +59,13 @@ def gang_of(lease: Lease, seats: Sequence[Seat]) -> Gang | None:
 
 
 def build(
-    job: Job,
-    lease: Lease,
-    share: Assignment,
-    seat: Seat,
-    *,
-    gang: Gang | None,
-    failures_per_hour: float,
-    policy: Policy,
-) -> bytes:
+    job: Job, lease: Lease, share: Assignment, seat: Seat, *,
+    gang: Gang | None, failures_per_hour: float, policy: Policy,
+) -> bytes:  # fmt: skip
     """The spec of one rank, as it is hashed and sent; `failures_per_hour` of all the gang."""
     resume = furthest(job)
     save_s = checkpoints.save_seconds(job.save_s, policy.save_default_s)
+    interval = checkpoints.interval(save_s, failures_per_hour=failures_per_hour)
     return protocol.encode(
         protocol.AssignmentSpec(
             assignment=share.pk,
@@ -91,8 +88,11 @@ def build(
             save_s=float(lease.save_s),
             start_timeout_s=start_timeout(job, seat.node, resume, policy),
             hang_s=policy.hang_s,
-            checkpoint_s=checkpoints.interval(save_s, failures_per_hour=failures_per_hour),
+            checkpoint_s=interval,
             gang=gang,
+            packages=_packages(job),
+            egress=job.egress,
+            secrets=job.secrets,
             lineage=_lineage(job),
         )
     )
@@ -102,7 +102,11 @@ def start_timeout(job: Job, node: Node, resume: Checkpoint | None, policy: Polic
     """Seconds from reservation to running: a base, and twice the time that the bytes need."""
     folders: list[Folder] = [folder for _, folder, _ in inputs_of(job)]
     size = sum(folder.bytes for folder in folders) + (resume.bytes if resume else 0)
-    return policy.start_base_s + 2 * size * 8 / (max(node.bandwidth_mbps, 0.1) * 1e6)
+    building = 0.0
+    if job.packages is not None:
+        size += job.packages.bytes
+        building = policy.build_s
+    return policy.start_base_s + building + 2 * size * 8 / (max(node.bandwidth_mbps, 0.1) * 1e6)
 
 
 def furthest(job: Job) -> Checkpoint | None:
@@ -130,6 +134,22 @@ def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
 def files_of(folder: Folder) -> list[protocol.File]:
     """A folder's manifest as the wire has it."""
     return [protocol.File(**entry) for entry in folder.manifest]
+
+
+def _packages(job: Job) -> protocol.Packages | None:
+    lock = job.packages
+    if lock is None:
+        return None
+    return protocol.Packages(
+        sha256=lock.sha256,
+        text=lock.text,
+        python=lock.python,
+        torch=lock.torch,
+        index=settings.PACKAGE_INDEX_URL,
+        hosts=lock.hosts,
+        count=lock.count,
+        bytes=lock.bytes,
+    )
 
 
 def _host_memory(seat: Seat) -> int:

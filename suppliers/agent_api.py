@@ -111,6 +111,15 @@ def inputs(request: HttpRequest, pk: UUID) -> HttpResponse:
     return _answer(protocol.InputUrls(urls=urls))
 
 
+@_endpoint("GET")
+def secrets(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The values of the job's secrets, for its start."""
+    values = assignments.secret_values(_trusted(request), pk, now=timezone.now())
+    answer = _answer(protocol.SecretValues(values=values))
+    answer["Cache-Control"] = "no-store"
+    return answer
+
+
 @_endpoint("POST")
 def grant_uploads(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Presigned PUTs for what the job has written."""

@@ -122,10 +122,16 @@ def write_inventory(node: Node, inventory: Inventory, *, at_most_as_before: bool
     node.disk_bytes = inventory.disk_bytes
     node.nvlink = inventory.nvlink
     node.lan_address = inventory.lan_address
+    node.egress = inventory.egress
+    node.builds = inventory.builds
+    node.python = ".".join(inventory.environment.python.split(".")[:2])[:10]
+    # What follows a plus tells one build of a version from another.
+    node.torch = inventory.environment.packages.get("torch", "").partition("+")[0][:40]
     node.save(
         update_fields=[
             "inventory", "agent_version", "sandbox", "environment", "cpu_model", "cpu_cores",
-            "memory_bytes", "disk_bytes", "nvlink", "lan_address",
+            "memory_bytes", "disk_bytes", "nvlink", "lan_address", "egress", "builds", "python",
+            "torch",
         ]
     )  # fmt: skip
     listed = _write_devices(node, inventory.devices, at_most_as_before)

@@ -110,6 +110,10 @@ class Node(Stateful):
     lan_address = models.CharField(
         max_length=15, blank=True, help_text="For gangs within the site; empty: takes no part"
     )
+    python = models.CharField(max_length=10, blank=True, help_text="Minor version, as 3.11")
+    torch = models.CharField(max_length=40, blank=True, help_text="Public version, if it has it")
+    builds = models.BooleanField(default=False, help_text="Jobs' own environments are built")
+    egress = models.BooleanField(default=False, help_text="Jobs may reach names that they list")
     bandwidth_mbps = models.FloatField(default=100.0, help_text="To our storage, as measured")
 
     objects = NodeQuerySet.as_manager()

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from suppliers import agent_api, api, consumers, views
+from suppliers import agent_api, api, consumers, shells, views
 
 page_urls = [
     path("", views.supply, name="supply"),
@@ -30,6 +30,7 @@ agent_urls = [
     path("proof/<uuid:pk>/open", agent_api.open_proof),
     path("assignments/<uuid:pk>/spec", agent_api.spec),
     path("assignments/<uuid:pk>/inputs", agent_api.inputs),
+    path("assignments/<uuid:pk>/secrets", agent_api.secrets),
     path("assignments/<uuid:pk>/uploads", agent_api.grant_uploads),
     path("assignments/<uuid:pk>/commits", agent_api.commit_upload),
 ]
@@ -37,5 +38,6 @@ agent_urls = [
 # Channels routes ASGI applications as Django routes views; Django's stubs know views only.
 websocket_urls = [
     path("agent/v1/socket", consumers.socket),  # type: ignore[arg-type]
+    path("agent/v1/shells/<uuid:pk>", shells.socket),  # type: ignore[arg-type]
     re_path("", consumers.nothing_here),  # type: ignore[arg-type]
 ]

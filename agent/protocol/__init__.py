@@ -13,7 +13,9 @@ All times are milliseconds of a node's own boot clock (`up_ms`) or of a process'
 (`running_ms`), never a wall clock. Bytes travel as base64. Hashes are lowercase hex SHA-256.
 
 VERSION history: 1: the first. 2: checkpoints say where they lay and when they were written; gangs
-over the nodes of one site (`Inventory.lan_address`, `AssignmentSpec.gang`).
+over the nodes of one site (`Inventory.lan_address`, `AssignmentSpec.gang`). 3: what a job may reach
+(`egress`), and whether the owner lets it; packages of its own, and whether the node builds them;
+secrets; shells.
 """
 
 from agent.protocol.https import (
@@ -28,10 +30,12 @@ from agent.protocol.https import (
     Input,
     InputUrls,
     Member,
+    Packages,
     Part,
     Problem,
     Put,
     Resume,
+    SecretValues,
     SentFile,
     Upload,
     UploadReply,
@@ -145,6 +149,7 @@ __all__ = [
     "Nonce",
     "OpenedRow",
     "PART_BYTES",
+    "Packages",
     "Part",
     "Path",
     "Problem",
@@ -159,6 +164,7 @@ __all__ = [
     "Resume",
     "Samples",
     "Sandbox",
+    "SecretValues",
     "SentFile",
     "Sha256",
     "Status",

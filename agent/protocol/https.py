@@ -75,6 +75,25 @@ class Gang(Wire, frozen=True, kw_only=True):
     members: Annotated[list[Member], Meta(min_length=2, max_length=200)]
 
 
+class Packages(Wire, frozen=True, kw_only=True):
+    """The job's own environment: wheels by version and hash, to be built on the node."""
+
+    sha256: Sha256
+    """Of `text`."""
+    text: Annotated[str, Meta(max_length=2 * 2**20)]
+    """A requirements file of exact versions with their hashes."""
+    python: Name
+    """The minor version that it is for, like 3.11."""
+    torch: Annotated[str, Meta(max_length=40)] = ""
+    """The public version of torch that is left to the node; "" if the lock has its own, or none."""
+    index: Name
+    hosts: Annotated[list[Name], Meta(min_length=1, max_length=20)]
+    """Whom the build may reach: the index, and where its files lie."""
+    count: Count
+    bytes: Count
+    """To fetch; 0 where the index tells no sizes."""
+
+
 class AssignmentSpec(Wire, frozen=True, kw_only=True):
     """GET /agent/v1/assignments/<id>/spec: all a node needs to know to run its share.
 
@@ -97,7 +116,8 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
     memory_bytes: Count
     disk_bytes: Count
     environment: Sha256
-    """The lock of the training environment that was quoted; another one refuses the job."""
+    """The lock of the training environment that was quoted; another one refuses the job, unless
+    it brings packages of its own."""
     grace_s: float
     save_s: float
     start_timeout_s: float
@@ -106,6 +126,12 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
     """Seconds between checkpoints, for recipes that can choose."""
     gang: Gang | None = None
     """Of a lease on several nodes."""
+    packages: Packages | None = None
+    """None: it runs in the node's training environment as it is."""
+    egress: list[Name] = []
+    """Names that the job may reach, by the gate of its sandbox; empty is nobody."""
+    secrets: list[Name] = []
+    """Names of variables whose values are asked for when it starts; they stand in no spec."""
     lineage: dict[str, object] = {}
     """For the model card: base, dataset version, recipe, job."""
 
@@ -114,6 +140,12 @@ class InputUrls(Wire, frozen=True, kw_only=True):
     """GET …/inputs: SHA-256 → presigned GET URL, for each file of inputs and resume."""
 
     urls: dict[str, str]
+
+
+class SecretValues(Wire, frozen=True, kw_only=True):
+    """GET …/secrets: name → value. For memory only, and for one start."""
+
+    values: dict[str, str]
 
 
 class Part(Wire, frozen=True, kw_only=True):

@@ -61,3 +61,7 @@ class Inventory(Wire, frozen=True, kw_only=True):
     lan_address: Annotated[str, Meta(max_length=15)] = ""
     """By which (IPv4) the site's other nodes reach it; empty: it takes no part in gangs of several
     nodes, and `python -m agent doctor` says why."""
+    egress: bool = False
+    """Whether the owner lets jobs reach the names that they list."""
+    builds: bool = False
+    """Whether jobs' own environments are built here, from the package index."""

@@ -64,6 +64,8 @@ class Wanted(Wire, frozen=True, kw_only=True):
     paid_through_ms: Count
     """Running time that is paid for; past it the keeper ends the job by itself."""
     drain: Drain | None = None
+    shells: list[UUID] = []
+    """Shells that somebody waits for in it; the agent opens a socket for each."""
 
 
 class Desired(Wire, frozen=True, kw_only=True, tag_field="type", tag="desired"):

@@ -1,9 +1,11 @@
 """The first process inside the sandbox: gives up all rights, starts the job, and ends with it.
 
 Its keeper holds the other end of a socket, whose descriptor is this program's only argument.
-Down comes one message (`config`, see `agent.sandbox.launch.message`), then single letters: T asks
-for SIGTERM to the job. When the socket closes, the keeper is dead and the job must not outlive it.
-Up go three kinds of lines: `started <boot clock, ms>`, `failed <why>`, `exited <code> <signal>`.
+Down comes one message (see `agent.sandbox.launch.message`), then single letters: T asks for SIGTERM
+to the job, A for a shell beside it. When the socket closes, the keeper is dead and the job must not outlive it. Up go lines:
+`started <boot clock, ms>`, `failed <why>`, `exited <code> <signal>`; and before them, for a job
+that may reach somebody, `door` with a socket that listens on the job's own loopback. Each A is
+answered by `shell` with a socket to a terminal (`serve_shell`).
 
 As process 1 of a process namespace its exit takes every process of the job with it. Without one
 (rung none) it adopts orphans and kills all descendants itself.
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
 LAST_CAPABILITY = 63
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,12 +44,14 @@ def prctl(option: int, value: int) -> None:
 def main() -> NoReturn:
     control = int(sys.argv[1])
     os.set_inheritable(control, False)
-    uid, cwd, limits, argv, env = receive(control)
+    uid, cwd, has_door, limits, argv, env = receive(control)
     alone = os.getpid() == 1
     if not alone:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
     give_up_rights(uid)
     set_limits(limits)
+    if has_door:
+        env = open_door(control) | env
     # The job shares our uid: without this it could read and trace us.
     prctl(PR_SET_DUMPABLE, 0)
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -60,7 +65,7 @@ def main() -> NoReturn:
         say(control, f"failed {failure}")
         os._exit(127)
     say(control, f"started {now_ms}")
-    status = watch(control, wake, job)
+    status = watch(control, wake, job, (env, cwd))
     if not alone:
         kill_descendants()
     if status is not None:
@@ -69,15 +74,17 @@ def main() -> NoReturn:
     os._exit(0)
 
 
-def receive(control: int) -> tuple[int, str, dict[str, int], list[str], dict[str, str]]:
+def receive(control: int) -> tuple[int, str, bool, dict[str, int], list[str], dict[str, str]]:
     """The keeper's message: 4 bytes of length, then fields that end in NUL."""
     length = int.from_bytes(read_exactly(control, 4), "little")
     fields = os.fsdecode(read_exactly(control, length)).split("\0")[:-1]
-    uid, cwd, count, rest = int(fields[0]), fields[1], int(fields[2]), fields[3:]
+    uid, cwd, has_door = int(fields[0]), fields[1], fields[2] == "door"
+    count, rest = int(fields[3]), fields[4:]
     limits = {name: int(value) for name, value in (one.split("=") for one in rest[:count])}
     count, rest = int(rest[count]), rest[count + 1 :]
     pairs = (one.partition("=") for one in rest[count:])
-    return uid, cwd, limits, rest[:count], {name: value for name, _, value in pairs}
+    env = {name: value for name, _, value in pairs}
+    return uid, cwd, has_door, limits, rest[:count], env
 
 
 def read_exactly(control: int, length: int) -> bytes:
@@ -117,6 +124,115 @@ def set_limits(limits: dict[str, int]) -> None:
         resource.setrlimit(which, (value, value))
 
 
+def open_door(control: int) -> dict[str, str]:
+    """Hands up a socket that listens on this network's loopback: whoever accepts there (the gate)
+    is outside. Returns the variables by which programs find it."""
+    import _socket
+
+    kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
+    door = _socket.socket(_socket.AF_INET, kind)
+    door.bind(("127.0.0.1", 0))
+    door.listen(128)
+    hand_up(control, b"door\n", door.fileno())
+    found = dict.fromkeys(PROXIES, f"http://127.0.0.1:{door.getsockname()[1]}")
+    door.close()
+    found["NO_PROXY"] = "localhost,127.0.0.1,::1"
+    return found | {name.lower(): value for name, value in found.items()}
+
+
+def hand_up(control: int, line: bytes, descriptor: int) -> None:
+    """Says a line, and passes a descriptor with it."""
+    import _socket
+
+    channel = _socket.socket(fileno=os.dup(control))
+    rights = descriptor.to_bytes(4, sys.byteorder)
+    channel.sendmsg([line], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+    channel.close()
+
+
+def open_shell(control: int, env: dict[str, str], cwd: str) -> None:
+    """A shell beside the job, under all that binds the job; its other end is handed up."""
+    import _socket
+
+    kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind)
+    relay = os.fork()
+    if relay == 0:
+        try:
+            serve_shell(os.dup2(ours.fileno(), 3), env, cwd)
+        finally:
+            os._exit(0)
+    hand_up(control, b"shell\n", theirs.fileno())
+    ours.close()
+    theirs.close()
+
+
+def serve_shell(peer: int, env: dict[str, str], cwd: str) -> None:
+    """Moves bytes between `peer` and a shell's terminal until either ends.
+
+    From the peer come frames: a letter, two bytes of length, and as much: d is typed, w is the
+    window's rows and columns, two bytes each. To it goes what the terminal shows, as it is.
+    """
+    signal.set_wakeup_fd(-1)
+    os.closerange(peer + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    terminal, inside = os.openpty()
+    shell = os.fork()
+    if shell == 0:
+        become_shell(inside, env, cwd)
+    os.close(inside)
+    told = b""
+    while True:
+        ready, _, _ = select.select([peer, terminal], [], [])
+        if terminal in ready:
+            try:
+                shown = os.read(terminal, 4096)
+            except OSError:
+                return  # nobody has the terminal open any more
+            while shown:
+                shown = shown[os.write(peer, shown) :]
+        if peer in ready:
+            more = os.read(peer, 4096)
+            if not more:
+                os.kill(shell, signal.SIGHUP)
+                return
+            told = obey(told + more, terminal)
+
+
+def obey(told: bytes, terminal: int) -> bytes:
+    """Does what whole frames ask for; what is left of the last one."""
+    import fcntl
+    import termios
+
+    while len(told) >= 3 and len(told) >= 3 + int.from_bytes(told[1:3], "big"):
+        size = int.from_bytes(told[1:3], "big")
+        letter, data, told = told[:1], told[3 : 3 + size], told[3 + size :]
+        if letter == b"d":
+            os.write(terminal, data)
+        elif letter == b"w" and size == 4:
+            window = data[1::-1] + data[3:1:-1] + bytes(4)  # struct winsize, little-endian
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, window)
+    return told
+
+
+def become_shell(terminal: int, env: dict[str, str], cwd: str) -> NoReturn:
+    try:
+        os.login_tty(terminal)
+        for number in (*range(1, 32), *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
+            if number not in (signal.SIGKILL, signal.SIGSTOP):
+                signal.signal(number, signal.SIG_DFL)
+        prctl(PR_SET_DUMPABLE, 1)
+        os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        os.chdir(cwd)
+        for name in ("bash", "sh"):
+            try:
+                os.execvpe(name, [name, "-i"], {**env, "TERM": "xterm-256color"})
+            except FileNotFoundError:
+                continue
+    finally:
+        os._exit(127)
+
+
 def start(argv: list[str], env: dict[str, str], cwd: str) -> tuple[int, str]:
     """(process, "") of the job, or (0, why it could not start)."""
     told, tell = os.pipe2(os.O_CLOEXEC)
@@ -152,7 +268,9 @@ def become_job(argv: list[str], env: dict[str, str], cwd: str, tell: int) -> NoR
         os._exit(127)
 
 
-def watch(control: int, wake: int, job: int) -> int | None:
+def watch(
+    control: int, wake: int, job: int, surroundings: tuple[dict[str, str], str]
+) -> int | None:
     """The job's wait status, or None when the keeper is gone."""
     while True:
         ready, _, _ = select.select([control, wake], [], [])
@@ -167,6 +285,8 @@ def watch(control: int, wake: int, job: int) -> int | None:
                 return None
             if b"T" in letters:
                 os.kill(job, signal.SIGTERM)
+            for _ in range(letters.count(b"A")):
+                open_shell(control, *surroundings)
 
 
 def drain(wake: int) -> None:

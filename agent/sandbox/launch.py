@@ -54,15 +54,22 @@ class Running:
         self.stdout = -1
         self.stderr = -1
         self.control = -1
+        self.shells: list[int] = []
+        """Sockets to the terminals of shells that were asked for, not yet fetched."""
+        self.door = -1
+        """Listens on the job's own loopback, once init has handed it up."""
+        self.stderr_in = -1
+        """For the gate, whose words belong in the job's log."""
         self.failure = ""
         self.ended: Ended | None = None
         self.started_up_ms = 0
         self._said = b""
+        self._handed: list[int] = []
 
     def listen(self) -> bool:
         """Reads what init says (`started_up_ms`, `failure`, `ended`); False once it is gone."""
         try:
-            data = os.read(self.control, 4096)
+            data = self._receive()
         except ConnectionResetError:
             data = b""
         *lines, self._said = (self._said + data).split(b"\n")
@@ -70,6 +77,10 @@ class Running:
             word, _, rest = line.decode(errors="replace").partition(" ")
             if word == "started":
                 self.started_up_ms = int(rest)
+            elif word == "door":
+                self.door = self._handed.pop(0)
+            elif word == "shell":
+                self.shells.append(self._handed.pop(0))
             elif word == "failed":
                 self.failure = rest
             elif word == "exited":
@@ -77,10 +88,21 @@ class Running:
                 self.ended = Ended(None, number) if number else Ended(code, None)
         return bool(data)
 
+    def _receive(self) -> bytes:
+        with contextlib.closing(socket.socket(fileno=os.dup(self.control))) as channel:
+            data, handed, _, _ = socket.recv_fds(channel, 4096, 1)
+        self._handed += handed
+        return data
+
     def term(self) -> None:
         """Asks init to send SIGTERM to the job's process."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             os.write(self.control, b"T")
+
+    def ask_for_shell(self) -> None:
+        """Asks init for a shell beside the job; its socket comes into `shells`."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            os.write(self.control, b"A")
 
     def kill(self) -> None:
         """Ends every process of the job; they are gone when `destroy` returns."""
@@ -99,8 +121,8 @@ class Running:
         return adopt_and_kill() and gone
 
 
-def launch(folder: Path, order: KeeperOrder) -> Running:
-    """Starts the job; raises StartFailed. On return init has its orders, not yet the job its exec:
+def launch(folder: Path, order: KeeperOrder, secrets: dict[str, str] | None = None) -> Running:
+    """Starts the job, `secrets` among its environment; raises StartFailed. On return init has its orders, not yet the job its exec:
     wait for `started_up_ms` or `failure`."""
     if order.rung.wall == "none":
         _adopt_orphans()
@@ -130,24 +152,27 @@ def launch(folder: Path, order: KeeperOrder) -> Running:
         raise StartFailed(str(error)) from error
     theirs.close()
     running = Running(process, process.pid, groups)
+    if order.egress:
+        running.stderr_in = os.dup(fds.stderr[1])
     running.stdout, running.stderr = fds.ours()
     running.control = ours.detach()
     if order.rung.wall != "none":
         running.init_pid = _read_init_pid(fds.info[0], running)
-    _send(running, message(folder, order))
+    _send(running, message(folder, order, secrets or {}))
     return running
 
 
-def message(folder: Path, order: KeeperOrder) -> bytes:
+def message(folder: Path, order: KeeperOrder, secrets: dict[str, str]) -> bytes:
     """Our init's only message: its limits and the job's command and environment."""
     limits = _rlimits(order)
-    argv, env, cwd = order.argv, _environment(order), order.cwd
+    argv, env, cwd = order.argv, {**secrets, **_environment(order)}, order.cwd
     if order.rung.wall == "none":
         [*argv, cwd], env = plain.translate(folder, [*argv, cwd], env)
     uid = workspace.owner(folder, order.rung) if order.rung.wall == "root" else -1
     fields = [
         str(uid),
         cwd,
+        "door" if order.egress else "",
         str(len(limits)),
         *(f"{name}={value}" for name, value in limits.items()),
     ]

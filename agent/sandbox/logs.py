@@ -39,11 +39,53 @@ class CappedLog:
         self._file.close()
 
 
-class Output:
-    """Copies pipes to capped logs, some megabytes a second at most; owns the pipes."""
+class Mask:
+    """Puts a secret's name in place of its value, also where a read ends within it."""
 
-    def __init__(self, selector: selectors.BaseSelector, pipes: dict[int, Path], most: int) -> None:
+    def __init__(self, secrets: dict[str, str]) -> None:
+        # The longest first: one value may begin with another.
+        self._secrets = sorted(
+            ((value.encode(), f"[{name}]".encode()) for name, value in secrets.items() if value),
+            key=lambda pair: -len(pair[0]),
+        )
+        self._held = b""
+
+    def __call__(self, data: bytes) -> bytes:
+        """What may be shown by now; the beginning of what may be a secret waits."""
+        if not self._secrets:
+            return data
+        data = self._held + data
+        for value, name in self._secrets:
+            data = data.replace(value, name)
+        keep = max(self._begun(value, data) for value, _ in self._secrets)
+        self._held = data[len(data) - keep :]
+        return data[: len(data) - keep]
+
+    def rest(self) -> bytes:
+        """What waited, and was none."""
+        held, self._held = self._held, b""
+        return held
+
+    @staticmethod
+    def _begun(value: bytes, data: bytes) -> int:
+        """How many of the last bytes are the value's first."""
+        longest = min(len(value) - 1, len(data))
+        return next((size for size in range(longest, 0, -1) if data.endswith(value[:size])), 0)
+
+
+class Output:
+    """Copies pipes to capped logs, some megabytes a second at most, without secrets; owns the
+    pipes."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        pipes: dict[int, Path],
+        most: int,
+        secrets: dict[str, str],
+    ) -> None:
         self._selector = selector
+        self._masks = {fd: Mask(secrets) for fd in pipes}
         self._logs = {fd: CappedLog(path, most) for fd, path in pipes.items()}
         self._waiting: set[int] = set()
         self._left, self._window = _BYTES, up_ms()
@@ -59,7 +101,7 @@ class Output:
         data = os.read(fd, _READ)
         self._left -= len(data)
         if data:
-            self._logs[fd].write(data)
+            self._logs[fd].write(self._masks[fd](data))
         else:
             self._close(fd)
 
@@ -84,10 +126,12 @@ class Output:
             os.set_blocking(fd, False)
             with contextlib.suppress(BlockingIOError):
                 while data := os.read(fd, _READ):
-                    self._logs[fd].write(data)
+                    self._logs[fd].write(self._masks[fd](data))
             self._close(fd)
 
     def _close(self, fd: int) -> None:
         self._selector.unregister(fd)
-        self._logs.pop(fd).close()
+        log = self._logs.pop(fd)
+        log.write(self._masks[fd].rest())
+        log.close()
         os.close(fd)

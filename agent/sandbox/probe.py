@@ -1,9 +1,9 @@
 """Which sandbox holds on this host: the agent attacks its own, strongest first.
 
-Each candidate runs real keepers with real orders: one job of attacks (`attack/`), one that takes
-too much memory, one that fills its disk, one that won't end and leaves daemons behind. A candidate
-holds if none of that got anywhere harmful. The attacks are then repeated from inside the network
-of a gang, if this host can make one.
+Each candidate runs real keepers with real orders: one job of attacks (`attack/`), one that may
+reach one name and tries others, one that takes too much memory, one that fills its disk, one that
+won't end and leaves daemons behind. A candidate holds if none of that got anywhere harmful. The
+attacks are then repeated from inside the network of a gang, if this host can make one.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _MIB = 2**20
 _MEMORY, _DISK = 64 * _MIB, 64 * _MIB
 _ATTACK = Path(__file__).with_name("attack")
 _WITHIN_S = 60.0
-_HARMLESS = {"host_users", "new_privileges", "groups_of_the_agent"}
+_HARMLESS = {"host_users", "new_privileges", "groups_of_the_agent", "reach_the_named"}
 """Open, these tell the job something or weaken a second wall; alone they harm nobody."""
 
 
@@ -182,6 +182,7 @@ def _left_open(rung: Rung) -> list[str]:
 def _attack(scratch: Path, rung: Rung, targets: dict[str, object]) -> list[Check]:
     marker = 10**9 + secrets.randbelow(10**9)
     walls = _start(scratch / "walls", rung, ["walls"], targets)
+    gate = _start(scratch / "gate", rung, ["gate"], targets)
     hogs = {
         "memory": _start(scratch / "memory", rung, ["hog", "memory", str(_MEMORY)]),
         "disk": _start(scratch / "disk", rung, ["hog", "disk", str(_DISK)]),
@@ -189,7 +190,7 @@ def _attack(scratch: Path, rung: Rung, targets: dict[str, object]) -> list[Check
     }
     _await_daemons(hogs["survivor"], marker)
     keeper.drain(hogs["survivor"], "the probe", grace_ms=200)
-    checks = _read_walls(walls)
+    checks = [*_read_walls(walls), *_read_walls(gate)]
     ends = {name: _end(folder) for name, folder in hogs.items()}
     checks.append(_judge("memory_hog", ends["memory"].why == "memory", ends["memory"]))
     disk_held = ends["disk"].why == "disk" or _stopped_at(hogs["disk"]) <= _DISK * 1.1
@@ -208,21 +209,15 @@ def _start(
     targets: dict[str, object] | None = None,
     joins: Network | None = None,
 ) -> Path:
-    limits = Limits(
-        memory_bytes=_MEMORY if "memory" in words else 8 * _MEMORY,
-        disk_bytes=_DISK,
-        cpus=sorted(os.sched_getaffinity(0))[:1],
-        pids=64,
-        inodes=1000,
-        tmp_bytes=8 * _MIB,
-        shm_bytes=64 * _MIB,
-    )
+    limits = _limits(_MEMORY if "memory" in words else 8 * _MEMORY)
     order = KeeperOrder(
         argv=["python3", "-m", "attack", *words],
         env={"PYTHONPATH": "/job/inputs"},
         rung=rung,
         limits=limits,
         inputs={"attack": str(_ATTACK)},
+        egress=[f"localhost:{targets['port']}"] if targets and words == ["gate"] else [],
+        networks=["127.0.0.0/8", "::1/128"],
         save_ms=0,
         grace_ms=0,
         network=joins,
@@ -241,6 +236,18 @@ def _start(
     files.write_paid_through(folder, int(_WITHIN_S * 1000))
     keeper.start(folder)
     return folder
+
+
+def _limits(memory: int) -> Limits:
+    return Limits(
+        memory_bytes=memory,
+        disk_bytes=_DISK,
+        cpus=sorted(os.sched_getaffinity(0))[:1],
+        pids=64,
+        inodes=1000,
+        tmp_bytes=8 * _MIB,
+        shm_bytes=64 * _MIB,
+    )
 
 
 def _read_walls(folder: Path) -> list[Check]:

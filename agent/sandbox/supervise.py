@@ -16,8 +16,10 @@ import msgspec
 from agent import order as files
 from agent.order import Drain, KeeperOrder, OrderError, Status, Why
 from agent.sandbox import traces
+from agent.sandbox.gate import Gate
 from agent.sandbox.launch import Running, StartFailed, launch
 from agent.sandbox.logs import Output
+from agent.sandbox.visits import Visits
 from agent.sandbox.watchdog import Watchdog
 
 _WISHES_MS, _STATUS_MS, _WATCH_MS = 500, 1000, 1000
@@ -28,9 +30,10 @@ _NEVER = 2**62
 class Supervisor:
     """Runs the order once. `run` returns when nothing of the job is left and that is written."""
 
-    def __init__(self, folder: Path, order: KeeperOrder) -> None:
+    def __init__(self, folder: Path, order: KeeperOrder, secrets: dict[str, str]) -> None:
         self._folder = folder
         self._order = order
+        self._secrets = secrets
         self._status = Status(keeper_pid=os.getpid(), boot_id=files.boot_id(), state="starting")
         self._paid_ms = files.read_paid_through(folder) or 0
         self._kill_at_ms = _NEVER  # in running time, once the end has begun
@@ -38,6 +41,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._told_to_stop = False
+        self._gate: Gate | None = None
         signal.set_wakeup_fd(woken)
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -48,7 +52,7 @@ class Supervisor:
         """From `starting` to `gone`; what came of it."""
         begun = files.up_ms()
         try:
-            running = launch(self._folder, self._order)
+            running = launch(self._folder, self._order, self._secrets)
         except StartFailed as error:
             return self._end("start_failed", str(error))
         traces.record(self._folder, running)
@@ -69,10 +73,14 @@ class Supervisor:
         for key, _ in self._selector.select(self._wait_ms() / 1000):
             if key.fd == running.control:
                 alive = running.listen()
+                self._open_gate(running)
+                self._visits.hand_over(running)
                 if running.started_up_ms and self._status.state == "starting":
                     self._set(state="running", started_up_ms=running.started_up_ms)
                 if not alive:
                     return False
+            elif key.fd == self._visits.fileno():
+                self._visits.welcome(running)
             elif key.fd == self._wake:
                 os.read(self._wake, 4096)
             else:
@@ -93,6 +101,8 @@ class Supervisor:
         watching = self._status.state != "starting" and self._is_due("watch", now, _WATCH_MS)
         if watching and self._passed_a_limit(running):
             return True
+        if watching and self._gate is not None:
+            self._gate.revive()
         if self._is_due("status", now, _STATUS_MS):
             self._write()
         self._output.resume(now)
@@ -101,6 +111,13 @@ class Supervisor:
         if not self._status.why:
             self._blame("unpaid", "nothing is paid for")
         return True
+
+    def _open_gate(self, running: Running) -> None:
+        """Somebody answers at the door that init has handed up."""
+        if running.door >= 0 and self._gate is None:
+            self._gate = Gate(
+                running.door, self._order.egress, self._order.networks, running.stderr_in
+            )
 
     def _obey_drain(self, running: Running) -> None:
         try:
@@ -147,6 +164,10 @@ class Supervisor:
         """Kills what is left, keeps the last output, and writes the last word."""
         ran_ms = self._running_ms()
         oom = running.groups.oom_kills() if running.groups else 0
+        running.kill()
+        self._visits.close()
+        if self._gate is not None:
+            self._gate.close()
         all_gone = running.destroy()
         self._output.finish()
         os.close(running.control)
@@ -182,8 +203,9 @@ class Supervisor:
             running.stdout: self._folder / "stdout.log",
             running.stderr: self._folder / "stderr.log",
         }
-        self._output = Output(self._selector, pipes, self._order.limits.log_bytes)
-        for fd in (self._wake, running.control):
+        self._output = Output(self._selector, pipes, self._order.limits.log_bytes, self._secrets)
+        self._visits = Visits(self._folder)
+        for fd in (self._wake, running.control, self._visits.fileno()):
             self._selector.register(fd, selectors.EVENT_READ)
 
     # time and status

@@ -5,7 +5,7 @@ Views find through `.of(org)`, so a stranger's id is 404, and call one service.
 
 from django.urls import path
 
-from buyers.api import bases, data, jobs, money
+from buyers.api import bases, data, jobs, money, secrets
 
 urlpatterns = [
     path("wallet/", money.WalletView.as_view(), name="wallet"),
@@ -25,6 +25,8 @@ urlpatterns = [
     path("artifacts/<uuid:pk>/model/", data.ModelView.as_view(), name="model"),
     path("artifacts/<uuid:pk>/promote/", data.PromoteView.as_view(), name="promote"),
     path("recipes/", data.RecipesView.as_view(), name="recipes"),
+    path("secrets/", secrets.SecretsView.as_view(), name="secrets"),
+    path("secrets/<uuid:pk>/", secrets.SecretView.as_view(), name="secret"),
     path("quotes/", jobs.QuotesView.as_view(), name="quotes"),
     path("quotes/<uuid:pk>/", jobs.QuoteView.as_view(), name="quote"),
     path("quotes/<uuid:pk>/take/", jobs.TakeView.as_view(), name="take"),

@@ -9,7 +9,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from buyers import control, jobview
+from buyers import control, jobview, packages
 from buyers.api.base import REPEATABLE, BuyerView, shaped
 from buyers.api.data import folder_files
 from buyers.models import Job, Quote
@@ -29,6 +29,7 @@ from buyers.serializers import (
 )
 from marketplace.core import specs
 from marketplace.core.errors import Missing
+from marketplace.core.specs import JobRequest
 from scheduler import jobs, quoting, receipts
 
 
@@ -37,24 +38,29 @@ class _JobView(BuyerView):
         """The org's own job, or 404."""
         return get_object_or_404(Job.objects.of(self.org), pk=pk)
 
+    def asked_for(self) -> JobRequest:
+        """The job as wanted, its packages resolved: that takes the network, and so no
+        transaction (`once` opens one)."""
+        asked = specs.parse(self.body())
+        return packages.resolved(self.org, asked, now=timezone.now())
+
     def seen(self, job: Job) -> dict[str, Any]:
         """The job as it now is."""
         fresh = Job.objects.get(pk=job.pk)
         return dict(JobOut(jobview.look(fresh, now=timezone.now())).data)
 
 
-class QuotesView(BuyerView):
+class QuotesView(_JobView):
     """Where a job could run, how long it would take and what it would cost, before paying."""
 
     throttle_scope = "quotes"
 
     @extend_schema(request=JobIn, responses={201: QuoteOut}, parameters=[REPEATABLE])
     def post(self, request: Request) -> Response:
-        def ask() -> dict[str, Any]:
-            asked = specs.parse(self.body())
-            return dict(QuoteOut(quoting.quote(self.org, asked, now=timezone.now())).data)
-
-        return self.once(ask)
+        asked = self.asked_for()
+        return self.once(
+            lambda: dict(QuoteOut(quoting.quote(self.org, asked, now=timezone.now())).data)
+        )
 
 
 class QuoteView(BuyerView):
@@ -88,9 +94,8 @@ class JobsView(_JobView):
     @extend_schema(request=JobIn, responses={201: JobOut}, parameters=[REPEATABLE])
     def post(self, request: Request) -> Response:
         """A bid: the rounds find it the best place within its limits."""
-        return self.once(
-            lambda: self.seen(control.submit(self.org, specs.parse(self.body()), **self.by()))
-        )
+        asked = self.asked_for()
+        return self.once(lambda: self.seen(control.submit(self.org, asked, **self.by())))
 
 
 class JobView(_JobView):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from buyers.sdk import config, library, show, transfer
+from buyers.sdk import config, library, shell, show, tokens, transfer
 from buyers.sdk.client import Client
 from buyers.sdk.config import Access
 from buyers.sdk.errors import GridloomError
@@ -18,11 +18,13 @@ from buyers.sdk.terminal import app
 from buyers.sdk.terminal import bytes_bar as _bytes_bar
 from buyers.sdk.terminal import client as _client
 from buyers.sdk.terminal import command as _command
+from buyers.sdk.terminal import err as _err
 from buyers.sdk.terminal import out as _out
 
 __all__ = ["app"]
 
 library.register(app)
+tokens.register(app)
 
 JobArgument = Annotated[str, typer.Argument(help="The job's id; `gridloom jobs` lists them")]
 
@@ -52,6 +54,9 @@ def _job_fields(
     deadline: Annotated[str, typer.Option(help="Like 2026-12-01T18:00:00+00:00")] = "",
     name: Annotated[str, typer.Option(help="To know it by")] = "",
     seed: Annotated[int, typer.Option(help="Of its randomness")] = 0,
+    packages: Annotated[str, typer.Option(help="A lock; none: the node's; empty: as it says")] = "",
+    secret: Annotated[list[str] | None, typer.Option(help="A secret's name; repeatable")] = None,
+    egress: Annotated[list[str] | None, typer.Option(help="Like .wandb.ai; repeatable")] = None,
 ) -> dict[str, Any]:
     """The job that the options describe, as the market wants it."""
     found = {
@@ -59,7 +64,8 @@ def _job_fields(
         "mix": mix, "other": other, "third": third,
         "limit": limit, "gpus": gpus, "memory_gib": memory_gib, "disk_gib": disk_gib,
         "hours": hours, "regions": region or [], "trust": trust, "deadline": deadline,
-        "name": name, "seed": seed, "parameters": dict(map(_parameter, set_ or [])),
+        "name": name, "seed": seed, "egress": egress or [],
+        "packages": packages, "secrets": secret or [], "parameters": dict(map(_parameter, set_ or [])),
     }  # fmt: skip
     return {field: value for field, value in found.items() if value not in ("", 0, [])}
 
@@ -199,6 +205,14 @@ def watch(job: JobArgument) -> None:
 def log(job: JobArgument) -> None:
     """The end of a job's output."""
     _out.print(show.plain(_client().log(job)), end="", soft_wrap=True)
+
+
+@_command
+def attach(job: JobArgument) -> None:
+    """A shell in a running job. What you type is kept with the job's story."""
+    with _client().shell(job) as opened:
+        _err.print("What is typed here is kept. The shell ends with the job.", style="dim")
+        shell.interact(opened)
 
 
 @_command

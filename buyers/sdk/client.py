@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -9,9 +10,11 @@ from uuid import UUID
 
 import httpx
 
+from buyers.sdk import shell as shells
 from buyers.sdk import transfer
 from buyers.sdk.errors import Damaged, GridloomError, MarketRefused, Unreachable
 from buyers.sdk.http import Http
+from buyers.sdk.secret import Secret
 from buyers.sdk.shapes import (
     Artifact,
     Base,
@@ -36,6 +39,7 @@ from buyers.sdk.shapes import (
     Update,
     Wallet,
 )
+from buyers.sdk.shell import Shell
 from buyers.sdk.transfer import Progress
 
 __all__ = [
@@ -166,6 +170,22 @@ class Client:
         """What can be run: inputs, and the JSON Schema of the parameters."""
         return self._http.get("recipes/", dict[str, Recipe])
 
+    def secrets(self) -> list[Secret]:
+        """What jobs can be given, by name; values are never shown again."""
+        return self._http.get("secrets/", list[Secret])
+
+    def set_secret(self, name: str, value: str, *, trust: str = "verified") -> Secret:
+        """Keeps a value for jobs on sites of at least this trust, in place of an older one."""
+        told = {"name": name, "value": value, "trust": trust}
+        return self._http.post("secrets/", Secret, told)
+
+    def forget_secret(self, name: str) -> None:
+        """Raises GridloomError if there is none of this name."""
+        for secret in self.secrets():
+            if secret.name == name:
+                return self._http.delete(f"secrets/{secret.id}/")
+        raise GridloomError(f"you have no secret {name!r}; `gridloom secret list` shows them")
+
     def quote(self, **job: Any) -> Quote:
         """Where a job could run and what it would cost, before paying. See `bid` for its fields."""
         return self._http.post("quotes/", Quote, job)
@@ -179,9 +199,14 @@ class Client:
 
         Fields: recipe ("sft", "dpo", "lora", "script" …), budget ("2.50", a wall), base, dataset,
         script, parameters, limit or limits (per GPU-hour), gpus, memory_gib, disk_gib, hours,
-        regions, trust, tier, deadline, environment, seed, name.
+        regions, trust, tier, deadline, environment, seed, name, egress (names to reach), secrets
+        (names of yours), packages (a lock; "none").
         """
         return self._http.post("jobs/", Job, job)
+
+    def shell(self, job: JobId) -> AbstractContextManager[Shell]:
+        """A shell in a running job; the key needs the scope `attach`. What is typed is kept."""
+        return shells.opened(self._http.url, self._http.key, str(_id(job)))
 
     def jobs(self) -> list[JobRow]:
         """All jobs, the newest first."""

@@ -29,7 +29,7 @@ class Http:
             raise GridloomError(f"the market's address is like https://market.example, not {url!r}")
         if not key.isascii() or not key.isprintable() or not key:
             raise GridloomError("an API key is needed, like glk_…; make one in your account")
-        self._patience_s = patience_s
+        self._patience_s, self.key = patience_s, key
         self._client = httpx.Client(
             base_url=f"{self.url}/api/v1/",
             headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
@@ -51,6 +51,10 @@ class Http:
         """Does. `again`: may be repeated under its Idempotency-Key, or repeats to no effect."""
         answer = self._send("POST", path, body=body or {}, again=again)
         return self._decoded(answer, shape)
+
+    def delete(self, path: str) -> None:
+        """Does away with it; again is harmless."""
+        self._send("DELETE", path, again=True)
 
     def pages(self, path: str, shape: type[Shape], **params: str) -> list[Shape]:
         """All of a list, page by page."""

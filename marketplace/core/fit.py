@@ -32,6 +32,14 @@ class Wants:
     avoid: frozenset[str]
     limits: Mapping[str, int]
     """GPU class → most micros per GPU-hour."""
+    egress: bool = False
+    """Whether it lists names that it must reach."""
+    secrets_trust: int = 3
+    """The worst site that may see its secrets; 3 where it has none."""
+    python: str = ""
+    """Minor version that its own packages are for; empty: it brings none."""
+    torch: str = ""
+    """Version of torch that its packages leave to the node."""
 
     def memory_on(self, gpu_class: str) -> int:
         """Bytes needed on a device of this class."""
@@ -58,6 +66,12 @@ class Stands:
     """Whether it can be one of several nodes of a job."""
     own_org_only: bool
     ask: int
+    egress: bool = False
+    """Whether the owner lets jobs reach the names that they list."""
+    builds: bool = False
+    """Whether jobs' own environments are built there."""
+    python: str = ""
+    torch: str = ""
 
 
 def misfit(wants: Wants, stands: Stands) -> str:
@@ -78,8 +92,12 @@ def _not_allowed(wants: Wants, stands: Stands) -> str:
         return "only for its owner's own jobs"
     if wants.runs_code and not stands.scripts:
         return "the owner lets no strangers' code run, only recipes"
+    if wants.egress and not stands.egress:
+        return "the owner lets jobs reach nothing outside, and this one lists names to reach"
     if stands.trust > wants.trust:
         return "the site is less trusted than the job demands"
+    if stands.trust > wants.secrets_trust:
+        return "the site is less trusted than the job's secrets allow"
     if wants.regions and stands.region not in wants.regions:
         return f"in region {stands.region}"
     return ""
@@ -96,7 +114,10 @@ def _not_suited(wants: Wants, stands: Stands) -> str:
         return f"needs {wants.disk_bytes / _GIB:.0f} GiB of disk, it has less"
     if stands.tier > wants.tier:
         return "the node is less proven than the job demands"
-    if wants.environment and stands.environment != wants.environment:
+    if wants.python:
+        if why := _no_environment(wants, stands):
+            return why
+    elif wants.environment and stands.environment != wants.environment:
         return "another training environment"
     if stands.node in wants.avoid:
         return "it has failed this job before"
@@ -104,6 +125,16 @@ def _not_suited(wants: Wants, stands: Stands) -> str:
         return f"needs {wants.gpus} GPUs in one node, it has {stands.gpus}"
     if stands.gpus < wants.gpus and not stands.gangs:
         return "it takes no part in jobs of several nodes"
+    return ""
+
+
+def _no_environment(wants: Wants, stands: Stands) -> str:
+    if not stands.builds:
+        return "no environments of jobs' own are built there"
+    if stands.python != wants.python:
+        return f"the packages are for Python {wants.python}, it has {stands.python or 'none'}"
+    if wants.torch and stands.torch != wants.torch:
+        return f"the packages go with torch {wants.torch}, it has {stands.torch or 'none'}"
     return ""
 
 

@@ -34,6 +34,11 @@ class Policy:
     """How often beat looks for silent nodes and late starts."""
     start_base_s: float = 120
     """start_timeout = this + 2 × bytes to fetch / the node's measured bandwidth."""
+    resolve_s: float = 25
+    """How long one attempt at resolving a project's packages may take before its buyer is told to
+    pin more: two of them, with and without the nodes' torch, fit into a client's minute."""
+    build_s: float = 300
+    """What building an environment adds to the start_timeout, beside twice its download."""
     hang_s: float = 600
     """No step and no GPU or CPU use for this long is a hang."""
     settle_wait_s: float = 3600

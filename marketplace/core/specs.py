@@ -5,6 +5,7 @@ is said by `buyers.services`, which looks.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -17,8 +18,17 @@ from marketplace.core.text import require_plain
 
 GIB: Final = 2**30
 _KNOWN: Final = frozenset(
-    "name recipe parameters base dataset script mix other third gpus gpus_max level memory_gib disk_gib regions "
-    "trust tier kappa limit limits budget deadline hours environment seed".split()
+    "name recipe parameters base dataset script mix other third gpus gpus_max level memory_gib "
+    "disk_gib regions trust tier kappa limit limits budget deadline hours environment seed egress "
+    "packages secrets".split()
+)
+NO_PACKAGES: Final = "none"
+MAX_EGRESS: Final = 32
+MAX_SECRETS: Final = 16
+_LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+# At least one dot, and no number at the end: names of the internet, not addresses.
+_HOST: Final = re.compile(
+    rf"\.?(?=.{{1,253}}$)({_LABEL}\.)+(?![0-9]+(:|$)){_LABEL}(:[1-9][0-9]{{0,4}})?"
 )
 # What a job may read, each by its id or name.
 _INPUTS: Final = ("base", "dataset", "script", "mix", "other", "third")
@@ -64,12 +74,21 @@ class JobRequest:
     environment: str = ""
     """The lock of the training environment that it needs; empty takes the node's own."""
     seed: int = 0
+    egress: tuple[str, ...] = ()
+    """Names that it must reach, like huggingface.co or .wandb.ai (with all below it)."""
+    secrets: tuple[str, ...] = ()
+    """Names of the org's secrets that it is given as variables."""
+    packages: str = ""
+    """SHA-256 of the lock of its own packages; empty: as its project's files say, which
+    `buyers.packages` resolves; "none": it runs in the node's own environment."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as kept with a quote."""
         data = asdict(self)
         data["deadline"] = self.deadline.isoformat() if self.deadline else None
         data["regions"] = list(self.regions)
+        data["egress"] = list(self.egress)
+        data["secrets"] = list(self.secrets)
         return data
 
     @classmethod
@@ -81,6 +100,8 @@ class JobRequest:
                 **data,
                 "deadline": datetime.fromisoformat(deadline) if deadline else None,
                 "regions": tuple(data["regions"]),
+                "egress": tuple(data.get("egress", ())),
+                "secrets": tuple(data.get("secrets", ())),
                 "level": Level(data["level"]),
                 "trust": Trust(data["trust"]),
                 "tier": Tier(data["tier"]),
@@ -112,19 +133,16 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
         trust=_choice(raw, "trust", Trust, Trust.COMMUNITY),
         tier=_choice(raw, "tier", Tier, Tier.UNPROVEN),
         kappa=_number(raw, "kappa", 0.0, low=0, high=1),
-        limits={
-            str(name): parse_amount(value, field=f"limits.{name}", most=MAX_PRICE)
-            for name, value in _mapping(raw, "limits").items()
-        },
-        limit_micros=(
-            parse_amount(raw["limit"], field="limit", most=MAX_PRICE) if raw.get("limit") not in
-            (None, "") else 0
-        ),
+        limits=_limits(raw),
+        limit_micros=_limit(raw),
         deadline=_moment(raw, "deadline"),
         hours=_number(raw, "hours", 0.0, low=0, high=10_000),
         environment=_text(raw, "environment", most=64),
         seed=_integer(raw, "seed", 0, low=0, high=2**31 - 1),
-    )  # fmt: skip
+        egress=_egress(raw.get("egress") or ()),
+        secrets=_names(raw.get("secrets") or ()),
+        packages=_text(raw, "packages", most=64),
+    )
 
 
 def _require_known(raw: Mapping[str, Any]) -> None:
@@ -178,6 +196,19 @@ def _mapping(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(value)
 
 
+def _limits(raw: Mapping[str, Any]) -> dict[str, int]:
+    return {
+        name: parse_amount(value, field=f"limits.{name}", most=MAX_PRICE)
+        for name, value in _mapping(raw, "limits").items()
+    }
+
+
+def _limit(raw: Mapping[str, Any]) -> int:
+    if raw.get("limit") in (None, ""):
+        return 0
+    return parse_amount(raw["limit"], field="limit", most=MAX_PRICE)
+
+
 def _choice(raw: Mapping[str, Any], name: str, kind: type[Any], default: Any) -> Any:
     """A member by its lowercase name or number."""
     value = raw.get(name)
@@ -197,6 +228,33 @@ def _regions(names: Sequence[str]) -> tuple[str, ...]:
         if name not in REGIONS:
             raise Invalid(f"there is no region {name!r}; there are {', '.join(REGIONS)}",
                           field="regions")  # fmt: skip
+    return tuple(dict.fromkeys(names))
+
+
+def _egress(names: object) -> tuple[str, ...]:
+    if isinstance(names, str):
+        names = names.replace(",", " ").split()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise Invalid("egress must be a list of host names", field="egress")
+    found = tuple(dict.fromkeys(name.strip().lower() for name in names))
+    if len(found) > MAX_EGRESS:
+        raise Invalid(f"a job reaches at most {MAX_EGRESS} names", field="egress")
+    for name in found:
+        port = name.partition(":")[2] or "1"
+        if not _HOST.fullmatch(name) or int(port) > 65_535:
+            raise Invalid(
+                f"egress takes host names, like huggingface.co, .wandb.ai (with all below it) or "
+                f"pypi.example:8443, not {name[:80]!r}",
+                field="egress",
+            )
+    return found
+
+
+def _names(names: object) -> tuple[str, ...]:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise Invalid("secrets must be a list of names, like HF_TOKEN", field="secrets")
+    if len(names) > MAX_SECRETS:
+        raise Invalid(f"a job is given at most {MAX_SECRETS} secrets", field="secrets")
     return tuple(dict.fromkeys(names))
 
 

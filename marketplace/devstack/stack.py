@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from marketplace.devstack import ports
+from marketplace.devstack import bootstrap, ports
 from marketplace.devstack.postgres import Postgres
 from marketplace.devstack.process import (
     Child,
@@ -36,7 +36,9 @@ _WISHES = (
     *ports.S3_WISHES,
 )
 # Of the caller's environment, what may reach the processes: settings, and the way out.
-_PREFIXES = tuple("POLICY_ THROTTLE_ S3_ STRIPE_ EMAIL_ CUDA_ NVIDIA_ PYTHONPYCACHE".split())
+_PREFIXES = tuple(
+    "POLICY_ THROTTLE_ PACKAGE_ VAULT_ S3_ STRIPE_ EMAIL_ CUDA_ NVIDIA_ PYTHONPYCACHE".split()
+)
 _NAMES = (
     *("DATABASE_URL", "REDIS_URL", "LOG_LEVEL", "ALLOW_UNSANDBOXED_NODES", "DEBUG"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -103,6 +105,9 @@ class Stack:
             "ALLOWED_HOSTS": "127.0.0.1,localhost",
             "SECRET_KEY": self.secrets["secret_key"],
             "MARKET_SIGNING_KEY": self.secrets["signing_key"],
+            "VAULT_KEYS": self.secrets["vault_key"],
+            # Jobs' packages come from where ours came from.
+            "PACKAGE_INDEX_URL": bootstrap.registry().index,
             "CELERY_BEAT_FILE": str(self.folder / "run" / "celerybeat-schedule"),
             "SCRATCH_DIR": str(self.folder / "scratch"),
             "PYTHONUNBUFFERED": "1",
@@ -171,7 +176,7 @@ class Stack:
 
     def node_environment(self) -> dict[str, str]:
         """An agent is a supplier's: it is told none of the market's secrets."""
-        secret = ("DATABASE_URL", "REDIS_URL", "S3_", "STRIPE_", "POLICY_", "EMAIL_")
+        secret = ("DATABASE_URL", "REDIS_URL", "S3_", "STRIPE_", "POLICY_", "EMAIL_", "VAULT_")
         return {"PYTHONUNBUFFERED": "1"} | {
             name: value for name, value in self.given.items() if not name.startswith(secret)
         }
@@ -317,7 +322,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _new_secrets() -> dict[str, str]:
     made = {name: secrets.token_hex(20) for name in _PASSWORDS}
-    return made | {"signing_key": base64.b64encode(secrets.token_bytes(32)).decode()}
+    return made | {
+        "signing_key": base64.b64encode(secrets.token_bytes(32)).decode(),
+        "vault_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+    }
 
 
 def _read(path: Path) -> _Kept:

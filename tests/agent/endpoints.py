@@ -46,6 +46,10 @@ class Endpoints:
             return 200, self.market.specs[id]
         if id not in self.market.wanted:
             return 409, protocol.Problem(code="conflict", message="this lease is over")
+        if parts[2] == "secrets":
+            if self.market.secrets is None:
+                return 403, protocol.Problem(code="forbidden", message="not to such a site")
+            return 200, protocol.SecretValues(values=self.market.secrets)
         if parts[2] == "inputs":
             urls = {
                 sha: f"{self.market.url}/store/get/{sha}?{uuid4()}"

@@ -48,6 +48,8 @@ class Market:
         self.logs: list[protocol.LogChunk] = []
         self.folders: list[Sent] = []
         self.commits = 0
+        self.secrets: dict[str, str] | None = {}
+        """None: this node gets none."""
         self.proof_task: protocol.ProofTask | None = None
         self.proof_opening: protocol.ProofOpening | None = None
         self.proof_commit: protocol.ProofCommit | None = None

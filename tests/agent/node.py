@@ -44,7 +44,8 @@ def machine(state: State, rung: Rung = RUNG) -> Machine:
     """This machine, as if its sandbox had been attacked in vain."""
     shown = protocol.Sandbox(rung=rung.name, checks=30, held=30, harmful=0)
     walls = Walls(boot_id=files.boot_id(), unsafe=False, rung=rung, shown=shown)
-    return survey(state, TRAINING, walls)
+    network = config.load(state).network if state.config.exists() else config.CLOSED
+    return survey(state, TRAINING, walls, network=network)
 
 
 def daemon(state: State, pace: Pace = PACE) -> Daemon:

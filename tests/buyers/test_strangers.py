@@ -9,6 +9,7 @@ from django.urls import URLPattern
 from buyers import urls
 from buyers.hub_models import Fetch
 from buyers.models import Artifact, Dataset, Job, Quote
+from buyers.own_models import Secret
 from marketplace.core.ids import uuid7
 from marketplace.models import Scope
 from tests.buyers.conftest import Ran, client_of, key_of
@@ -35,6 +36,7 @@ def ids_of(ran: Ran) -> dict[str, UUID]:
     return {
         "jobs": ran.job.pk, "quotes": ran.quote.pk, "datasets": ran.dataset.pk,
         "artifacts": ran.artifact.pk, "checkpoint": ran.checkpoint.pk, "fetches": ran.fetch.pk,
+        "secrets": ran.secret.pk,
     }  # fmt: skip
 
 
@@ -55,7 +57,8 @@ def walk(client: Client, path: str) -> dict[str, int]:
 
 def state() -> list[object]:
     rows = [
-        model.objects.order_by("pk").values() for model in (Job, Quote, Dataset, Artifact, Fetch)
+        model.objects.order_by("pk").values()
+        for model in (Job, Quote, Dataset, Artifact, Fetch, Secret)
     ]
     return [list(each) for each in rows]
 
@@ -81,7 +84,7 @@ def test_a_strangers_key_gets_404_too(stranger, ran):
 
 def test_an_id_of_nothing_looks_the_same(member):
     ids = dict.fromkeys(
-        ("jobs", "quotes", "datasets", "artifacts", "checkpoint", "fetches"), uuid7()
+        ("jobs", "quotes", "datasets", "artifacts", "checkpoint", "fetches", "secrets"), uuid7()
     )
     for path, statuses in walk_all(member, ids).items():
         assert set(statuses.values()) <= {404, 405}, (path, statuses)

@@ -28,6 +28,7 @@ def test_what_fits_needs_no_words():
     [
         ({}, {"own_org_only": True}, "owner"),
         ({}, {"scripts": False}, "recipes"),
+        ({"egress": True}, {}, "names to reach"),
         ({}, {"trust": 3}, "trusted"),
         ({}, {"region": "us-east"}, "us-east"),
         ({}, {"gpu_class": "rtx-4090"}, "rtx-4090"),
@@ -35,6 +36,9 @@ def test_what_fits_needs_no_words():
         ({}, {"disk_bytes": 10 * GIB}, "disk"),
         ({}, {"tier": 2}, "proven"),
         ({"environment": "other"}, {}, "environment"),
+        ({"python": "3.11"}, {"python": "3.11"}, "built"),
+        ({"python": "3.11"}, {"builds": True, "python": "3.12"}, "Python"),
+        ({"python": "3.11", "torch": "2"}, {"builds": True, "python": "3.11"}, "torch 2"),
         ({"avoid": frozenset({"n1"})}, {}, "failed"),
         ({"gpus": 16}, {}, "16 GPUs in one node"),
         ({"gpus": 16, "level": 1}, {"gangs": False}, "no part in jobs of several nodes"),

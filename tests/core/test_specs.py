@@ -52,3 +52,21 @@ def test_a_request_survives_being_kept_as_json():
         }
     )
     assert JobRequest.from_json(json.loads(json.dumps(request.as_json()))) == request
+
+
+def test_a_job_lists_whom_it_must_reach():
+    asked = parse({**LEAST, "egress": ["HuggingFace.co", ".wandb.ai", "pypi.example:8443"]})
+    assert asked.egress == ("huggingface.co", ".wandb.ai", "pypi.example:8443")
+    assert parse({**LEAST, "egress": "a.example, b.example"}).egress == ("a.example", "b.example")
+    assert JobRequest.from_json(asked.as_json()) == asked
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["*"], ["localhost"], ["10.0.0.1"], ["169.254.169.254:80"], ["http://a.example"], [7],
+     ["a.example:99999"], ["a b.example"], [f"n{n}.example" for n in range(33)], 5],
+)  # fmt: skip
+def test_what_is_no_name_of_the_internet_is_refused(names):
+    with pytest.raises(Invalid) as refused:
+        parse({**LEAST, "egress": names})
+    assert refused.value.field == "egress"

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from agent import protocol
 from marketplace.core.money import MICRO, gross_ask
 from marketplace.ledger import services as ledger
 from scheduler import clearing
@@ -199,3 +200,14 @@ def test_two_jobs_share_one_machine(buyer, supplier, now):
         world.job(buyer, now=now, gpus_min=2, gpus_max=2)
     assert clearing.clear_market(now=now) == 2
     assert LeasedGpu.objects.values("gpu").distinct().count() == 4
+
+
+def test_a_job_that_must_reach_names_goes_where_the_owner_lets_it(buyer, supplier, now):
+    world.agent(supplier, now=now, ask=1 * MICRO)
+    open_ = world.agent(supplier, now=now, ask=2 * MICRO, egress=True)
+    job = world.job(buyer, now=now, egress=["huggingface.co"])
+    clearing.clear_market(now=now)
+    share = Lease.objects.get(job=job).assignments.get()
+    assert share.node == open_.node
+    spec = protocol.decode(bytes(share.spec), protocol.AssignmentSpec)
+    assert spec.egress == ["huggingface.co"]

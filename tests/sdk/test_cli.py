@@ -180,3 +180,13 @@ def test_the_sdk_needs_nothing_of_the_site():
         "import buyers.sdk.cli, buyers.sdk\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_secret_is_set_from_standard_input_listed_and_forgotten(gridloom):
+    said = gridloom("secret", "set", "HF_TOKEN", said="hf_0123456789\n")
+    assert "HF_TOKEN is kept, for sites that are at least verified" in said
+    assert "hf_0123456789" not in said
+    assert "HF_TOKEN  at least verified  last used: never" in gridloom("secret", "list")
+    assert "choose another" in gridloom("secret", "set", "PATH", said="x" * 20, code=1)
+    assert "forgotten" in gridloom("secret", "forget", "HF_TOKEN")
+    assert gridloom("secret", "list") == ""

@@ -25,7 +25,7 @@ PEOPLE = (
     ("admin", "", ()),
     ("supplier", "Northlight Lab", (Scope.SUPPLY, Scope.MONEY)),
     ("supplier2", "Harbour Racks", (Scope.SUPPLY, Scope.MONEY)),
-    ("buyer", "Acme Models", (Scope.BUY, Scope.MONEY)),
+    ("buyer", "Acme Models", (Scope.BUY, Scope.MONEY, Scope.ATTACH)),
 )
 
 

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("buyers", "0005_other_inputs"),
+        ("buyers", "0008_secrets"),
     ]
 
     operations = [

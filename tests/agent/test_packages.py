@@ -1,0 +1,162 @@
+"""Jobs' own environments: built once in a sandbox from wheels by their hashes, then bound."""
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from agent import config, orders, packages
+from agent.config import Network, State
+from agent.protocol import Packages
+from buyers import requirements
+from tests.agent import node as nodes
+from tests.agent.conftest import spec
+from tests.agent.market import Market
+from tests.index import Index, served
+
+USES = b"""
+import shutil, subprocess, sys, importlib.util as found
+import greeting
+print(greeting.hello(), sys.prefix != sys.base_prefix, found.find_spec("transformers"))
+print("torch", bool(found.find_spec("torch")), flush=True)
+print(subprocess.run(["greeting-says"], capture_output=True, text=True).stdout.strip())
+try: open(greeting.__file__, "a")
+except OSError: print("read-only")
+"""
+CODE = "def hello(): return 'hello from the wheel'\ndef main(): print('said', hello())\n"
+TORCH = nodes.TRAINING.shown.packages["torch"].partition("+")[0]
+
+
+@pytest.fixture
+def index() -> Iterator[Index]:
+    with served(Index()) as it:
+        yield it
+
+
+@pytest.fixture
+def state(state: State) -> State:
+    """Its owner lets builds reach this machine's own loopback, where the tests' index is."""
+    network = Network(allow=["127.0.0.0/8"])
+    config.save(state, msgspec.structs.replace(config.load(state), network=network))
+    return state
+
+
+@pytest.fixture
+def device(state: State) -> str:
+    return nodes.machine(state).inventory.devices[0].uuid
+
+
+def lock(index: Index, *lines: str, torch: str = "", python: str = "3.11") -> Packages:
+    text = "".join(f"{line}\n" for line in lines)
+    return Packages(
+        sha256=hashlib.sha256(text.encode()).hexdigest(), text=text, python=python, torch=torch,
+        index=index.url, hosts=[index.host], count=len(lines), bytes=2000,
+    )  # fmt: skip
+
+
+async def test_a_job_runs_in_its_own_environment_built_once(
+    market: Market, node: State, device: str, index: Index
+):
+    sha = index.add("greeting", "2.1", code=CODE)
+    wanted = lock(index, f"greeting==2.1 --hash=sha256:{sha}", torch=TORCH)
+    script = market.offer({"main.py": USES}, "script")
+    for _ in range(2):
+        job = market.want(spec(script, devices=[device], packages=wanted))
+        status = await market.until(lambda: market.settled(job))  # noqa: B023
+        logs = market.sent("log")[-1].files
+        assert status.exit.code == 0, logs
+        assert logs["stdout.log"].decode().splitlines() == [
+            "hello from the wheel True None",  # nothing else of the node's own is seen
+            "torch True",
+            "said hello from the wheel",
+            "read-only",
+        ]
+        market.unwant(job)
+    assert sum(path.endswith(".whl") for path in index.gets) == 1
+    built = node.environments / "orgs" / str(UUID(int=7)) / wanted.sha256
+    assert built.is_dir()
+    assert list((node.environments / "building").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why", "words"),
+    [
+        ("hash", "environment", "Hash mismatch"),
+        ("gone", "environment", "could not be installed"),
+        ("away", "start_failed", "could not be installed"),
+    ],
+)
+async def test_a_lock_at_fault_and_an_index_that_is_away_are_told_apart(
+    market: Market, node: State, device: str, index: Index, change: str, why: str, words: str
+):
+    sha = index.add("greeting", "2.1", code=CODE)
+    wanted = lock(index, f"greeting==2.1 --hash=sha256:{'0' * 64 if change == 'hash' else sha}")
+    if change == "gone":
+        index.files.clear()
+        index.add("greeting", "1.0")
+    index.is_away = change == "away"
+    script = market.offer({"main.py": USES}, "script")
+    job = market.want(spec(script, devices=[device], packages=wanted))
+    status = await market.until(lambda: market.settled(job))
+    assert (status.exit.why, status.running_ms) == (why, 0), status.detail
+    assert words in status.detail
+    assert market.claims == []
+
+
+async def test_a_build_reaches_the_index_alone(
+    market: Market, node: State, device: str, index: Index
+):
+    with served(Index()) as other:
+        sha = other.add("greeting", "2.1", code=CODE)
+        wanted = lock(other, f"greeting==2.1 --hash=sha256:{sha}")
+        wanted = msgspec.structs.replace(wanted, hosts=[index.host])
+        script = market.offer({"main.py": USES}, "script")
+        job = market.want(spec(script, devices=[device], packages=wanted))
+        status = await market.until(lambda: market.settled(job))
+        assert status.exit.why == "start_failed"
+        assert "not among the names" in status.detail or "is not allowed there" in status.detail
+        assert other.gets == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "network", "why"),
+    [
+        ({}, Network(builds=False), "lets no environments be built"),
+        ({"python": "3.12"}, Network(), "for Python 3.12, and this node has 3.11"),
+        ({"torch": "1.0.0"}, Network(), f"go with torch 1.0.0, and this node has {TORCH}"),
+        ({"text": "other==1.0\n"}, Network(), "not the one that its hash names"),
+    ],
+)
+async def test_what_can_not_be_built_here_is_refused(
+    market: Market, state: State, device: str, index: Index, changes, network, why
+):
+    config.save(state, msgspec.structs.replace(config.load(state), network=network))
+    wanted = msgspec.structs.replace(lock(index, "greeting==1.0"), **changes)
+    asked = spec(market.offer({"main.py": b""}, "script"), devices=[device], packages=wanted)
+    with pytest.raises(orders.SpecRefused, match=re.escape(why)):
+        orders.check(asked, nodes.machine(state), ())
+
+
+def test_market_and_agent_agree_on_what_belongs_to_torch():
+    assert requirements._FAMILY.pattern == packages.FAMILY
+
+
+def test_environments_that_were_long_unused_go_and_those_in_use_stay(state: State):
+    folders = {name: state.environments / "orgs" / "org" / name for name in ("old", "used", "new")}
+    for name, folder in folders.items():
+        (folder / "lib").mkdir(parents=True)
+        age = 0 if name == "new" else 30 * 24 * 3600
+        os.utime(folder, (time.time() - age,) * 2)
+    left_over = state.environments / "building" / "half" / "job"
+    left_over.mkdir(parents=True)
+    builds = packages.Builds(
+        state.environments, state.cache, nodes.machine(state), lambda path: path.name == "used"
+    )
+    builds.sweep()
+    assert [name for name, folder in folders.items() if folder.exists()] == ["used", "new"]
+    assert not left_over.parent.exists()
