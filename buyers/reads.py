@@ -49,8 +49,9 @@ def require_rows(
     request: JobRequest, parameters: Parameters, dataset: Dataset | None, script: Dataset | None
 ) -> None:
     """Raises Invalid unless the files are there that each training reads."""
-    for beginning, learns, measures in _wanted(parameters) if dataset is not None else ():
-        _require_parts(dataset, beginning, learns=learns, measures=measures)
+    if dataset is not None:
+        for beginning, learns, measures in _wanted(parameters):
+            _require_parts(dataset, beginning, learns=learns, measures=measures)
     rewarded = [
         one
         for one in (*catalog.tunings(parameters), parameters)
