@@ -58,6 +58,7 @@ _RUNGS: Final[Mapping[str, Mapping[str, Any]]] = {
     "reward": {"learning_rate": 5e-4},
     "grpo": {"learning_rate": 2e-4, "batch_size": 8, "completion_length": 32},
     "continue": {"learning_rate": 1e-3},
+    "distill": {"learning_rate": 2e-3},
 }
 _KIND: Final = {"dpo": "dpo", "reward": "reward", "grpo": "grpo", "continue": "continue"}
 
@@ -77,7 +78,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ladder-") as scratch:
         datasets = _datasets(folder, Path(scratch))
         for rung in asked.rungs or _RUNGS:
-            found, seconds = _run(rung, base, datasets, Path(scratch) / rung, asked.steps)
+            found, seconds = _run(rung, base, datasets, Path(scratch) / f"job-{rung}", asked.steps)
             _print(rung, found, seconds)
             answers += [(rung, answer) for answer in found.answers]
     for rung, answer in answers:
@@ -102,6 +103,7 @@ def _run(
             "base": str(base),
             "dataset": str(datasets[_KIND.get(rung, "sft")]),
             "script": str(script),
+            "other": str(base),
         },
         "output": str(folder / "output"),
         "metrics": str(folder / "metrics.jsonl"),
