@@ -58,7 +58,6 @@ _RUNGS: Final[Mapping[str, Mapping[str, Any]]] = {
     "reward": {"learning_rate": 5e-4},
     "grpo": {"learning_rate": 2e-4, "batch_size": 8, "completion_length": 32},
     "continue": {"learning_rate": 1e-3},
-    "distill": {"learning_rate": 2e-3},
 }
 _KIND: Final = {"dpo": "dpo", "reward": "reward", "grpo": "grpo", "continue": "continue"}
 
@@ -103,7 +102,6 @@ def _run(
             "base": str(base),
             "dataset": str(datasets[_KIND.get(rung, "sft")]),
             "script": str(script),
-            "other": str(base),
         },
         "output": str(folder / "output"),
         "metrics": str(folder / "metrics.jsonl"),

@@ -56,6 +56,7 @@ def run(job: Job, parameters: ChainParameters, stop: Stop, tell: Callable[[str],
             resume=resume,
             offset=sum(one.steps for one in tunings[:index]),
             total=total,
+            keep_the_start=index > 0,
             also=_keeper(progress, base),
         )
         told = msgspec.structs.replace(job, recipe=stage.recipe, parameters=stage.parameters)

@@ -49,6 +49,8 @@ class Setting:
     total: int = 0
     upto: int = 0
     """Its last step, if that comes before the schedule's end; 0: the schedule's."""
+    keep_the_start: bool = False
+    """Whether what was made before must be kept at once, lest it be lost if this stops early."""
     also: Callable[[Path], None] = lambda folder: None
     """Writes what else belongs into its checkpoints."""
 
@@ -97,8 +99,7 @@ class Run:
         """Measure, train, measure, write the artifact."""
         course = self._course
         try:
-            if self._setting.offset and self._setting.resume is None:
-                # What the stages before have made must not be lost if this one is stopped early.
+            if self._setting.keep_the_start and self._setting.resume is None:
                 save(course, None)
             before = course.state.before or self._measure_before()
             self._train()
@@ -270,7 +271,7 @@ class Run:
                 artifact.write(
                     self._job, self._learner, self._setting.base, evaluation, self._setting.artifact
                 )
-        self._world.agreed([])
+        self._world.wait()
         course.tell(f"dropped: {', '.join(evaluation.dropped) or 'nothing'}")
         return evaluation
 

@@ -39,6 +39,8 @@ class Trial(Struct, kw_only=True):
     steps: list[int] = []
     figures: list[float] = []
     """Of the held-out target, after so many steps."""
+    saved: str = ""
+    """The name of its last checkpoint."""
 
 
 class Progress(Struct, kw_only=True):
@@ -127,6 +129,7 @@ class Sweep:
         trial.steps.append(upto)
         trial.figures.append(figure)
         self._progress.done += more
+        trial.saved = f"checkpoint-{self._progress.done}"
         metrics = Metrics(Path(self._job.metrics), self._total)
         metrics.write(self._progress.done, trial=index + 1, trial_steps=upto, trial_figure=figure)
         metrics.close()
@@ -134,22 +137,23 @@ class Sweep:
 
     def _attempt(self, index: int, upto: int) -> Run:
         home = self._folder / f"trial-{index}"
-        before = max(self._progress.trials[index].steps, default=0)
+        trial = self._progress.trials[index]
         told = msgspec.structs.replace(
             self._job,
             recipe=self._parameters.recipe,
             parameters=self._raw[index],
             output=str(home),
-            metrics=str(self._folder / f"metrics-{index}.jsonl"),
             checkpoint_s=0.0,
         )
         setting = Setting(
             base=self._job.folder("base"),
             dataset=self._job.folder("dataset"),
             artifact=Path(self._job.output) / "artifact",
-            resume=home / f"checkpoint-{before}" if before else None,
+            resume=home / trial.saved if trial.saved else None,
+            # Its steps are told, and its checkpoints named, as steps of the sweep.
+            offset=self._progress.done - max(trial.steps, default=0),
+            total=self._total,
             upto=upto,
-            also=lambda folder: None,
         )
         return Run(told, self._tuning(index), setting, self._stop, self._tell)
 
@@ -158,9 +162,9 @@ class Sweep:
         with complete_folder(Path(self._job.output) / f"checkpoint-{self._progress.done}") as made:
             (made / _STATE).write_bytes(msgspec.json.encode(self._progress))
             for index, trial in enumerate(self._progress.trials):
-                if not trial.steps:
+                if not trial.saved:
                     continue
-                name = Path(f"trial-{index}") / f"checkpoint-{trial.steps[-1]}"
+                name = Path(f"trial-{index}") / trial.saved
                 shutil.copytree(self._folder / name, made / name, copy_function=linked)
 
     def _hand_over(self, best: int) -> None:

@@ -242,7 +242,7 @@ def save(course: Course, optimizer: Any) -> None:
         took = time.monotonic() - started
         course.metrics.write(step, save_s=took)
         course.tell(f"saved {folder.name} in {took:.2f} s")
-    course.world.agreed([])
+    course.world.wait()
     course.saved_step = course.state.step
     course.saved_at = course.began_at = time.monotonic()
 

@@ -187,6 +187,8 @@ def test_a_script_runs_in_the_nodes_environment_for_as_long_as_its_buyer_thinks(
     found = script(plan)
     assert found.script == code
     assert found.seconds_on("anything") == 3600
+    command = ["bash", "run.sh", "--fast"]
+    assert script(plan, parameters={"command": command}).parameters["command"] == command
 
 
 @pytest.mark.parametrize(
