@@ -194,8 +194,22 @@ class Run:
         )
 
     def _example(self, table: Table | Packed, index: int) -> dict[str, Any]:
+        if isinstance(table, Table) and self._parameters.method == "grpo":
+            self._require_room(table, index)
         found = trainers.example(self._encoder, table, index)
         return trainers.scored(found) if self._parameters.method == "reward" else found
+
+    def _require_room(self, table: Table, index: int) -> None:
+        """A prompt is never cut: an answer to half a question would be rewarded for nothing."""
+        parameters = self._parameters
+        assert isinstance(parameters, GrpoParameters | LoraParameters | FullParameters)
+        room = parameters.max_length - parameters.completion_length
+        if len(self._encoder.prompt(table[index])) > room:
+            raise RecipeError(
+                Exit.PARAMETERS,
+                f"{table.part}.* row {index + 1}: its prompt has more than {room} tokens, which is "
+                "max_length without completion_length; raise max_length, or leave the row out",
+            )
 
     def _measure_before(self) -> Measured:
         with self._clock.phase("evaluation before"):

@@ -278,6 +278,14 @@ def test_a_reward_that_does_not_work_stops_the_job_with_its_reason(
     assert says in capfd.readouterr().err
 
 
+def test_a_prompt_without_room_for_an_answer_is_named(
+    rung: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    changed = {"max_length": 32, "completion_length": 20, "evaluate_samples": 0, "answers": 0}
+    assert run(rung("job", "grpo", parameters=changed)) == Exit.PARAMETERS
+    assert "its prompt has more than 12 tokens" in capfd.readouterr().err
+
+
 def test_rows_of_another_recipe_are_refused_by_the_line(
     rung: Callable[..., Path], datasets: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
