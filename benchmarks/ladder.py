@@ -56,7 +56,12 @@ _RUNGS: Final[Mapping[str, Mapping[str, Any]]] = {
     "full": {"learning_rate": 5e-5},
     "dpo": {"learning_rate": 2e-4},
     "reward": {"learning_rate": 5e-4},
-    "grpo": {"learning_rate": 2e-4, "batch_size": 8, "completion_length": 32},
+    "grpo": {
+        "learning_rate": 2e-4,
+        "batch_size": 8,
+        "completion_length": 32,
+        "evaluate_samples": 4,
+    },
     "continue": {"learning_rate": 1e-3},
 }
 _KIND: Final = {"dpo": "dpo", "reward": "reward", "grpo": "grpo", "continue": "continue"}
