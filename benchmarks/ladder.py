@@ -56,7 +56,12 @@ _RUNGS: Final[Mapping[str, Mapping[str, Any]]] = {
     "full": {"learning_rate": 5e-5},
     "dpo": {"learning_rate": 2e-4},
     "reward": {"learning_rate": 5e-4},
-    "grpo": {"learning_rate": 2e-4, "batch_size": 8, "completion_length": 32},
+    "grpo": {
+        "learning_rate": 2e-4,
+        "batch_size": 8,
+        "completion_length": 32,
+        "evaluate_samples": 4,
+    },
     "continue": {"learning_rate": 1e-3},
 }
 _KIND: Final = {"dpo": "dpo", "reward": "reward", "grpo": "grpo", "continue": "continue"}
@@ -77,7 +82,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ladder-") as scratch:
         datasets = _datasets(folder, Path(scratch))
         for rung in asked.rungs or _RUNGS:
-            found, seconds = _run(rung, base, datasets, Path(scratch) / rung, asked.steps)
+            found, seconds = _run(rung, base, datasets, Path(scratch) / f"job-{rung}", asked.steps)
             _print(rung, found, seconds)
             answers += [(rung, answer) for answer in found.answers]
     for rung, answer in answers:

@@ -5,6 +5,7 @@
 
 from agent.recipes import catalog, formats
 from agent.recipes.parameters import (
+    ArithmeticParameters,
     ChainParameters,
     FineTuning,
     Parameters,
@@ -30,7 +31,7 @@ def model(org: Org, request: JobRequest, name: str) -> Artifact | None:
 
 def mix(org: Org, request: JobRequest, parameters: Parameters) -> Dataset | None:
     """What is blended in; raises Invalid if it is named and not used, or used and not named."""
-    tuned = tunings(parameters)
+    tuned = catalog.tunings(parameters)
     blends = any(one.mix for one in tuned)
     if request.mix and not blends:
         raise Invalid(
@@ -48,18 +49,12 @@ def require_rows(
     request: JobRequest, parameters: Parameters, dataset: Dataset | None, script: Dataset | None
 ) -> None:
     """Raises Invalid unless the files are there that each training reads."""
-    if dataset is not None and isinstance(parameters, ChainParameters):
-        for stage, tuning in zip(parameters.stages, tunings(parameters), strict=True):
-            beginning = f"{stage.folder}/" if stage.folder else ""
-            measures = bool(tuning.evaluate_samples or tuning.answers)
-            _require_parts(dataset, beginning, measures=measures, learns=True)
-    elif dataset is not None and isinstance(parameters, FineTuning | PromptParameters):
-        measures = bool(parameters.evaluate_samples or parameters.answers)
-        learns = not isinstance(parameters, PromptParameters) or parameters.shots > 0
-        _require_parts(dataset, "", measures=measures, learns=learns)
+    if dataset is not None:
+        for beginning, learns, measures in _wanted(parameters):
+            _require_parts(dataset, beginning, learns=learns, measures=measures)
     rewarded = [
         one
-        for one in (*tunings(parameters), parameters)
+        for one in (*catalog.tunings(parameters), parameters)
         if isinstance(one, FineTuning | PromptParameters) and one.method == "grpo"
     ]
     paths = {entry["path"] for entry in script.manifest} if script else set()
@@ -74,6 +69,22 @@ def require_rows(
             "def reward(prompt, completion, row) -> float",
             field="script",
         )
+
+
+def _wanted(parameters: Parameters) -> list[tuple[str, bool, bool]]:
+    """Of each training: its folder of the dataset, whether it learns, whether it measures."""
+    tuned = catalog.tunings(parameters)
+    measures = [bool(one.evaluate_samples or one.answers) for one in tuned]
+    match parameters:
+        case ChainParameters(stages=stages):
+            folders = [f"{stage.folder}/" if stage.folder else "" for stage in stages]
+            return [(at, True, asked) for at, asked in zip(folders, measures, strict=True)]
+        case PromptParameters():
+            return [("", parameters.shots > 0, True)]
+        case ArithmeticParameters():
+            return [("", False, True)]
+        case _:
+            return [("", True, asked) for asked in measures]
 
 
 def _require_parts(dataset: Dataset, beginning: str, *, measures: bool, learns: bool) -> None:
@@ -96,10 +107,3 @@ def _require_parts(dataset: Dataset, beginning: str, *, measures: bool, learns: 
                 + (" (or set evaluate_samples and answers to 0)" if part != formats.TRAIN else ""),
                 field="dataset",
             )
-
-
-def tunings(parameters: Parameters) -> list[FineTuning]:
-    """The trainings that a recipe is made of."""
-    if isinstance(parameters, ChainParameters):
-        return [catalog.stage_of(stage) for stage in parameters.stages]
-    return [parameters] if isinstance(parameters, FineTuning) else []

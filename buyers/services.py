@@ -278,9 +278,11 @@ def _inputs(
     for name, reference in named.items():
         if reference and name not in read:
             raise Invalid(f"the recipe {request.recipe} reads no {name}; leave it out", field=name)
+        article = "an" if name[0] in "aeiou" else "a"
         if not reference and name in read and read[name].required:
             raise Invalid(
-                f"the recipe {request.recipe} needs a {name}: {read[name].help}", field=name
+                f"the recipe {request.recipe} needs {article} {name}: {read[name].help}",
+                field=name,
             )
     return (
         references.base(org, request.base) if request.base else None,

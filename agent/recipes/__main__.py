@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
         if not _is_lack_of_memory(error):
             raise
         print(
-            "out of memory: lower batch_size or max_length, or take a larger device "
+            "out of memory: raise accumulate, set activations to recompute, lower batch_size or "
+            "max_length, or take a larger device "
             f"({str(error).splitlines()[:1]})",
             file=sys.stderr,
         )

@@ -21,9 +21,7 @@ Pure: msgspec and the standard library only. A recipe is a struct of parameters
 | `script` | the user's own project, by its file or its command |
 """
 
-import difflib
 import itertools
-import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -33,6 +31,7 @@ from typing import Any, Final, get_type_hints
 
 import msgspec
 
+from agent.recipes.convert import converted, shown, unknown
 from agent.recipes.inputs import INPUTS, Input
 from agent.recipes.parameters import (
     ALL_LINEAR,
@@ -60,6 +59,7 @@ JOB_FILE: Final = "/job/job.json"
 WORK_FOLDER: Final = "/job/work"
 """The project's copy, which a script may write to: its working directory."""
 REWARD_FILE: Final = "reward.py"
+_MAX_GRID: Final = 1024
 
 
 class ParameterError(ValueError):
@@ -142,8 +142,11 @@ def validate(recipe: str, raw: Mapping[str, object]) -> Parameters:
     values: dict[str, Any] = {}
     for name, value in raw.items():
         if name not in properties:
-            raise ParameterError(_unknown(recipe, name, properties), field=str(name))
-        values[name] = _converted(name, value, types[name], properties[name])
+            raise ParameterError(unknown(recipe, name, properties), field=str(name))
+        try:
+            values[name] = converted(name, value, types[name], properties[name])
+        except ValueError as error:
+            raise ParameterError(str(error), field=name) from None
     for name in described.get("required", []):
         if name not in values:
             raise ParameterError(
@@ -152,6 +155,20 @@ def validate(recipe: str, raw: Mapping[str, object]) -> Parameters:
     parameters = kind(**values)
     _check_together(parameters)
     return _filled_in(parameters)
+
+
+def tunings(parameters: Parameters) -> list[FineTuning]:
+    """The trainings that a recipe is made of, as far as they differ in what they read."""
+    match parameters:
+        case ChainParameters(stages=stages):
+            return [stage_of(stage) for stage in stages]
+        case SweepParameters():
+            found = validate(parameters.recipe, parameters.parameters)
+            return [found] if isinstance(found, FineTuning) else []
+        case PromptParameters() | ScriptParameters() | ArithmeticParameters():
+            return []
+        case _:
+            return [parameters]
 
 
 def stage_of(stage: Stage) -> FineTuning:
@@ -231,63 +248,6 @@ def _struct_of(recipe: str) -> type[Parameters]:
     return _RECIPES[recipe]
 
 
-def _unknown(recipe: str, name: object, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(sorted(known))}"
-    return f"{recipe} has no parameter {name!r}; {hint}"
-
-
-def _converted(name: str, value: object, kind: Any, spec: Mapping[str, Any]) -> object:
-    """One value in its own type, or a ParameterError that says what would do."""
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if isinstance(value, str) and spec.get("type") in ("array", "object"):
-        value = _decoded(value)
-    # In lax mode "inf" would pass as a float and true as text, so they are refused by hand.
-    if finite and not isinstance(value, bool):
-        try:
-            found: object = msgspec.convert(value, kind, strict=False)
-        except (msgspec.ValidationError, OverflowError):
-            pass
-        else:
-            if not isinstance(found, float) or math.isfinite(found):
-                return found
-    raise ParameterError(f"{name} must be {_wanted(spec)}, not {_shown(value)}", field=name)
-
-
-def _decoded(text: str) -> object:
-    """Lists and objects come as JSON where only text can be sent."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _wanted(spec: Mapping[str, Any]) -> str:
-    """In words, what a field's JSON Schema allows."""
-    if "enum" in spec:
-        return "one of " + ", ".join(map(str, spec["enum"]))
-    match spec.get("type"):
-        case "integer":
-            return f"a whole number from {spec['minimum']:,} to {spec['maximum']:,}"
-        case "number" if "exclusiveMinimum" in spec:
-            return f"a number above {spec['exclusiveMinimum']:g}, at most {spec['maximum']:g}"
-        case "number":
-            return f"a number from {spec['minimum']:g} to {spec['maximum']:g}"
-        case "object":
-            return f"an object ({spec['description']})"
-        case "array" if "$ref" in spec["items"] or spec["items"].get("type") != "string":
-            return f"a list of at most {spec['maxItems']} ({spec['description']})"
-        case "array":
-            return f"a list of at most {spec['maxItems']} texts ({spec['description']})"
-        case _:
-            return f"a text of 1 to {spec['maxLength']} characters"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
 def _filled_in(parameters: Parameters) -> Parameters:
     """With the rate that suits where none was given, and with all of each part's parameters."""
     match parameters:
@@ -355,12 +315,26 @@ def _check_groups(parameters: GrpoParameters | LoraParameters | FullParameters) 
 
 
 def _check_sweep(parameters: SweepParameters) -> None:
-    for trial in sweep_trials(msgspec.structs.replace(parameters, trials=10_000), seed=0):
+    common = validate(parameters.recipe, parameters.parameters)
+    assert isinstance(common, FineTuning)
+    if not common.evaluate_samples or common.method == "grpo":
+        raise ParameterError(
+            "parameters: trials are compared by held-out rows, by sft, dpo or continue; leave "
+            "evaluate_samples above 0",
+            field="parameters",
+        )
+    count = math.prod(map(len, parameters.space.values()))
+    if count > _MAX_GRID:
+        raise ParameterError(
+            f"space: {count:,} combinations are too many to draw from; at most {_MAX_GRID:,}",
+            field="space",
+        )
+    for trial in sweep_trials(msgspec.structs.replace(parameters, trials=_MAX_GRID), seed=0):
         try:
             validate(parameters.recipe, trial)
         except ParameterError as error:
             raise ParameterError(f"space: {error}", field="space") from None
-    if fixed := sorted({"steps", "seed"} & set(parameters.space)):
+    if fixed := sorted({"steps", "evaluate_samples", "method"} & set(parameters.space)):
         raise ParameterError(
             f"space: {fixed[0]} is the same for all trials; put it into parameters", field="space"
         )
@@ -386,7 +360,7 @@ def _check_entry(entry: str) -> None:
     if not inside or path.suffix != ".py" or str(path) != entry or not entry.isprintable():
         raise ParameterError(
             f"entry must be a .py file inside the project, like train.py or src/train.py, "
-            f"not {_shown(entry)}",
+            f"not {shown(entry)}",
             field="entry",
         )
 

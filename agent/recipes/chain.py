@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from agent.recipes import artifact, catalog
 from agent.recipes.catalog import Exit
-from agent.recipes.checkpoint import complete_folder
+from agent.recipes.checkpoint import complete_folder, linked
 from agent.recipes.job import Job, RecipeError, Stop
 from agent.recipes.parameters import ChainParameters
 from agent.recipes.run import Run, Setting
@@ -56,6 +56,7 @@ def run(job: Job, parameters: ChainParameters, stop: Stop, tell: Callable[[str],
             resume=resume,
             offset=sum(one.steps for one in tunings[:index]),
             total=total,
+            keep_the_start=index > 0,
             also=_keeper(progress, base),
         )
         told = msgspec.structs.replace(job, recipe=stage.recipe, parameters=stage.parameters)
@@ -95,17 +96,9 @@ def _keeper(progress: Progress, base: Path) -> Callable[[Path], None]:
     def keep(folder: Path) -> None:
         (folder / _STATE).write_bytes(known)
         if progress.stage:
-            shutil.copytree(base, folder / _BASE, copy_function=_link)
+            shutil.copytree(base, folder / _BASE, copy_function=linked)
 
     return keep
-
-
-def _link(source: str, target: str) -> None:
-    """The same file by another name, or a copy where it lies on another file system."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _next_base(job: Job, base: Path, made: Path, index: int) -> Path:

@@ -151,6 +151,14 @@ def complete_folder(final: Path) -> Iterator[Path]:
         ) from error
 
 
+def linked(source: str, target: str) -> None:
+    """The same file by another name, or a copy where it lies on another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

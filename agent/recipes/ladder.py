@@ -2,30 +2,35 @@
 
 from collections.abc import Callable
 
-from agent.recipes import arithmetic, chain, prompt, run
+from agent.recipes import arithmetic, chain, prompt, run, sweep
 from agent.recipes.catalog import Exit
 from agent.recipes.job import Job, RecipeError, Stop, parameters_of
 from agent.recipes.parameters import (
     ArithmeticParameters,
     ChainParameters,
-    FineTuning,
     PromptParameters,
+    ScriptParameters,
+    SweepParameters,
 )
 
 
 def climb(job: Job, stop: Stop, tell: Callable[[str], None]) -> None:
     """Run the job's recipe, telling a person how it goes; in each process of a gang.
 
-    Raises RecipeError or Stopped.
+    Raises RecipeError, or Stopped once what was learnt is saved.
     """
-    parameters = parameters_of(job)
-    if isinstance(parameters, FineTuning):
-        run.run(job, stop, tell)
-    elif isinstance(parameters, PromptParameters):
-        prompt.run(job, parameters, stop, tell)
-    elif isinstance(parameters, ChainParameters):
-        chain.run(job, parameters, stop, tell)
-    elif isinstance(parameters, ArithmeticParameters):
-        arithmetic.run(job, parameters, stop, tell)
-    else:
-        raise RecipeError(Exit.PARAMETERS, f"{job.recipe} runs the user's own file")
+    match parameters_of(job):
+        case PromptParameters() as parameters:
+            prompt.run(job, parameters, stop, tell)
+        case ChainParameters() as parameters:
+            chain.run(job, parameters, stop, tell)
+        case SweepParameters() as parameters:
+            sweep.run(job, parameters, stop, tell)
+        case ArithmeticParameters() as parameters:
+            arithmetic.run(job, parameters, stop, tell)
+        case ScriptParameters():
+            raise RecipeError(
+                Exit.PARAMETERS, f"{job.recipe} runs the user's own files, not a recipe of ours"
+            )
+        case _:
+            run.run(job, stop, tell)

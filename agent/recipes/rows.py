@@ -5,6 +5,7 @@ So a dataset may be larger than memory, and rows of differing columns need no co
 """
 
 import shutil
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class Shelf:
             )
         kind = _kind_of(folder / name, name, kinds)
         stored = self.keep(part, _FEATURES, lambda: _checked(folder / name, name, kind))
-        return Table(part, kind, stored["length"][:], stored)
+        return Table(part, kind, array("q", stored["length"][:]), stored)
 
     def keep(
         self, name: str, features: datasets.Features, rows: Callable[[], Iterator[Any]]

@@ -49,6 +49,8 @@ class Setting:
     total: int = 0
     upto: int = 0
     """Its last step, if that comes before the schedule's end; 0: the schedule's."""
+    keep_the_start: bool = False
+    """Whether what was made before must be kept at once, lest it be lost if this stops early."""
     also: Callable[[Path], None] = lambda folder: None
     """Writes what else belongs into its checkpoints."""
 
@@ -97,8 +99,7 @@ class Run:
         """Measure, train, measure, write the artifact."""
         course = self._course
         try:
-            if self._setting.offset and self._setting.resume is None:
-                # What the stages before have made must not be lost if this one is stopped early.
+            if self._setting.keep_the_start and self._setting.resume is None:
                 save(course, None)
             before = course.state.before or self._measure_before()
             self._train()
@@ -106,6 +107,20 @@ class Run:
         finally:
             course.metrics.close()
             self._shelf.clear()
+
+    def to_the_rung(self) -> float:
+        """Train to `upto`, keep a checkpoint, and measure the target; nothing is handed over."""
+        course = self._course
+        try:
+            self._train()
+            if course.state.step > course.saved_step:
+                save(course, self._optimizer)
+            figure = self._evaluator.measure().figures[TARGET].value
+        finally:
+            course.metrics.close()
+            self._shelf.clear()
+        assert figure is not None
+        return figure
 
     def _load_model(self) -> model.Learner:
         return model.load(
@@ -179,8 +194,22 @@ class Run:
         )
 
     def _example(self, table: Table | Packed, index: int) -> dict[str, Any]:
+        if isinstance(table, Table) and self._parameters.method == "grpo":
+            self._require_room(table, index)
         found = trainers.example(self._encoder, table, index)
         return trainers.scored(found) if self._parameters.method == "reward" else found
+
+    def _require_room(self, table: Table, index: int) -> None:
+        """A prompt is never cut: an answer to half a question would be rewarded for nothing."""
+        parameters = self._parameters
+        assert isinstance(parameters, GrpoParameters | LoraParameters | FullParameters)
+        room = parameters.max_length - parameters.completion_length
+        if len(self._encoder.prompt(table[index])) > room:
+            raise RecipeError(
+                Exit.PARAMETERS,
+                f"{table.part}.* row {index + 1}: its prompt has more than {room} tokens, which is "
+                "max_length without completion_length; raise max_length, or leave the row out",
+            )
 
     def _measure_before(self) -> Measured:
         with self._clock.phase("evaluation before"):
@@ -270,7 +299,7 @@ class Run:
                 artifact.write(
                     self._job, self._learner, self._setting.base, evaluation, self._setting.artifact
                 )
-        self._world.agreed([])
+        self._world.wait()
         course.tell(f"dropped: {', '.join(evaluation.dropped) or 'nothing'}")
         return evaluation
 

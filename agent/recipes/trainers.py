@@ -128,31 +128,24 @@ def build(
     `teacher` is distill's, `reward` grpo's. Raises RecipeError for steps that can't be cut up.
     """
     _require_even_parts(course)
-    learner = course.learner
-    common = {
-        "model": learner.whole,
-        "processing_class": learner.tokenizer,
-        "callbacks": [Watch(course)],
-    }
     length = course.parameters.max_length
     match course.parameters.method:
         case "dpo":
             assert isinstance(course.parameters, DpoParameters | LoraParameters | FullParameters)
             args = _arguments(DPOConfig, course, beta=course.parameters.beta, max_length=length)
-            trainer = _made(Preferences, course, args=args, ref_model=reference, **common)
+            trainer = _made(Preferences, course, args=args, ref_model=reference)
         case "reward":
             args = _arguments(RewardConfig, course, max_length=length)
-            trainer = _made(Scores, course, args=args, **common)
+            trainer = _made(Scores, course, args=args)
         case "grpo":
             assert reward is not None
             args = _arguments(GRPOConfig, course, **_drawing(course))
-            trainer = _made(Rewarded, course, args=args, reward_funcs=[_called(reward)], **common)
+            trainer = _made(Rewarded, course, args=args, reward_funcs=[_called(reward)])
         case _:
             unprepared = {"skip_prepare_dataset": True}
             args = _arguments(SFTConfig, course, dataset_kwargs=unprepared, max_length=None)
-            trainer = _made(
-                Supervised if teacher is None else Distilled, course, args=args, **common
-            )
+            kind = Supervised if teacher is None else Distilled
+            trainer = _made(kind, course, args=args)
             trainer.teacher = teacher
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -192,7 +185,13 @@ def scored(pair: Mapping[str, Any]) -> dict[str, Any]:
 def _made(kind: type[Steady], course: Course, **given: Any) -> Steady:
     # TRL looks at a first row to see what it is given; ours are encoded when they are read.
     first = {"input_ids": [0], "labels": [0], "prompt": "?", "chosen": "?", "rejected": "!"}
-    trainer = kind(train_dataset=datasets.Dataset.from_list([first]), **given)
+    trainer = kind(
+        model=course.learner.whole,
+        processing_class=course.learner.tokenizer,
+        callbacks=[Watch(course)],
+        train_dataset=datasets.Dataset.from_list([first]),
+        **given,
+    )
     trainer.course = course
     return trainer
 

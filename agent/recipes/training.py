@@ -172,13 +172,14 @@ class Steady(Trainer):
     def _refuse_nonsense(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        saved = self.course.saved_step
+        saved = self.course.offset + self.course.saved_step
         kept = f"checkpoint-{saved} is the last good one" if saved else (
             "there is no checkpoint before it"
         )  # fmt: skip
+        step = self.course.offset + self.course.state.step + 1
         raise RecipeError(
             Exit.DIVERGED,
-            f"training diverged at step {self.course.state.step + 1}: loss {loss}, gradient "
+            f"training diverged at step {step}: loss {loss}, gradient "
             f"{norm}; {kept}. Lower learning_rate, or look for odd rows in the training data",
         )
 
@@ -234,7 +235,7 @@ def save(course: Course, optimizer: Any) -> None:
     """A checkpoint of where the training is, written by rank 0 while the others wait."""
     if course.world.first:
         write(course, optimizer)
-    course.world.agreed([False])
+    course.world.wait()
     course.saved_step = course.state.step
     course.saved_at = course.began_at = time.monotonic()
 

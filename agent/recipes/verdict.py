@@ -8,7 +8,7 @@ measured depends on the recipe, `MEASURE_OF`: the loss (nats per learnt token, l
 accuracy of preferences (share of pairs whose better answer scores higher) or the mean reward.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -135,8 +135,3 @@ def read(data: bytes) -> Evaluation:
         return msgspec.json.decode(data, type=Evaluation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{FILE} can't be read: {error}") from None
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """None of nothing."""
-    return sum(values) / len(values) if values else None

@@ -46,6 +46,10 @@ class World:
             raise Lost(str(error)) from error
         return [float(value) for value in found]
 
+    def wait(self) -> None:
+        """Until all have come this far."""
+        self.summed([0.0])
+
     def agreed(self, asked: Sequence[bool]) -> list[bool]:
         """Each question, answered yes by all if any says so."""
         return [value > 0 for value in self.summed([float(one) for one in asked])]

@@ -13,6 +13,7 @@ from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from marketplace.core.shapes import BaseShape
 from scheduler import jobs
+from scheduler import specs as sent
 from tests import tiny_base, world
 
 pytestmark = pytest.mark.django_db
@@ -189,6 +190,8 @@ def test_a_script_runs_in_the_nodes_environment_for_as_long_as_its_buyer_thinks(
     found = script(plan)
     assert found.script == code
     assert found.seconds_on("anything") == 3600
+    command = ["bash", "run.sh", "--fast"]
+    assert script(plan, parameters={"command": command}).parameters["command"] == command
 
 
 @pytest.mark.parametrize(
@@ -293,6 +296,90 @@ def test_what_is_larger_than_the_booked_disk_is_refused_with_both_figures(plan, 
     assert plan(disk_gib=40).dataset == pairs
 
 
-def test_parts_may_be_parquet_or_text_too(plan, base, org, now):
-    folder(Dataset, "train.parquet", "heldout.txt", now=now, org=org, name="mixed", version=1)
-    assert plan(dataset="mixed").dataset.name == "mixed"
+# What a recipe reads besides its base is there, before anything is paid.
+SMALL = {"steps": 4, "answers": 0}
+
+
+def test_files_may_be_jsonl_parquet_or_text(plan, base, org, now):
+    folder(Dataset, "train.txt", "heldout.parquet", now=now, org=org, name="books", version=1)
+    assert plan(recipe="continue", dataset="books").total_steps == 100
+    folder(Dataset, "train.txt", "train.jsonl", now=now, org=org, name="twice", version=1)
+    with pytest.raises(Invalid, match=r"both train.jsonl and train.txt; keep one"):
+        plan(recipe="continue", dataset="twice")
+
+
+def test_a_chain_finds_each_stages_rows(plan, base, org, now):
+    stages = [
+        {"recipe": "continue", "folder": "books", "parameters": SMALL},
+        {"recipe": "sft", "parameters": SMALL},
+    ]
+    paths = ["train.jsonl", "heldout.jsonl", "books/train.txt", "books/heldout.txt"]
+    folder(Dataset, *paths, now=now, org=org, name="all", version=1)
+    found = plan(recipe="chain", dataset="all", parameters={"stages": stages})
+    assert found.total_steps == 8
+    alone = plan(recipe="sft", dataset="all", parameters=SMALL)
+    assert found.seconds_on("h100-sxm") > alone.seconds_on("h100-sxm")
+    assert found.memory_bytes >= alone.memory_bytes
+    folder(Dataset, *paths[:3], now=now, org=org, name="less", version=1)
+    with pytest.raises(Invalid, match=r"has no books/heldout.jsonl"):
+        plan(recipe="chain", dataset="less", parameters={"stages": stages})
+
+
+def test_a_reward_must_come_with_grpo_and_with_nothing_else(plan, base, pairs, code, org, now):
+    with pytest.raises(Invalid, match="needs a script"):
+        plan(recipe="grpo")
+    with pytest.raises(Invalid, match=r"name a script that has reward.py"):
+        plan(recipe="grpo", script="code")
+    with pytest.raises(Invalid, match=r"name a script that has reward.py"):
+        plan(parameters={"method": "grpo"})
+    with pytest.raises(Invalid, match="reads no script, but by the method grpo"):
+        plan(script="code")
+    folder(Dataset, "reward.py", now=now, org=org, name="judge", version=1)
+    assert plan(recipe="grpo", script="judge").script.name == "judge"
+    assert plan(script="judge", parameters={"method": "grpo"}).script.name == "judge"
+
+
+def test_what_is_blended_in_is_named_and_used(plan, base, pairs, org, now):
+    folder(Dataset, "train.jsonl", now=now, org=org, name="old", version=1)
+    with pytest.raises(Invalid, match="give its share as the parameter mix") as refused:
+        plan(mix="old")
+    assert refused.value.field == "mix"
+    with pytest.raises(Invalid, match="name it as the input mix"):
+        plan(parameters={"mix": 0.2})
+    found = plan(mix="old", parameters={"mix": 0.2})
+    assert found.mix.name == "old"
+    assert found.bytes_in == plan().bytes_in + 10
+
+
+def test_a_second_model_is_found_and_whole(plan, base, pairs, org, now):
+    with pytest.raises(Invalid, match="needs an other: the teacher"):
+        plan(recipe="distill")
+    folder(Artifact, "README.md", now=now, org=org, name="empty")
+    with pytest.raises(Invalid, match="has no weights"):
+        plan(recipe="distill", other="empty")
+    folder(Artifact, "adapter_config.json", "adapter_model.safetensors", now=now, org=org, name="a")
+    found = plan(recipe="arithmetic", other="a", dataset=None)
+    assert (found.other.name, found.third, found.total_steps) == ("a", None, 0)
+    assert found.memory_bytes > plan(recipe="prompt").memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"),
+    [
+        ("prompt", {"shots": 2}),
+        ("sft", {"weights": "full"}),
+        ("dpo", {"weights": "full"}),
+        ("reward", {}),
+        ("sweep", {"space": {"rank": [4, 8]}}),
+    ],
+)
+def test_every_rung_can_be_quoted(plan, base, pairs, recipe, parameters):
+    found = plan(recipe=recipe, parameters=parameters)
+    assert found.memory_bytes > 10**8
+    assert 0 < found.seconds_on("h100-sxm") < 10**6
+
+
+def test_nodes_are_sent_all_that_a_job_reads(base, pairs, org, now):
+    job = world.job(org, now=now, base=base)
+    job.mix, job.other = pairs, base
+    assert [name for name, _, _ in sent.inputs_of(job)] == ["base", "mix", "other"]

@@ -278,6 +278,14 @@ def test_a_reward_that_does_not_work_stops_the_job_with_its_reason(
     assert says in capfd.readouterr().err
 
 
+def test_a_prompt_without_room_for_an_answer_is_named(
+    rung: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    changed = {"max_length": 32, "completion_length": 20, "evaluate_samples": 0, "answers": 0}
+    assert run(rung("job", "grpo", parameters=changed)) == Exit.PARAMETERS
+    assert "its prompt has more than 12 tokens" in capfd.readouterr().err
+
+
 def test_rows_of_another_recipe_are_refused_by_the_line(
     rung: Callable[..., Path], datasets: dict[str, Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -360,3 +368,40 @@ def test_what_was_learnt_can_be_added_and_taken_away(
         (target,) = evaluation(path).domains
         after[factor] = target.after
     assert after[1.0] < target.before < after[-1.0]
+
+
+def test_a_sweep_keeps_the_best_and_goes_on_where_it_was(
+    job: WriteJob, capfd: pytest.CaptureFixture[str]
+) -> None:
+    common = {"steps": 8, "batch_size": 4, "max_length": 64, "answers": 0, "weights": "full"}
+    wanted = {
+        "recipe": "sft",
+        "parameters": common,
+        "space": {"learning_rate": [1e-6, 0.01, 1e-5, 1e-4]},
+        "rungs": 2,
+        "trials": 4,
+    }
+
+    def sweep(name: str, **changes: Any) -> Path:
+        path = job(name, recipe="sweep", **changes)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"parameters": wanted}))
+        return path
+
+    whole = sweep("whole")
+    assert run(whole) == Exit.DONE
+    output = whole.parent / "output"
+    trials = json.loads((output / "artifact" / "trials.json").read_text())
+    assert sorted(trial["steps"] for trial in trials) == [[4], [4], [4, 8], [4, 8]]
+    (best,) = [t for t in trials if t["parameters"]["learning_rate"] == 0.01]
+    assert best["figures"][-1] == min(figure for t in trials for figure in t["figures"])
+    assert evaluation(whole).domains[0].after == pytest.approx(best["figures"][-1], rel=1e-3)
+    assert "<polyline" in (output / "artifact" / "trials.svg").read_text()
+    saved = sorted(int(p.name.partition("-")[2]) for p in output.glob("checkpoint-*"))
+    assert saved == [4, 8, 12, 16, 20, 24]
+    capfd.readouterr()
+    again = sweep("again", resume_from=str(output / "checkpoint-20"))
+    assert run(again) == Exit.DONE
+    assert capfd.readouterr().out.count("to step") == 1, "only what was missing"
+    found = json.loads((again.parent / "output" / "artifact" / "trials.json").read_text())
+    for trial, other in zip(trials, found, strict=True):
+        assert other["figures"] == pytest.approx(trial["figures"], rel=1e-3)
