@@ -99,7 +99,8 @@ def one_round() -> dict[str, float]:
         os.kill(status.keeper_pid, signal.SIGKILL)
         killed = time.monotonic()
         survivor = keeper.wait(first.folders[0], WITHIN_S)
-        assert survivor is not None and survivor.exit_code == 69, first.said()
+        assert survivor is not None, first.said()
+        assert survivor.exit_code == 69, first.said()
         saved = max(first.output().glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
         left = time.monotonic()
         resumed = {**inputs, "resume": saved}
