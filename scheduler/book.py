@@ -113,6 +113,7 @@ def wants(job: Job) -> Wants:
         regions=frozenset(job.regions),
         environment=job.environment,
         runs_code=job.script_id is not None,
+        ray=job.recipe != "script" and job.gpus_min > 1,
         avoid=frozenset(job.avoid_nodes),
         limits=job.limits,
     )
@@ -152,6 +153,7 @@ def _standing(offer: Offer, tier: Tier, now: datetime) -> Standing | None:
         environment=node.environment,
         scripts=offer.scripts,
         gangs=bool(node.lan_address),
+        ray="ray" in node.inventory.get("environment", {}).get("packages", {}),
         own_org_only=offer.audience == Offer.Audience.OWN_ORG,
         ask=gross_ask(offer.ask_micros, take_bps=settings.POLICY.take_bps),
     )

@@ -9,13 +9,13 @@ from marketplace.core.fit import Stands, Wants, misfit, suits
 GIB = 2**30
 WANTS = Wants(
     org="buyer", gpus=2, level=0, memory_bytes=40 * GIB, disk_bytes=100 * GIB, trust=2, tier=1,
-    regions=frozenset({"eu-west"}), environment="", runs_code=True, avoid=frozenset(),
+    regions=frozenset({"eu-west"}), environment="", runs_code=True, ray=False, avoid=frozenset(),
     limits={"h100-sxm": 3_000_000},
 )  # fmt: skip
 STANDS = Stands(
     node="n1", org="supplier", gpu_class="h100-sxm", gpus=8, free=8, memory_bytes=80 * GIB,
     disk_bytes=1000 * GIB, trust=1, tier=0, region="eu-west", environment="env", scripts=True,
-    gangs=True, own_org_only=False, ask=2_000_000,
+    gangs=True, ray=False, own_org_only=False, ask=2_000_000,
 )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ def test_what_fits_needs_no_words():
         ({}, {"disk_bytes": 10 * GIB}, "disk"),
         ({}, {"tier": 2}, "proven"),
         ({"environment": "other"}, {}, "environment"),
+        ({"ray": True}, {}, "no Ray"),
         ({"avoid": frozenset({"n1"})}, {}, "failed"),
         ({"gpus": 16}, {}, "16 GPUs in one node"),
         ({"gpus": 16, "level": 1}, {"gangs": False}, "no part in jobs of several nodes"),

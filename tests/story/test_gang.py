@@ -108,8 +108,8 @@ def tunnels() -> int:
 def test_two_nodes_of_a_site_work_as_one_and_both_are_paid(
     site: LiveSite, buyer: Client, rack: tuple[str, str], together: str, tmp_path: Path
 ) -> None:
-    done = buyer.wait(gang(buyer, together, steps=3, pace=0.1))
-    assert done.state == "succeeded", f"{done.words}\n{buyer.log(done)}"
+    job = gang(buyer, together, steps=3, pace=0.1)
+    done = jobs.until(buyer, job, lambda now: now.state == "succeeded")
     assert {share.node for share in done.nodes} == set(rack)
     assert len(buyer.receipt(done).lines) == 2
     assert jobs.books_balance(site)
