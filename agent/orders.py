@@ -28,6 +28,9 @@ METRICS: Final = "metrics.jsonl"
 _INSIDE: Final = "/job"
 _SECRET: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _MASTER_PORT: Final = 29_500
+# Ray's dozen processes have threads by the machine's cores, however few of them they may use.
+_ALONE_PIDS: Final = 1024
+_GANG_PIDS: Final = 8192
 
 
 class SpecRefused(RuntimeError):
@@ -197,7 +200,10 @@ def _order(
         argv=catalog.command(spec.recipe, parameters),
         rung=machine.rung,
         limits=Limits(
-            memory_bytes=spec.memory_bytes, disk_bytes=spec.disk_bytes, cpus=list(machine.cores)
+            memory_bytes=spec.memory_bytes,
+            disk_bytes=spec.disk_bytes,
+            cpus=list(machine.cores),
+            pids=_ALONE_PIDS if len(spec.devices) == 1 and spec.gang is None else _GANG_PIDS,
         ),
         save_ms=round(spec.save_s * 1000),
         grace_ms=round(spec.grace_s * 1000),

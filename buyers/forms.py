@@ -206,6 +206,11 @@ class JobForm(RefusableForm):
         help_text="Empty: whatever lets it finish within the budget",
     )
     gpus = forms.IntegerField(initial=1, min_value=1, label="GPUs")
+    level = forms.ChoiceField(
+        required=False,
+        choices=[("node", "In one node"), ("site", "Over the nodes of one site")],
+        label="How far apart",
+    )
     memory_gib = forms.FloatField(
         required=False, label="Memory on each GPU, GiB", help_text="Empty: estimated from the base"
     )

@@ -6,6 +6,7 @@ at every job, offer and GPU that it is about to use, and drops gangs of which an
 
 import logging
 import time
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -91,8 +92,11 @@ class _Products:
 def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     """Rows that differ in something that only some jobs mind are different products.
 
-    A feature that no waiting job minds makes no difference, so that the books stay coarse.
+    A feature that no waiting job minds makes no difference, so that the books stay coarse, and
+    the nodes of a site that differ in nothing else can be of one gang.
     """
+    memories = sorted({n for want in wanted for n in (want.memory_bytes, want.memory_cpu_bytes)})
+    disks = sorted({want.disk_bytes for want in wanted})
     avoided = frozenset[str]().union(*(want.avoid for want in wanted))
     # The ranks of a gang speak with each other, so they run one and the same environment.
     minds_environment = any(
@@ -101,39 +105,27 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     minds_code = any(want.runs_code for want in wanted)
     minds_packages = any(want.python for want in wanted)
     minds_egress = any(want.egress for want in wanted)
+    minds_ray = any(want.ray for want in wanted)
     of_row: dict[str, str] = {}
     sample: dict[str, Stands] = {}
     for row in rows:
         stands = row.stands
         features = [
-            f"{stands.memory_bytes >> 30}GiB",
-            f"disk-{_power_of_two(stands.disk_bytes)}",
+            f"memory-{bisect_right(memories, stands.memory_bytes)}",
+            f"disk-{bisect_right(disks, stands.disk_bytes)}",
             stands.environment[:12] if minds_environment else "",
             "recipes" if minds_code and not stands.scripts else "",
             f"py{stands.python}-{stands.torch}-{stands.builds:d}" if minds_packages else "",
             "closed" if minds_egress and not stands.egress else "",
+            "no-ray" if minds_ray and not stands.ray else "",
             f"org-{stands.org}" if stands.own_org_only else "",
             f"node-{stands.node}" if stands.node in avoided else "",
         ]
         name = "|".join([stands.gpu_class, *filter(None, features)])
         of_row[stands.node] = name
-        sample.setdefault(name, _least(stands))
+        # What the engine judges by itself is left open.
+        sample.setdefault(name, replace(stands, trust=0, tier=0))
     return _Products(of_row, sample)
-
-
-def _least(stands: Stands) -> Stands:
-    """The least that every row of a product has; what the engine judges by itself is left open."""
-    return replace(
-        stands,
-        memory_bytes=stands.memory_bytes >> 30 << 30,
-        disk_bytes=2 ** _power_of_two(stands.disk_bytes),
-        trust=0,
-        tier=0,
-    )
-
-
-def _power_of_two(count: int) -> int:
-    return max(count, 1).bit_length() - 1
 
 
 def _order(number: int, job: Job, wanted: Wants, products: _Products, now: datetime) -> Order:

@@ -144,6 +144,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         regions=frozenset(request.regions),
         environment=request.environment,
         runs_code=plan.script is not None,
+        ray=request.recipe != "script" and request.gpus_min > 1,
         avoid=frozenset(),
         limits=limits.of(request, plan, now=now),
         egress=bool(request.egress),

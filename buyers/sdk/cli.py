@@ -46,6 +46,7 @@ def _job_fields(
     ] = None,
     limit: Annotated[str, typer.Option(help="Most to pay per GPU-hour")] = "",
     gpus: Annotated[int, typer.Option(help="How many")] = 1,
+    level: Annotated[str, typer.Option(help="node, or site: over the nodes of one site")] = "",
     memory_gib: Annotated[float, typer.Option(help="On each GPU; 0: estimated")] = 0.0,
     disk_gib: Annotated[float, typer.Option(help="For its folder")] = 20.0,
     hours: Annotated[float, typer.Option(help="About how long; scripts need it")] = 0.0,
@@ -61,8 +62,8 @@ def _job_fields(
     """The job that the options describe, as the market wants it."""
     found = {
         "recipe": recipe, "budget": budget, "base": base, "dataset": dataset, "script": script,
-        "mix": mix, "other": other, "third": third,
-        "limit": limit, "gpus": gpus, "memory_gib": memory_gib, "disk_gib": disk_gib,
+        "mix": mix, "other": other, "third": third, "limit": limit, "gpus": gpus, "level": level,
+        "memory_gib": memory_gib, "disk_gib": disk_gib,
         "hours": hours, "regions": region or [], "trust": trust, "deadline": deadline,
         "name": name, "seed": seed, "egress": egress or [],
         "packages": packages, "secrets": secret or [], "parameters": dict(map(_parameter, set_ or [])),

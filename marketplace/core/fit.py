@@ -29,6 +29,8 @@ class Wants:
     """Lock of the training environment it needs; empty takes any."""
     runs_code: bool
     """Whether it brings the buyer's own code."""
+    ray: bool
+    """Whether a recipe of ours runs on several GPUs."""
     avoid: frozenset[str]
     limits: Mapping[str, int]
     """GPU class → most micros per GPU-hour."""
@@ -64,6 +66,8 @@ class Stands:
     scripts: bool
     gangs: bool
     """Whether it can be one of several nodes of a job."""
+    ray: bool
+    """Whether its training environment has Ray."""
     own_org_only: bool
     ask: int
     egress: bool = False
@@ -119,6 +123,8 @@ def _not_suited(wants: Wants, stands: Stands) -> str:
             return why
     elif wants.environment and stands.environment != wants.environment:
         return "another training environment"
+    if wants.ray and not stands.ray:
+        return "its training environment has no Ray, which recipes on several GPUs need"
     if stands.node in wants.avoid:
         return "it has failed this job before"
     if wants.level == Level.NODE and stands.gpus < wants.gpus:

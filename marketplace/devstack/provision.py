@@ -54,23 +54,28 @@ MACHINES: Final = (
 
 
 def nodes(
-    stack: Stack, supervisor: Supervisor, accounts: Sequence[Account], *, say: Say
+    stack: Stack,
+    supervisor: Supervisor,
+    accounts: Sequence[Account],
+    *,
+    say: Say,
+    machines: Sequence[Machine] = MACHINES,
 ) -> list[dict[str, Any]]:
-    """Enrols and starts the two nodes and waits until each has proved itself and is on offer.
+    """Enrols and starts the nodes and waits until each has proved itself and is on offer.
 
     Returns them as their suppliers see them. Raises StackError saying which step failed.
     """
     keys = {account["role"]: account["key"] for account in accounts}
-    cores = split_cores(len(MACHINES))
-    for machine, cpus in zip(MACHINES, cores, strict=True):
+    cores = split_cores(len(machines))
+    for machine, cpus in zip(machines, cores, strict=True):
         with _api(stack, keys[machine.supplier]) as api:
             if not (stack.node_folder(machine.name) / "config.json").exists():
                 _enrol(stack, api, machine, cpus)
                 say(f"{machine.name}: enrolled, its fingerprint confirmed by its owner")
     supervisor.start(
-        *(stack.node(machine.name, cpus) for machine, cpus in zip(MACHINES, cores, strict=True))
+        *(stack.node(machine.name, cpus) for machine, cpus in zip(machines, cores, strict=True))
     )
-    return [_on_offer(stack, keys[machine.supplier], machine, say) for machine in MACHINES]
+    return [_on_offer(stack, keys[machine.supplier], machine, say) for machine in machines]
 
 
 def _enrol(stack: Stack, api: httpx.Client, machine: Machine, cpus: frozenset[int]) -> None:

@@ -8,14 +8,15 @@ from marketplace.core.fit import Stands, Wants, misfit, suits
 
 GIB = 2**30
 WANTS = Wants(
-    org="buyer", gpus=2, level=0, memory_bytes=40 * GIB, memory_cpu_bytes=50 * GIB, disk_bytes=100 * GIB, trust=2, tier=1,
+    org="buyer", gpus=2, level=0, memory_bytes=40 * GIB, memory_cpu_bytes=50 * GIB,
+    disk_bytes=100 * GIB, trust=2, tier=1, ray=False,
     regions=frozenset({"eu-west"}), environment="", runs_code=True, avoid=frozenset(),
     limits={"h100-sxm": 3_000_000},
 )  # fmt: skip
 STANDS = Stands(
     node="n1", org="supplier", gpu_class="h100-sxm", gpus=8, free=8, memory_bytes=80 * GIB,
     disk_bytes=1000 * GIB, trust=1, tier=0, region="eu-west", environment="env", scripts=True,
-    gangs=True, own_org_only=False, ask=2_000_000,
+    gangs=True, ray=False, own_org_only=False, ask=2_000_000,
 )  # fmt: skip
 
 
@@ -39,6 +40,7 @@ def test_what_fits_needs_no_words():
         ({"python": "3.11"}, {"python": "3.11"}, "built"),
         ({"python": "3.11"}, {"builds": True, "python": "3.12"}, "Python"),
         ({"python": "3.11", "torch": "2"}, {"builds": True, "python": "3.11"}, "torch 2"),
+        ({"ray": True}, {}, "no Ray"),
         ({"avoid": frozenset({"n1"})}, {}, "failed"),
         ({"gpus": 16}, {}, "16 GPUs in one node"),
         ({"gpus": 16, "level": 1}, {"gangs": False}, "no part in jobs of several nodes"),

@@ -84,6 +84,14 @@ def test_a_gang_may_span_a_site_if_it_says_so(buyer, supplier, now):
     assert lease.assignments.count() == 2
 
 
+def test_nodes_that_differ_in_what_a_gang_does_not_mind_are_one_gang(buyer, supplier, now):
+    first = world.agent(supplier, now=now, lan_address="10.0.0.1", disk_bytes=300 * world.GIB)
+    site = first.node.site
+    world.agent(supplier, now=now, lan_address="10.0.0.2", site=site, gpu_memory=90 * world.GIB)
+    world.job(buyer, now=now, gpus_min=2, gpus_max=2, level=1)
+    assert clearing.clear_market(now=now) == 1
+
+
 def test_the_ranks_of_a_gang_run_the_same_environment(buyer, supplier, now):
     first = world.agent(supplier, now=now, lan_address="10.0.0.1")
     other = world.agent(

@@ -12,7 +12,7 @@ from agent.config import open_state
 from agent.hardware import Machine
 from agent.lan import Lan
 from agent.order import Status
-from agent.protocol import FIRST_PORT, AssignmentSpec, Gang, Input, Member
+from agent.protocol import FIRST_PORT, AssignmentSpec, Gang, Input, Member, Resume
 from agent.sandbox import outputs
 from tests.agent import node as nodes
 from tests.agent.sandbox.jobs import WITHIN_S
@@ -21,10 +21,13 @@ LAN = Lan("127.0.0.1", 1450)
 
 
 class Ranks:
-    """The assignments of one lease."""
+    """The assignments of one lease. `inputs` by name; resume is the checkpoint to go on from."""
 
     def __init__(self, place: Path, count: int, inputs: dict[str, Path], **changes: object) -> None:
+        place.mkdir(exist_ok=True)
         self.folders = [place / str(rank) for rank in range(count)]
+        if "resume" in inputs:
+            changes["resume"] = Resume(step=0, files=[])
         epoch = 1 + secrets.randbelow(2**23 - 1)
         gang = Gang(
             network=epoch,
@@ -84,7 +87,7 @@ def _spec(
         "org": UUID(int=7),
         "recipe": "full",
         "parameters": {},
-        "inputs": [Input(name=name, files=[]) for name in inputs],
+        "inputs": [Input(name=name, files=[]) for name in inputs if name != "resume"],
         "resume": None,
         "seed": 3,
         "rank": rank,

@@ -92,9 +92,9 @@ class Assignment:
         return path.read_text(errors="replace") if path.exists() else ""
 
 
-def until(happened, otherwise=lambda: "") -> None:
+def until(happened, otherwise=lambda: "", within_s: float = WITHIN_S) -> None:
     """Polls for what tells nobody of itself."""
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + within_s
     while not happened():
         assert time.monotonic() < deadline, otherwise()
         time.sleep(0.005)
