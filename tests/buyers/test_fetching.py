@@ -12,6 +12,7 @@ from marketplace import storage
 from marketplace.core import specs
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.money import MICRO
+from scheduler import tasks
 from tests import tiny_base, world
 from tests.buyers import folders
 from tests.buyers import hub as hubs
@@ -50,8 +51,12 @@ def fetched(org, repo=REPO, **more):
     return made
 
 
-def test_a_base_is_fetched_with_weights_settings_and_tokenizer_and_nothing_that_runs(hub, org):
-    made = fetched(org)
+def test_a_base_is_fetched_with_weights_settings_and_tokenizer_and_nothing_that_runs(
+    hub, org, settings
+):
+    made = ask(org)
+    tasks.fetch_bases()
+    made.refresh_from_db()
     assert (made.state, made.detail, made.commit) == ("ready", "", hub.repos[REPO].commit)
     base = made.artifact
     assert [entry["path"] for entry in base.manifest] == [
@@ -65,7 +70,7 @@ def test_a_base_is_fetched_with_weights_settings_and_tokenizer_and_nothing_that_
     assert base.shape["layers"] == tiny_base.CONFIG["num_hidden_layers"]
     assert base.org is None, "what is open is everybody's"
     assert made.bytes_done == made.bytes_total == base.bytes
-    assert not list((made.pk and fetching.settings.SCRATCH_DIR).iterdir())
+    assert not list(settings.SCRATCH_DIR.iterdir())
 
 
 def test_the_same_commit_is_fetched_once_for_all_who_ask(hub, org, now):
