@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.http import HttpRequest
 
+from buyers.hub_models import Fetch, LicenceAcceptance
 from buyers.models import Artifact, Checkpoint, Dataset, Job, Quote
 
 
@@ -41,6 +42,18 @@ class ArtifactAdmin(_ReadOnly):
 @admin.register(Checkpoint)
 class CheckpointAdmin(_ReadOnly):
     list_display = ("job", "epoch", "step", "bytes", "committed_at", "deleted_at")
+
+
+@admin.register(Fetch)
+class FetchAdmin(_ReadOnly):
+    list_display = ("repo", "revision", "org", "state", "bytes_done", "bytes_total", "detail")
+    list_filter = ("state", "hub")
+    exclude = ("token",)
+
+
+@admin.register(LicenceAcceptance)
+class LicenceAcceptanceAdmin(_ReadOnly):
+    list_display = ("org", "repository", "licence", "statement", "by", "at")
 
 
 @admin.register(Quote)

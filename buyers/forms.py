@@ -232,7 +232,9 @@ class JobForm(RefusableForm):
 
     def raw(self) -> dict[str, Any]:
         """What was typed, for `marketplace.core.specs.parse`."""
-        return {name: value for name, value in self.cleaned_data.items() if value is not None}
+        return {
+            name: value for name, value in self.cleaned_data.items() if value not in (None, "", [])
+        }
 
     def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
         field = self.fields[name]

@@ -1,6 +1,7 @@
 """Bases from a hub: fetched once, checked, and only what can't run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from django.utils import timezone
@@ -109,9 +110,37 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_was(hub, org):
     assert headers["Range"] == "bytes=200000-"
 
 
-def test_a_hub_that_is_away_is_waited_for_and_then_given_up(hub, org, settings):
-    from dataclasses import replace
+def test_a_long_transfer_leaves_the_others_their_turn_and_goes_on(hub, org, settings, monkeypatch):
+    from buyers import incoming
 
+    settings.POLICY = replace(settings.POLICY, fetch_slice_s=-1)
+    monkeypatch.setattr(incoming, "_TELL_S", 0.0)
+    made = fetched(org)
+    assert (made.state, made.failures, made.detail) == ("fetching", 0, "")
+    assert made.bytes_done > 0
+    settings.POLICY = replace(settings.POLICY, fetch_slice_s=600)
+    fetching.work(timezone.now)
+    made.refresh_from_db()
+    assert made.state == "ready"
+
+
+def test_what_was_received_of_a_fetch_that_ended_is_swept_away(hub, org, settings):
+    hub.cut_after = 200_000
+    made = fetched(org)
+    assert [part.name for part in settings.SCRATCH_DIR.iterdir()] == [f"{made.pk}-3.part"]
+    fetching.cancel(made, by=org.members.get(), now=timezone.now())
+    fetching.work(timezone.now)
+    assert not list(settings.SCRATCH_DIR.iterdir())
+
+
+def test_an_org_may_not_fetch_without_end(hub, org, settings):
+    first = fetched(org)
+    settings.POLICY = replace(settings.POLICY, fetched_bytes=first.bytes_total + 1)
+    hub.repos[REPO].files["LICENSE"] = b"Apache 2\n"
+    assert "has fetched 0.0" in fetched(org).detail
+
+
+def test_a_hub_that_is_away_is_waited_for_and_then_given_up(hub, org, settings):
     settings.POLICY = replace(settings.POLICY, fetch_attempts=2)
     hub.down = True
     made = fetched(org)
@@ -210,8 +239,6 @@ def test_weights_in_pieces_are_taken_as_their_index_lists_them(hub, org):
 
 
 def test_one_that_is_too_large_is_refused_with_both_figures(hub, org, settings):
-    from dataclasses import replace
-
     settings.POLICY = replace(settings.POLICY, base_bytes=2**18)
     made = fetched(org)
     assert made.state == "refused"
@@ -259,8 +286,6 @@ def test_only_the_markets_own_hubs_are_asked(hub, org):
 
 
 def test_wishes_under_way_are_few_and_each_once(hub, org, settings):
-    from dataclasses import replace
-
     settings.POLICY = replace(settings.POLICY, open_fetches=1)
     first = ask(org)
     assert ask(org) == first
