@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.recipes import formats
-from agent.recipes.catalog import Parameters
 from agent.recipes.formats import Kind
 from buyers import licences
 from buyers.models import Artifact, Dataset, Folder
@@ -30,7 +29,7 @@ def require(org: Org, request: JobRequest, folders: Sequence[Folder]) -> None:
     _require_disk(request, folders)
 
 
-def require_kind(recipe: str, parameters: Parameters, dataset: Dataset | None) -> None:
+def require_kind(recipe: str, parameters: object, dataset: Dataset | None) -> None:
     """Raises Invalid unless the rows are of the kind that the recipe reads."""
     kind = _kind_of(recipe, parameters)
     if dataset is None or kind is None or not dataset.kinds or kind in dataset.kinds:
@@ -42,7 +41,7 @@ def require_kind(recipe: str, parameters: Parameters, dataset: Dataset | None) -
     )
 
 
-def require_parts(parameters: Parameters, dataset: Dataset | None) -> None:
+def require_parts(parameters: object, dataset: Dataset | None) -> None:
     """Raises Invalid unless the dataset has what is learnt from, and what is measured on."""
     if dataset is None:
         return
@@ -57,7 +56,7 @@ def require_parts(parameters: Parameters, dataset: Dataset | None) -> None:
             )
 
 
-def _kind_of(recipe: str, parameters: Parameters) -> Kind | None:
+def _kind_of(recipe: str, parameters: object) -> Kind | None:
     """What the recipe reads; None where it reads anything, or says it in its stages."""
     method = getattr(parameters, "method", "sft" if recipe in _BY_WEIGHTS else recipe)
     return next((kind for name, kind in formats.KIND_OF.items() if name == method), None)

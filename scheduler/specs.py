@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent import protocol
-from buyers.models import Checkpoint, Folder, Job
+from buyers.models import Artifact, Checkpoint, Folder, Job
 from marketplace.core.hardware import is_cpu
 from marketplace.core.policy import Policy
 from scheduler.models import Assignment, Lease
@@ -86,11 +86,16 @@ def furthest(job: Job) -> Checkpoint | None:
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
     """What the job reads: (name, folder, whether it is public)."""
     named = (
-        ("base", job.base, bool(job.base and (job.base.public or job.base.org_id is None))),
+        ("base", job.base, _is_shared(job.base)),
         ("dataset", job.dataset, False),
         ("script", job.script, False),
     )
     return [(name, folder, public) for name, folder, public in named if folder is not None]
+
+
+def _is_shared(model: Artifact | None) -> bool:
+    """Published, or fetched from an open repository: nodes may keep it for all orgs."""
+    return model is not None and (model.public or model.org_id is None)
 
 
 def files_of(folder: Folder) -> list[protocol.File]:
