@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 
+from buyers.hub_models import Fetch, LicenceAcceptance
 from buyers.models import Artifact, Checkpoint, Dataset, Job, Quote
 from marketplace.admin import ReadOnlyAdmin
 
@@ -30,6 +31,18 @@ class ArtifactAdmin(ReadOnlyAdmin):
 @admin.register(Checkpoint)
 class CheckpointAdmin(ReadOnlyAdmin):
     list_display = ("job", "epoch", "step", "bytes", "committed_at", "deleted_at")
+
+
+@admin.register(Fetch)
+class FetchAdmin(_ReadOnly):
+    list_display = ("repo", "revision", "org", "state", "bytes_done", "bytes_total", "detail")
+    list_filter = ("state", "hub")
+    exclude = ("token",)
+
+
+@admin.register(LicenceAcceptance)
+class LicenceAcceptanceAdmin(_ReadOnly):
+    list_display = ("org", "repository", "licence", "statement", "by", "at")
 
 
 @admin.register(Quote)

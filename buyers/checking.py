@@ -97,7 +97,10 @@ def look(dataset: Dataset, files: Sequence[protocol.File]) -> Findings:
 
 
 def work(clock: Callable[[], datetime]) -> None:
-    """Looks through all versions that wait for it."""
+    """Looks through all versions that wait for it. One flight at a time: what lies on the
+    scratch disk when it begins, a worker that was killed has left."""
+    for left in settings.SCRATCH_DIR.glob("*.parquet"):
+        left.unlink(missing_ok=True)
     for dataset in Dataset.objects.checking().order_by("state_since"):
         try:
             _work_on(dataset, clock)

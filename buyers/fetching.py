@@ -11,19 +11,20 @@ Only weights as safetensors, configuration and tokenizer are taken: nothing that
 import json
 import logging
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import Sum
 
 from agent import protocol
 from buyers import hub as hubs
-from buyers import licences
+from buyers import incoming, licences
 from buyers.hub import Hub, RemoteFile, Repo
 from buyers.hub_models import Fetch
-from buyers.incoming import MOST_JSON, Clock, Transfer
+from buyers.incoming import MOST_JSON, Clock, Paused, Transfer
 from buyers.models import Artifact
 from marketplace import locks, sealing, storage
 from marketplace.core.errors import Conflict, Invalid, MarketError, TooLarge, Unavailable
@@ -95,6 +96,7 @@ def work(clock: Clock) -> None:
     """
     for fetch in Fetch.objects.under_way().select_related("org").order_by("created_at"):
         _advance(fetch, clock)
+    incoming.sweep()
 
 
 def _advance(fetch: Fetch, clock: Clock) -> None:
@@ -107,6 +109,8 @@ def _advance(fetch: Fetch, clock: Clock) -> None:
                 _look(fetch, hub, clock)
             if fetch.state == "fetching":
                 _fetch_files(fetch, hub, clock)
+    except Paused:
+        log.info("the fetch %s goes on at the next bell", fetch.pk)
     except (Unavailable, OSError) as error:
         _put_off(fetch, str(error), progressed=fetch.bytes_done > before, clock=clock)
     except Conflict as error:
@@ -129,6 +133,7 @@ def _look(fetch: Fetch, hub: Hub, clock: Clock) -> None:
             f"{fetch.repo} has {total / 2**30:.4g} GiB of weights; a base has at most "
             f"{settings.POLICY.base_bytes / 2**30:.4g} here"
         )
+    _require_room(fetch, total)
     if not repo.licence and not fetch.right:
         raise Invalid(
             f"{fetch.repo} names no licence, so nobody may be let to use it. If your organisation "
@@ -149,6 +154,17 @@ def _look(fetch: Fetch, hub: Hub, clock: Clock) -> None:
             bytes_done=0,
             detail="",
             failures=0,
+        )
+
+
+def _require_room(fetch: Fetch, total: int) -> None:
+    """What many fetch is kept once, and yet counts for each: it is theirs to use."""
+    held = Artifact.objects.filter(pk__in=Fetch.objects.of(fetch.org).values("artifact"))
+    had, most = held.aggregate(sum=Sum("bytes"))["sum"] or 0, settings.POLICY.fetched_bytes
+    if had + total > most:
+        raise TooLarge(
+            f"your organisation has fetched {had / 2**30:.4g} GiB of bases and may have "
+            f"{most / 2**30:.4g}; {fetch.repo} has {total / 2**30:.4g}. Ask the market's operator"
         )
 
 
@@ -212,11 +228,11 @@ def _json(hub: Hub, repo: Repo, path: str) -> object:
 
 def _fetch_files(fetch: Fetch, hub: Hub, clock: Clock) -> None:
     """What is missing, file by file; then the artifact."""
-    known = _existing(fetch)
-    if known is None:
+    until = clock() + timedelta(seconds=settings.POLICY.fetch_slice_s)
+    if _existing(fetch) is None:
         for index, entry in enumerate(fetch.files):
             if not entry["done"]:
-                Transfer(fetch, index, hub, clock).run()
+                Transfer(fetch, index, hub, clock, until=until).run()
     with transaction.atomic():
         locks.hold(f"base {fetch.hub}:{fetch.repo}@{fetch.commit}")
         base = _existing(fetch) or _make(fetch, now=clock())

@@ -256,19 +256,26 @@ class JobForm(RefusableForm):
                 required=False,
                 choices=named if each.name in _OF_ROWS else models,
                 label=each.name.capitalize() + ("" if each.required else " (optional)"),
-                help_text=each.help[:1].upper() + each.help[1:],
+                help_text=_sentence(each.help),
             )
         self.inputs = [self[each.name] for each in read]
         self.terms = [self[name] for name in own]
 
     def raw(self) -> dict[str, Any]:
         """What was typed, for `marketplace.core.specs.parse`."""
-        return {name: value for name, value in self.cleaned_data.items() if value is not None}
+        return {
+            name: value for name, value in self.cleaned_data.items() if value not in (None, "", [])
+        }
 
     def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
         field = self.fields[name]
         assert isinstance(field, forms.ChoiceField)
         field.choices = choices
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it begins with a file's name."""
+    return text if "." in text.split(" ", 1)[0] else text[:1].upper() + text[1:]
 
 
 def _titled(base: Artifact) -> str:

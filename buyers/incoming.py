@@ -30,6 +30,18 @@ _SPARE: Final = 2**30
 """Bytes that stay free on the scratch disk."""
 
 
+class Paused(Exception):
+    """Its time is up for now; what was received is kept."""
+
+
+def sweep() -> None:
+    """Removes the scratch files of fetches that have ended, however they did."""
+    under_way = {str(pk) for pk in Fetch.objects.under_way().values_list("pk", flat=True)}
+    for part in settings.SCRATCH_DIR.glob("*.part"):
+        if part.name.rpartition("-")[0] not in under_way:
+            part.unlink(missing_ok=True)
+
+
 @dataclass
 class Transfer:
     """One file on its way: from the hub to the scratch disk, checked, to our storage."""
@@ -38,6 +50,7 @@ class Transfer:
     index: int
     hub: Hub
     clock: Clock
+    until: datetime
 
     def __post_init__(self) -> None:
         entry = {key: value for key, value in self._entry.items() if key != "done"}
@@ -123,13 +136,16 @@ class Transfer:
         return ""
 
     def _tell(self, have: int) -> None:
-        """Progress, now and then; raises Conflict if the fetch was ended meanwhile."""
+        """Progress, now and then; raises Conflict if the fetch was ended meanwhile, Paused if
+        others shall have their turn."""
         now = self.clock()
         if (now - self._told).total_seconds() < _TELL_S:
             return
         self._told = now
         done = sum(entry["bytes"] for entry in self.fetch.files if entry["done"])
         self._write(bytes_done=done + have, detail="")
+        if now > self.until:
+            raise Paused
 
     def _write(self, **values: Any) -> None:
         if not Fetch.objects.under_way().filter(pk=self.fetch.pk).update(**values):

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from django.conf import settings
+
 from agent.recipes.verdict import Evaluation
 from buyers import evaluations, family, licences
 from buyers.family import Kin
@@ -78,6 +80,13 @@ class ModelView:
     def may_continue(self) -> bool:
         """Whether a job may start from it."""
         return not self.is_adapter
+
+    @property
+    def home(self) -> str:
+        """The base's page at its hub, at the commit that is kept here; empty for others."""
+        hub, _, repo = self.artifact.repository.partition(":")
+        url = settings.HUBS.get(hub, "")
+        return f"{url}/{repo}/tree/{self.artifact.commit}" if url else ""
 
     @property
     def card(self) -> str:

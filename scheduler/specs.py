@@ -9,7 +9,7 @@ from django.conf import settings
 
 from agent import protocol
 from agent.protocol import Gang
-from buyers.models import Checkpoint, Dataset, Folder, Job
+from buyers.models import Artifact, Checkpoint, Dataset, Folder, Job
 from marketplace.core import checkpoints
 from marketplace.core.hardware import is_cpu
 from marketplace.core.policy import Policy
@@ -121,14 +121,19 @@ def furthest(job: Job) -> Checkpoint | None:
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
     """What the job reads: (name, folder, whether it is public)."""
     named = (
-        ("base", job.base, bool(job.base and (job.base.public or job.base.org_id is None))),
+        ("base", job.base, _is_shared(job.base)),
         ("dataset", job.dataset, False),
         ("script", job.script, False),
         ("mix", job.mix, False),
-        ("other", job.other, bool(job.other and job.other.public)),
-        ("third", job.third, bool(job.third and job.third.public)),
+        ("other", job.other, _is_shared(job.other)),
+        ("third", job.third, _is_shared(job.third)),
     )
     return [(name, folder, public) for name, folder, public in named if folder is not None]
+
+
+def _is_shared(model: Artifact | None) -> bool:
+    """Published, or fetched from an open repository: nodes may keep it for all orgs."""
+    return model is not None and (model.public or model.org_id is None)
 
 
 def files_of(folder: Folder) -> list[protocol.File]:

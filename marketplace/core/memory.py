@@ -27,7 +27,7 @@ _CPU_HEAP: Final = 1.8
 _CPU_HEADROOM: Final = 1.1
 _GPU_CONTEXT_BYTES: Final = 1_500_000_000
 _GPU_GAPS: Final = 1.07
-_GPU_GAPS_BYTES: Final = 500_000_000
+_GPU_GAPS_BYTES: Final = 600_000_000
 # Logits exist for so many tokens at once (`agent.recipes.loss`, TRL's fused head): bf16, fp32,
 # their softmax, and the gradients of the first two.
 _LOGITS_AT_ONCE: Final = 256

@@ -86,6 +86,10 @@ class Policy:
     """Largest base model that is fetched from a hub: a 100 B model in bfloat16."""
     open_fetches: int = 5
     """Most bases that one org has on their way at once."""
+    fetched_bytes: int = 2**40
+    """What one org may have fetched in all: a dozen models of 70 B."""
+    fetch_slice_s: float = 600
+    """So long a fetch is worked on before the others have their turn."""
     fetch_attempts: int = 20
     """A fetch is given up after so many failures in a row without a byte of progress."""
     check_bytes: int = 4 * 2**20

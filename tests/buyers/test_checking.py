@@ -11,6 +11,7 @@ from pyarrow import parquet as pq
 from buyers import checking, datasets, parquet, rows
 from buyers.models import Dataset
 from marketplace.core.errors import Invalid, TooLarge
+from scheduler import tasks
 from tests import world
 from tests.buyers import folders
 
@@ -50,7 +51,7 @@ def test_parquet_is_left_to_a_worker_and_then_ready_with_its_first_rows(org, scr
     dataset = folders.upload(org, "pairs", files, now=now)
     assert (dataset.state, dataset.committed_at) == ("checking", None)
     assert datasets.commit(dataset, now=now).state == "checking", "again changes nothing"
-    checking.work(timezone.now)
+    tasks.check_datasets()
     dataset.refresh_from_db()
     assert (dataset.state, dataset.rows) == ("ready", 21)
     assert dataset.kinds == ["answers", "prompts"]

@@ -1,6 +1,7 @@
 """Bases from a hub: fetched once, checked, and only what can't run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from django.utils import timezone
@@ -12,6 +13,7 @@ from marketplace import storage
 from marketplace.core import specs
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.money import MICRO
+from scheduler import tasks
 from tests import tiny_base, world
 from tests.buyers import folders
 from tests.buyers import hub as hubs
@@ -50,8 +52,12 @@ def fetched(org, repo=REPO, **more):
     return made
 
 
-def test_a_base_is_fetched_with_weights_settings_and_tokenizer_and_nothing_that_runs(hub, org):
-    made = fetched(org)
+def test_a_base_is_fetched_with_weights_settings_and_tokenizer_and_nothing_that_runs(
+    hub, org, settings
+):
+    made = ask(org)
+    tasks.fetch_bases()
+    made.refresh_from_db()
     assert (made.state, made.detail, made.commit) == ("ready", "", hub.repos[REPO].commit)
     base = made.artifact
     assert [entry["path"] for entry in base.manifest] == [
@@ -65,7 +71,7 @@ def test_a_base_is_fetched_with_weights_settings_and_tokenizer_and_nothing_that_
     assert base.shape["layers"] == tiny_base.CONFIG["num_hidden_layers"]
     assert base.org is None, "what is open is everybody's"
     assert made.bytes_done == made.bytes_total == base.bytes
-    assert not list((made.pk and fetching.settings.SCRATCH_DIR).iterdir())
+    assert not list(settings.SCRATCH_DIR.iterdir())
 
 
 def test_the_same_commit_is_fetched_once_for_all_who_ask(hub, org, now):
@@ -104,9 +110,37 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_was(hub, org):
     assert headers["Range"] == "bytes=200000-"
 
 
-def test_a_hub_that_is_away_is_waited_for_and_then_given_up(hub, org, settings):
-    from dataclasses import replace
+def test_a_long_transfer_leaves_the_others_their_turn_and_goes_on(hub, org, settings, monkeypatch):
+    from buyers import incoming
 
+    settings.POLICY = replace(settings.POLICY, fetch_slice_s=-1)
+    monkeypatch.setattr(incoming, "_TELL_S", 0.0)
+    made = fetched(org)
+    assert (made.state, made.failures, made.detail) == ("fetching", 0, "")
+    assert made.bytes_done > 0
+    settings.POLICY = replace(settings.POLICY, fetch_slice_s=600)
+    fetching.work(timezone.now)
+    made.refresh_from_db()
+    assert made.state == "ready"
+
+
+def test_what_was_received_of_a_fetch_that_ended_is_swept_away(hub, org, settings):
+    hub.cut_after = 200_000
+    made = fetched(org)
+    assert [part.name for part in settings.SCRATCH_DIR.iterdir()] == [f"{made.pk}-3.part"]
+    fetching.cancel(made, by=org.members.get(), now=timezone.now())
+    fetching.work(timezone.now)
+    assert not list(settings.SCRATCH_DIR.iterdir())
+
+
+def test_an_org_may_not_fetch_without_end(hub, org, settings):
+    first = fetched(org)
+    settings.POLICY = replace(settings.POLICY, fetched_bytes=first.bytes_total + 1)
+    hub.repos[REPO].files["LICENSE"] = b"Apache 2\n"
+    assert "has fetched 0.0" in fetched(org).detail
+
+
+def test_a_hub_that_is_away_is_waited_for_and_then_given_up(hub, org, settings):
     settings.POLICY = replace(settings.POLICY, fetch_attempts=2)
     hub.down = True
     made = fetched(org)
@@ -205,8 +239,6 @@ def test_weights_in_pieces_are_taken_as_their_index_lists_them(hub, org):
 
 
 def test_one_that_is_too_large_is_refused_with_both_figures(hub, org, settings):
-    from dataclasses import replace
-
     settings.POLICY = replace(settings.POLICY, base_bytes=2**18)
     made = fetched(org)
     assert made.state == "refused"
@@ -254,8 +286,6 @@ def test_only_the_markets_own_hubs_are_asked(hub, org):
 
 
 def test_wishes_under_way_are_few_and_each_once(hub, org, settings):
-    from dataclasses import replace
-
     settings.POLICY = replace(settings.POLICY, open_fetches=1)
     first = ask(org)
     assert ask(org) == first
