@@ -25,7 +25,8 @@ from buyers.sdk import Client
 from marketplace.devstack import demo
 from marketplace.devstack.live import live_site
 
-_STEPS = 200
+_STEPS = 400
+"""Forty seconds: a fault in each such stretch of training."""
 _SILENT = "≤ 60 s"
 
 
@@ -114,7 +115,7 @@ def _campaign(world: World, asked: argparse.Namespace, chance: random.Random) ->
             break
         steps = _STEPS + int(fault.lasts_s / PACE_S)
         strikes.offer_with_notice(world, fault.notice_s)
-        at_step = chance.randrange(40, 120)
+        at_step = chance.randrange(40, 240)
         outcome = run(world, fault.strike, steps=steps, at_step=at_step)
         wrong = complaints(outcome, alone, steps=steps)
         undisturbed_s = alone.seconds * steps / longest
