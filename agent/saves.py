@@ -39,6 +39,8 @@ _SURE_NS: Final = 1_000_000_000
 _STILL_NS: Final = 3_000_000_000
 """What doesn't is taken for whole after so long without a change."""
 _MOST_ENTRIES: Final = 20_000
+_MOST_TRIED: Final = 8
+"""Of the newest folders, so many are looked into at once."""
 _MOST_HELD: Final = 256
 """Files held open while they are sent, so that a job that removes its old checkpoints can't
 take one away from under us."""
@@ -92,15 +94,17 @@ def newest(
 ) -> Save | None:
     """The newest state that is whole and was written after that time; the ones before it are not
     worth sending any more. `but`: times of those that can't be taken."""
-    found: list[Save] = []
+    after_ns = max(after_ns, look.since_ns)
     trees = {tree: _entries(job, tree) for tree in ((OUTPUT, WORK) if look.script else (OUTPUT,))}
-    for tree, entries in trees.items():
-        found += _folders(job, tree, entries, look)
-    if look.script and not found:
-        singles = (_singles(job, tree, entries, look) for tree, entries in trees.items())
-        found = [save for save in singles if save is not None]
-    fresh = [s for s in found if s.at_ns > max(after_ns, look.since_ns) and s.at_ns not in but]
-    return max(fresh, key=lambda save: save.at_ns, default=None)
+    folders = [one for tree, entries in trees.items() for one in _folders(tree, entries)]
+    own = [one for one in folders if one.at_ns > look.since_ns]
+    if own or not look.script:
+        fresh = [one for one in own if one.at_ns > after_ns and one.at_ns not in but]
+        fresh.sort(key=lambda one: -one.at_ns)
+        return next((one.save() for one in fresh[:_MOST_TRIED] if _is_whole(job, one, look)), None)
+    singles = [_singles(job, tree, entries, look) for tree, entries in trees.items()]
+    new = [s for s in singles if s is not None and s.at_ns > after_ns and s.at_ns not in but]
+    return max(new, key=lambda save: save.at_ns, default=None)
 
 
 def leftovers(job: Path, look: Look) -> list[tuple[str, OutputFile]]:
@@ -166,23 +170,37 @@ def _entries(job: Path, tree: str) -> list[_Entry]:
     return []
 
 
-def _folders(job: Path, tree: str, entries: Sequence[_Entry], look: Look) -> list[Save]:
+@dataclass(frozen=True)
+class _Folder:
+    """A folder that is named like a checkpoint, and what it holds."""
+
+    place: str
+    number: int
+    top: os.stat_result
+    inside: Sequence[_Entry]
+
+    @property
+    def at_ns(self) -> int:
+        return max(self.top.st_ctime_ns, *(info.st_ctime_ns for _, info in self.inside), 0)
+
+    def save(self) -> Save:
+        ends = [info.st_mtime_ns for _, info in self.inside if stat.S_ISREG(info.st_mode)]
+        wrote_s = (max(ends) - min(ends)) / 1e9 if ends else 0.0
+        return Save(self.place, self.number, self.at_ns, wrote_s)
+
+
+def _folders(tree: str, entries: Sequence[_Entry]) -> list[_Folder]:
     tops = _checkpoints(entries)
     inside: dict[str, list[_Entry]] = {top: [] for top in tops}
     for path, info in entries:
         top = _within(path, tops)
         if top is not None and path != top:
             inside[top].append((path, info))
-    found = []
     infos = dict(entries)
-    for top, name in tops.items():
-        place = f"{tree}/{top}"
-        at_ns = max(info.st_ctime_ns for _, info in [(top, infos[top]), *inside[top]])
-        if at_ns > look.since_ns and _is_whole(job, place, infos[top], inside[top], look):
-            ends = [i.st_mtime_ns for _, i in inside[top] if stat.S_ISREG(i.st_mode)]
-            wrote_s = (max(ends) - min(ends)) / 1e9 if ends else 0.0
-            found.append(Save(place, int(name[1]), at_ns, wrote_s))
-    return found
+    return [
+        _Folder(f"{tree}/{top}", int(name[1]), infos[top], inside[top])
+        for top, name in tops.items()
+    ]
 
 
 def _checkpoints(entries: Sequence[_Entry]) -> dict[str, re.Match[str]]:
@@ -204,9 +222,8 @@ def _within(path: str, tops: Mapping[str, object]) -> str | None:
     return next((one for one in above if one in tops), None)
 
 
-def _is_whole(
-    job: Path, place: str, top: os.stat_result, inside: Sequence[_Entry], look: Look
-) -> bool:
+def _is_whole(job: Path, folder: _Folder, look: Look) -> bool:
+    place, top, inside = folder.place, folder.top, folder.inside
     names = {path.rpartition("/")[2] for path, info in inside if stat.S_ISREG(info.st_mode)}
     if _UNFINISHED in names:
         return False

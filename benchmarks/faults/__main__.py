@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from buyers.sdk import Client
 from marketplace.devstack import demo
 from marketplace.devstack.live import live_site
 
-_STEPS = 200
+_STEPS = 400
+"""Forty seconds: a fault in each such stretch of training."""
 _SILENT = "≤ 60 s"
 
 
@@ -77,6 +78,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--minutes", type=float, default=5)
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--only", default="", help="faults whose name has this in it")
     asked = arguments.parse_args()
     os.environ.setdefault("POLICY_HEARTBEAT_S", "2")
     chance = random.Random(asked.seed)
@@ -104,17 +106,18 @@ def _disk(nodes: Path) -> contextlib.AbstractContextManager[None]:
 
 def _campaign(world: World, asked: argparse.Namespace, chance: random.Random) -> int:
     _print_head(asked)
-    longest = _STEPS + int(max(fault.lasts_s for fault in FAULTS) / PACE_S)
+    faults = [fault for fault in FAULTS if fault.needs() and asked.only in fault.name]
+    longest = _STEPS + int(max(fault.lasts_s for fault in faults) / PACE_S)
     alone = run(world, None, steps=longest)
     wrong = complaints(alone, alone, steps=longest)
     _print_line("undisturbed", alone, wrong, "", alone.seconds)
     began, broken, useful, spent = time.monotonic(), 0, 0.0, 0.0
-    for fault in _drawn(chance):
+    for fault in _drawn(chance, faults):
         if time.monotonic() - began > asked.minutes * 60:
             break
         steps = _STEPS + int(fault.lasts_s / PACE_S)
         strikes.offer_with_notice(world, fault.notice_s)
-        at_step = chance.randrange(40, 120)
+        at_step = chance.randrange(40, 240)
         outcome = run(world, fault.strike, steps=steps, at_step=at_step)
         wrong = complaints(outcome, alone, steps=steps)
         undisturbed_s = alone.seconds * steps / longest
@@ -125,14 +128,10 @@ def _campaign(world: World, asked: argparse.Namespace, chance: random.Random) ->
     return 1 if broken or useful / spent < 0.85 else 0
 
 
-def _drawn(chance: random.Random) -> Iterator[Fault]:
-    """All that this host can do in a random order, again and again."""
-    found = [fault for fault in FAULTS if fault.needs()]
-    left = ", ".join(fault.name for fault in FAULTS if fault not in found)
-    if left:
-        print(f"not on this host: {left}")
+def _drawn(chance: random.Random, faults: Sequence[Fault]) -> Iterator[Fault]:
+    """All of them in a random order, again and again."""
     for _ in itertools.count():
-        yield from chance.sample(found, len(found))
+        yield from chance.sample(faults, len(faults))
 
 
 def _print_head(asked: argparse.Namespace) -> None:
@@ -141,6 +140,8 @@ def _print_head(asked: argparse.Namespace) -> None:
     ).stdout.strip()
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
           f"commit {commit}, {asked.minutes:g} minutes, seed {asked.seed}")  # fmt: skip
+    if left := ", ".join(fault.name for fault in FAULTS if not fault.needs()):
+        print(f"not on this host: {left}")
     print(f"{'fault':28}{'stood still':>12}{'lost':>10}{'attempts':>10}{'paid':>9}{'speed':>8}"
           f"  goal")  # fmt: skip
 

@@ -43,7 +43,7 @@ def filled(folder: Path) -> Iterator[None]:
     """Not a byte is left on the disk of `folder`."""
     filler = folder / "filler"
     try:
-        with filler.open("wb") as file, contextlib.suppress(OSError):
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             space = os.statvfs(folder)
             os.posix_fallocate(
                 file.fileno(), 0, max(1, space.f_bavail * space.f_frsize - (1 << 20))
@@ -51,7 +51,6 @@ def filled(folder: Path) -> Iterator[None]:
             file.seek(0, os.SEEK_END)
             while True:
                 file.write(bytes(1 << 16))
-                file.flush()
         yield
     finally:
         filler.unlink()

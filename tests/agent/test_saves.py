@@ -97,6 +97,8 @@ def test_what_was_laid_there_for_the_job_is_not_its_own(job: Path):
     write(job / "work/model.pt", torch_file())
     since = time.time_ns() + SECOND
     assert find(job, look(after_s=60, since_ns=since)) is None
+    laid = frozenset({"work/model.pt"})
+    assert find(job, look(after_s=60, since_ns=since, restored=laid)) is None
     assert saves.leftovers(job, look(since_ns=since)) == []
 
 
@@ -182,3 +184,15 @@ def test_trainers_own_notes_become_a_curve(job: Path):
     assert [(point.step, point.values) for point in points] == [
         (1, {"loss": 2.5, "total_steps": 9.0}), (2, {"eval_loss": 2.0, "total_steps": 9.0}),
     ]  # fmt: skip
+
+
+def test_what_was_laid_back_and_not_written_again_still_belongs_to_the_state(job: Path):
+    write(job / "work/best.pt", torch_file())
+    write(job / "work/base.pt", torch_file())
+    time.sleep(0.02)
+    since = time.time_ns()
+    time.sleep(0.02)
+    write(job / "work/last.pt", torch_file())
+    found = find(job, look(after_s=2, since_ns=since, restored=frozenset({"work/best.pt"})))
+    assert found is not None
+    assert sorted(file.path for file in found.files) == ["best.pt", "last.pt"]
