@@ -34,14 +34,14 @@ class CheckpointAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Fetch)
-class FetchAdmin(_ReadOnly):
+class FetchAdmin(ReadOnlyAdmin):
     list_display = ("repo", "revision", "org", "state", "bytes_done", "bytes_total", "detail")
     list_filter = ("state", "hub")
     exclude = ("token",)
 
 
 @admin.register(LicenceAcceptance)
-class LicenceAcceptanceAdmin(_ReadOnly):
+class LicenceAcceptanceAdmin(ReadOnlyAdmin):
     list_display = ("org", "repository", "licence", "statement", "by", "at")
 
 
