@@ -30,7 +30,7 @@ def require(org: Org, request: JobRequest, folders: Sequence[Folder]) -> None:
     _require_disk(request, folders)
 
 
-def require_kind(recipe: str, parameters: object, dataset: Dataset | None) -> None:
+def require_kind(recipe: str, parameters: Parameters, dataset: Dataset | None) -> None:
     """Raises Invalid unless the rows are of the kind that the recipe reads."""
     kind = _kind_of(recipe, parameters)
     if dataset is None or kind is None or not dataset.kinds or kind in dataset.kinds:

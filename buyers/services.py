@@ -12,13 +12,13 @@ from typing import Any, Final
 from django.conf import settings
 from django.contrib.auth.models import User
 
-from agent.recipes import catalog, formats
+from agent.recipes import catalog
 from agent.recipes.catalog import ParameterError
 from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters
-from buyers import fits, packages, reads, references, secrets
+from buyers import fits, packages, reads, references, secrets, sizes
 from buyers.models import Artifact, Dataset, Job
 from buyers.own_models import PackageLock
-from marketplace.core import checkpoints, estimates, memory
+from marketplace.core import checkpoints, estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.hardware import Level
 from marketplace.core.ids import uuid7
@@ -28,10 +28,6 @@ from marketplace.core.specs import JobRequest
 from marketplace.models import Org
 from suppliers.models import Node
 
-# Measured with SmolLM2's tokenizer on rows of code and English: 4.9 bytes of JSON a token, and
-# 32 tokens that its chat template puts around each pair.
-_BYTES_A_TOKEN: Final = 4.9
-_CHAT_TOKENS: Final = 32
 _MOST_GANG: Final = 128
 """A gang's network holds twice as many ranks."""
 
@@ -92,10 +88,10 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     other, third = (reads.model(org, request, name) for name in ("other", "third"))
     _check(request, parameters, base, dataset, script)
     lock = packages.of_request(org, request, script)
-    shape, plain = shape_of(base), catalog.as_json(parameters)
+    shape, plain = sizes.shape_of(base), catalog.as_json(parameters)
     folders = [each for each in (base, dataset, script, mix, other, third) if each is not None]
     fits.require(org, request, folders)
-    on_gpu, on_cpu = _memory(request, plain, shape)
+    on_gpu, on_cpu = sizes.memory_of(request, plain, shape)
     return Plan(
         recipe=request.recipe,
         parameters=plain,
@@ -113,7 +109,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         disk_bytes=request.disk_bytes,
         bytes_in=sum(folder.bytes for folder in folders) + (lock.bytes if lock else 0),
         hours=request.hours,
-        row_tokens=row_tokens(dataset),
+        row_tokens=sizes.row_tokens(dataset),
         total_steps=catalog.total_steps(parameters),
     )
 
@@ -353,43 +349,12 @@ def _check_tuning(request: JobRequest, parameters: Parameters, base: Artifact | 
             "it was made from",
             field="base",
         )
-    if not (shape_of(base) or (request.memory_bytes and request.hours)):
+    if not (sizes.shape_of(base) or (request.memory_bytes and request.hours)):
         raise Invalid(
             "the size of this base is not known; say how much memory it needs on each GPU "
             "(memory_gib) and how long it will about run (hours)",
             field="hours" if request.memory_bytes else "memory_gib",
         )
-
-
-def shape_of(base: Artifact | None) -> BaseShape | None:
-    """A base's own shape, or that of what it was made from."""
-    while base is not None:
-        if base.shape:
-            return BaseShape(**base.shape)
-        base = base.job.base if base.job else None
-    return None
-
-
-def _memory(
-    request: JobRequest, parameters: Mapping[str, Any], shape: BaseShape | None
-) -> tuple[int, int]:
-    """Bytes on each GPU, and on a processor; what the buyer books counts for both."""
-    if request.memory_bytes:
-        return request.memory_bytes, request.memory_bytes
-    assert shape is not None, "a base of unknown size needs the buyer's word"
-    found = memory.needed(request.recipe, parameters, shape, world=request.gpus_min)
-    return found.on_gpu, found.on_cpu
-
-
-def row_tokens(dataset: Dataset | None) -> float | None:
-    """The mean length of a dataset's rows, guessed from their bytes."""
-    if dataset is None or not dataset.rows:
-        return None
-    parts = (formats.TRAIN, formats.HELD_OUT)
-    size: int = sum(
-        entry["bytes"] for entry in dataset.manifest if formats.part_of(entry["path"]) in parts
-    )
-    return size / dataset.rows / _BYTES_A_TOKEN + _CHAT_TOKENS
 
 
 def _require_a_save(request: JobRequest, price: int) -> None:

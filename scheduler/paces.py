@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from statistics import median
 from typing import Final
 
-from buyers import services as buyers
+from buyers import sizes
 from buyers.models import Job
 from buyers.services import Plan
 from marketplace.core import estimates, paces
@@ -103,14 +103,14 @@ def _tokens_per_s(job: Job, lease: Lease) -> float | None:
 
 
 def _share(job: Job, lease: Lease, tokens_per_s: float | None) -> float | None:
-    shape = buyers.shape_of(job.base)
+    shape = sizes.shape_of(job.base)
     nodes = [share.node for share in lease.assignments.select_related("node")]
     speeds = timing.measured_tflops(nodes)
     slowest = min((speeds.get(node.pk, 0.0) for node in nodes), default=0.0)
     if tokens_per_s is None or shape is None or not slowest:
         return None
     flops = estimates.flops_per_token(
-        job.recipe, job.parameters, shape, row_tokens=buyers.row_tokens(job.dataset)
+        job.recipe, job.parameters, shape, row_tokens=sizes.row_tokens(job.dataset)
     )
     return tokens_per_s * flops / (slowest * 1e12 * lease.gpus_count)
 
@@ -122,5 +122,5 @@ def _seconds(job: Job) -> float:
 
 
 def _size(job: Job) -> int:
-    shape = buyers.shape_of(job.base)
+    shape = sizes.shape_of(job.base)
     return shape.parameters if shape else 0

@@ -1,0 +1,46 @@
+"""How large what a job brings is: its base, its rows, and the memory that they will take."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agent.recipes import formats
+from buyers.models import Artifact, Dataset
+from marketplace.core import memory
+from marketplace.core.shapes import BaseShape
+from marketplace.core.specs import JobRequest
+
+# Measured with SmolLM2's tokenizer on rows of code and English: 4.9 bytes of JSON a token, and
+# 32 tokens that its chat template puts around each pair.
+_BYTES_A_TOKEN: Final = 4.9
+_CHAT_TOKENS: Final = 32
+
+
+def shape_of(base: Artifact | None) -> BaseShape | None:
+    """A base's own shape, or that of what it was made from."""
+    while base is not None:
+        if base.shape:
+            return BaseShape(**base.shape)
+        base = base.job.base if base.job else None
+    return None
+
+
+def row_tokens(dataset: Dataset | None) -> float | None:
+    """The mean length of a dataset's rows, guessed from their bytes."""
+    if dataset is None or not dataset.rows:
+        return None
+    parts = (formats.TRAIN, formats.HELD_OUT)
+    size: int = sum(
+        entry["bytes"] for entry in dataset.manifest if formats.part_of(entry["path"]) in parts
+    )
+    return size / dataset.rows / _BYTES_A_TOKEN + _CHAT_TOKENS
+
+
+def memory_of(
+    request: JobRequest, parameters: Mapping[str, Any], shape: BaseShape | None
+) -> tuple[int, int]:
+    """Bytes on each GPU, and on a processor; what the buyer books counts for both."""
+    if request.memory_bytes:
+        return request.memory_bytes, request.memory_bytes
+    assert shape is not None, "a base of unknown size needs the buyer's word"
+    found = memory.needed(request.recipe, parameters, shape, world=request.gpus_min)
+    return found.on_gpu, found.on_cpu
