@@ -26,7 +26,7 @@ from buyers.hub import Hub, RemoteFile, Repo
 from buyers.hub_models import Fetch
 from buyers.incoming import MOST_JSON, Clock, Paused, Transfer
 from buyers.models import Artifact
-from marketplace import locks, sealing, storage
+from marketplace import locks, storage, vault
 from marketplace.core.errors import Conflict, Invalid, MarketError, TooLarge, Unavailable
 from marketplace.core.shapes import BaseShape
 from marketplace.models import Org
@@ -74,7 +74,7 @@ def ask(
         return Fetch.objects.create(
             org=org,
             **wish,
-            token=sealing.seal(token) if token else None,
+            token=vault.seal(token) if token else None,
             right=" ".join(right.split())[:300],
             created_by=by.get_username(),
             created_at=now,
@@ -103,7 +103,7 @@ def _advance(fetch: Fetch, clock: Clock) -> None:
     """One fetch. What the repository is at fault for refuses it; what may pass is tried again."""
     before = fetch.bytes_done
     try:
-        token = sealing.unseal(fetch.token) if fetch.token else ""
+        token = vault.unseal(bytes(fetch.token)) if fetch.token else ""
         with Hub(settings.HUBS[fetch.hub], token) as hub:
             if fetch.state == "asked":
                 _look(fetch, hub, clock)
