@@ -12,6 +12,7 @@ from buyers import evaluations, family, licences
 from buyers.family import Kin
 from buyers.hub_models import LicenceAcceptance
 from buyers.models import Artifact, Job
+from marketplace.core import words
 from marketplace.core.money import format_amount
 from marketplace.models import Org, StateChange
 from scheduler import receipts
@@ -160,7 +161,7 @@ def _facts(view: ModelView) -> list[tuple[str, str]]:
         ("GPUs", ", ".join(sorted({f"{line.gpus} × {line.gpu_class}" for line in receipt.lines}))),
         ("GPU-seconds", f"{receipt.gpu_seconds:,}"),
         ("Cost", f"${format_amount(receipt.total)}"),
-        ("Energy", f"{receipt.kwh:.4f} kWh{' (estimated)' if receipt.estimated else ''}"),
+        ("Energy", words.energy(receipt.kwh) + (" (estimated)" if receipt.estimated else "")),
         ("CO₂", f"{receipt.g_co2:.1f} g"),
     ]
     return found

@@ -91,19 +91,11 @@ def percent(share: float | None) -> str:
 
 @register.filter
 def energy(kwh: float | None) -> str:
-    """Kilowatt-hours in the unit that reads best: "1.25 kWh", "3.1 Wh", "0.05 Wh"."""
-    if kwh is None:
-        return "–"
-    if kwh >= 0.1 or not kwh:
-        return f"{kwh:,.2f} kWh"
-    return f"{kwh * 1000:.1f} Wh" if kwh >= 0.001 else f"{kwh * 1000:.2g} Wh"
+    """Kilowatt-hours in the unit that reads best."""
+    return "–" if kwh is None else words.energy(kwh)
 
 
 @register.filter
 def carbon(grams: float | None) -> str:
-    """Grams of CO2 in the unit that reads best: "1.2 kg CO₂", "31 g CO₂", "0.02 g CO₂"."""
-    if grams is None:
-        return "–"
-    if grams >= 1000:
-        return f"{grams / 1000:,.1f} kg CO₂"
-    return f"{grams:.0f} g CO₂" if grams >= 10 or not grams else f"{grams:.2g} g CO₂"
+    """Grams of CO2 in the unit that reads best."""
+    return "–" if grams is None else words.carbon(grams)
