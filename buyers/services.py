@@ -328,7 +328,8 @@ def _check_script(
 
 
 def _check_tuning(request: JobRequest, parameters: Parameters, base: Artifact | None) -> None:
-    if request.gpus_min > 1 and not isinstance(parameters, FineTuning):
+    alone = not isinstance(parameters, FineTuning) or parameters.method == "distill"
+    if request.gpus_min > 1 and alone:
         raise Invalid(
             f"{request.recipe} runs on one GPU; ask for 1, or bring a script that uses more",
             field="gpus",

@@ -102,6 +102,7 @@ def test_memory_that_the_buyer_knows_is_taken_as_it_is(plan, base, pairs):
         ({"dataset": "pairs@2"}, "dataset", "no dataset 'pairs@2'"),
         ({"dataset": "pairs@two"}, "dataset", "a version is a number"),
         ({"script": "code"}, "script", "reads no script"),
+        ({"gpus": 2, "recipe": "prompt"}, "gpus", "runs on one GPU"),
         ({"gpus": 2, "parameters": {"batch_size": 1}}, "gpus", "or raise batch_size"),
         ({"gpus": 2, "level": "any"}, "level", "several sites can't be run yet"),
         ({"gpus": 1, "gpus_max": 2}, "gpus_max", "grow and shrink"),
