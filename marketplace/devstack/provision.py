@@ -4,17 +4,23 @@ Everything goes through the REST API and the agent's own command line, with the 
 What is there already, from an earlier start, is left as it is.
 """
 
+import ipaddress
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 
+from marketplace.devstack import bootstrap
 from marketplace.devstack.process import StackError
 from marketplace.devstack.stack import ROOT, Say, Stack, split_cores
 from marketplace.devstack.supervisor import Supervisor
@@ -99,9 +105,27 @@ def _enrol(stack: Stack, api: httpx.Client, machine: Machine, cpus: frozenset[in
     if done.returncode or shown is None:
         said = (done.stderr or done.stdout).strip()
         raise StackError(f"The node {machine.name} could not enrol: {said}")
+    _allow_index(stack.node_folder(machine.name) / "config.json")
     # What a person reads off the machine's own screen.
     node = _find(api, machine)
     _ask(api, "POST", f"nodes/{node['id']}/confirm/", {"fingerprint": shown.group()})
+
+
+def _allow_index(path: Path) -> None:
+    """Lets environments be built where the package index lies on an address that is not public: a
+    mirror's, which a supplier would have to allow on purpose."""
+    index = urlsplit(bootstrap.registry().index)
+    port = index.port or (443 if index.scheme == "https" else 80)
+    try:
+        found = socket.getaddrinfo(index.hostname, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return  # a build will say so
+    addresses = {ipaddress.ip_address(place[0]) for *_, place in found}
+    private = sorted(str(one) for one in addresses if not one.is_global)
+    if private:
+        config = json.loads(path.read_text())
+        config["network"] = {**config.get("network", {}), "allow": private}
+        path.write_text(json.dumps(config, indent=2))
 
 
 def _on_offer(stack: Stack, key: str, machine: Machine, say: Say) -> dict[str, Any]:
