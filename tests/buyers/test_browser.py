@@ -102,6 +102,8 @@ async def test_a_job_is_asked_for_quoted_and_taken(tab, node, s3, buyer, today):
     await sync_to_async(folders.upload)(buyer, "code", folders.SCRIPT, now=today)
     await tab.goto("/buy/jobs/new/")
     await tab.get_by_label("Recipe").select_option("script")
+    # The fields that only another recipe has are gone once the form is the script's.
+    await expect(tab.get_by_label("Entry")).to_be_visible()
     await tab.get_by_label("Script").select_option(label="code v1")
     await tab.get_by_label("Entry").fill("main.py")
     await tab.get_by_label("Budget, $").fill("5")
