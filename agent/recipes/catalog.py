@@ -174,10 +174,16 @@ def tunings(parameters: Parameters) -> list[FineTuning]:
 def stage_of(stage: Stage) -> FineTuning:
     """The parameters of a chain's stage; raises ParameterError."""
     found = validate(stage.recipe, stage.parameters)
+    if isinstance(found, DistillParameters):
+        raise ParameterError(
+            "stages: distill needs a second model, which a chain has not: run it as a job of its "
+            "own",
+            field="stages",
+        )
     if not isinstance(found, FineTuning) or found.method == "reward":
         raise ParameterError(
-            f"stages: {stage.recipe} makes no model to go on from; use sft, dpo, grpo, lora, full, "
-            "continue or distill",
+            f"stages: {stage.recipe} makes no model to go on from; use sft, dpo, grpo, lora, full "
+            "or continue",
             field="stages",
         )
     return found

@@ -63,6 +63,7 @@ NEEDED: dict[str, dict[str, object]] = {
         ("chain", {"stages": []}, "stages", "a list of at most 8"),
         ("chain", {"stages": [{"recipe": "sft", "x": 1}]}, "stages", "a list of at most 8"),
         ("chain", {"stages": [{"recipe": "reward"}]}, "stages", "no model to go on from"),
+        ("chain", {"stages": [{"recipe": "distill"}]}, "stages", "needs a second model"),
         ("chain", {"stages": [{"recipe": "dpo", "parameters": {"beta": -1}}]}, "beta", "from 0"),
         ("sweep", {"space": {"rank": [8, 0]}}, "space", "space: rank must be a whole number"),
         ("sweep", {"space": {"steps": [8, 9]}}, "space", "the same for all trials"),
