@@ -60,6 +60,8 @@ WORK_FOLDER: Final = "/job/work"
 """The project's copy, which a script may write to: its working directory."""
 REWARD_FILE: Final = "reward.py"
 _MAX_GRID: Final = 1024
+# What trials share, so that they can be compared and read the same inputs.
+_SAME_FOR_ALL: Final = frozenset({"steps", "evaluate_samples", "method", "mix"})
 
 
 class ParameterError(ValueError):
@@ -265,11 +267,24 @@ def _filled_in(parameters: Parameters) -> Parameters:
             return msgspec.structs.replace(parameters, stages=whole)
         case SweepParameters():
             given = as_json(validate(parameters.recipe, parameters.parameters))
-            return msgspec.structs.replace(parameters, parameters=given)
+            return msgspec.structs.replace(
+                parameters, parameters=given, space=_converted_space(parameters)
+            )
     if isinstance(parameters, FineTuning) and not parameters.learning_rate:
         rate = RATES[parameters.weights, parameters.method]
         return msgspec.structs.replace(parameters, learning_rate=rate)
     return parameters
+
+
+def _converted_space(parameters: SweepParameters) -> dict[str, list[int | float | str]]:
+    """Numbers as numbers, however they were sent: what a job needs is told from them."""
+    kind = _struct_of(parameters.recipe)
+    types = get_type_hints(kind, include_extras=True)
+    properties = schema(parameters.recipe)["properties"]
+    return {
+        name: [converted(name, value, types[name], properties[name]) for value in values]
+        for name, values in parameters.space.items()
+    }
 
 
 def _check_together(parameters: Parameters) -> None:
@@ -340,7 +355,7 @@ def _check_sweep(parameters: SweepParameters) -> None:
             validate(parameters.recipe, trial)
         except ParameterError as error:
             raise ParameterError(f"space: {error}", field="space") from None
-    if fixed := sorted({"steps", "evaluate_samples", "method"} & set(parameters.space)):
+    if fixed := sorted(_SAME_FOR_ALL & set(parameters.space)):
         raise ParameterError(
             f"space: {fixed[0]} is the same for all trials; put it into parameters", field="space"
         )

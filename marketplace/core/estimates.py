@@ -84,14 +84,14 @@ def estimate(
     if not (tflops > 0 and math.isfinite(tflops)):
         raise ValueError(f"a speed must be above 0 TFLOP/s, not {tflops}")
     parts = [
-        _part(one, tflops=tflops, row_tokens=row_tokens, pace=pace)
+        (one.share, _part(one, tflops=tflops, row_tokens=row_tokens, pace=pace))
         for one in trainings(recipe, parameters, base)
     ]
     return Estimate(
-        seconds_low=sum(part.seconds_low for part in parts),
-        seconds=sum(part.seconds for part in parts),
-        seconds_high=sum(part.seconds_high for part in parts),
-        flops=sum(part.flops for part in parts),
+        seconds_low=sum(share * part.seconds_low for share, part in parts),
+        seconds=sum(share * part.seconds for share, part in parts),
+        seconds_high=sum(share * part.seconds_high for share, part in parts),
+        flops=sum(share * part.flops for share, part in parts),
     )
 
 

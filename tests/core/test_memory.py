@@ -126,3 +126,10 @@ def test_a_chain_needs_what_its_largest_stage_does() -> None:
     chain = parameters("chain", stages=stages)
     whole = needed("chain", chain, TINY)
     assert whole == needed("full", parameters("full"), TINY)
+
+
+def test_a_sweep_needs_what_the_largest_of_its_combinations_does() -> None:
+    space = {"batch_size": ["2", 32], "weights": ["lora", "full"], "learning_rate": [1e-4, 1e-3]}
+    sweep = catalog.as_json(catalog.validate("sweep", {"recipe": "sft", "space": space}))
+    largest = parameters("sft", batch_size=32, weights="full")
+    assert needed("sweep", sweep, SMOLLM2) == needed("sft", largest, SMOLLM2)

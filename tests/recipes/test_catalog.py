@@ -67,6 +67,7 @@ NEEDED: dict[str, dict[str, object]] = {
         ("chain", {"stages": [{"recipe": "dpo", "parameters": {"beta": -1}}]}, "beta", "from 0"),
         ("sweep", {"space": {"rank": [8, 0]}}, "space", "space: rank must be a whole number"),
         ("sweep", {"space": {"steps": [8, 9]}}, "space", "the same for all trials"),
+        ("sweep", {"space": {"mix": [0.1, 0.2]}}, "space", "the same for all trials"),
         ("pretrain", {}, "recipe", "there are prompt, sft, dpo"),
     ],
 )
@@ -150,6 +151,12 @@ def test_steps_are_counted_over_all_stages_and_trials() -> None:
     assert trials == catalog.sweep_trials(sweep, seed=3)
     assert len({(trial["rank"], trial["learning_rate"]) for trial in trials}) == 4
     assert catalog.total_steps(catalog.validate("script", NEEDED["script"])) == 0
+
+
+def test_a_sweeps_space_holds_numbers_however_they_were_sent() -> None:
+    sweep = catalog.validate("sweep", {"space": {"rank": ["4", 8], "learning_rate": ["1e-3"]}})
+    assert isinstance(sweep, SweepParameters)
+    assert sweep.space == {"rank": [4, 8], "learning_rate": [1e-3]}
 
 
 def test_a_recipe_of_ours_runs_from_its_job_file() -> None:
