@@ -87,11 +87,12 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     mix = reads.mix(org, request, parameters)
     other, third = (reads.model(org, request, name) for name in ("other", "third"))
     _check(request, parameters, base, dataset, script)
+    _require_sizes(request, base, other)
     lock = packages.of_request(org, request, script)
     shape, plain = sizes.shape_of(base), catalog.as_json(parameters)
     folders = [each for each in (base, dataset, script, mix, other, third) if each is not None]
     fits.require(org, request, folders)
-    on_gpu, on_cpu = sizes.memory_of(request, plain, shape)
+    on_gpu, on_cpu = sizes.memory_of(request, plain, shape, sizes.shape_of(other))
     return Plan(
         recipe=request.recipe,
         parameters=plain,
@@ -350,12 +351,20 @@ def _check_tuning(request: JobRequest, parameters: Parameters, base: Artifact | 
             "it was made from",
             field="base",
         )
-    if not (sizes.shape_of(base) or (request.memory_bytes and request.hours)):
-        raise Invalid(
-            "the size of this base is not known; say how much memory it needs on each GPU "
-            "(memory_gib) and how long it will about run (hours)",
-            field="hours" if request.memory_bytes else "memory_gib",
-        )
+
+
+def _require_sizes(request: JobRequest, base: Artifact | None, other: Artifact | None) -> None:
+    """What can't be estimated is for the buyer to say; a script has said it by now."""
+    sized = [base, other] if request.recipe == "distill" else [base]
+    unknown = [each for each in sized if sizes.shape_of(each) is None]
+    if not unknown or (request.memory_bytes and request.hours):
+        return
+    what = "this base" if unknown[0] is base else "the teacher"
+    raise Invalid(
+        f"the size of {what} is not known; say how much memory it needs on each GPU (memory_gib) "
+        "and how long it will about run (hours)",
+        field="hours" if request.memory_bytes else "memory_gib",
+    )
 
 
 def _require_a_save(request: JobRequest, price: int) -> None:

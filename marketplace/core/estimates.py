@@ -72,11 +72,12 @@ def estimate(
     tflops: float,
     row_tokens: float | None = None,
     pace: Pace | None = None,
+    teacher: BaseShape | None = None,
 ) -> Estimate:
     """A recipe's time on a device of `tflops` TFLOP/s.
 
     `parameters` as the catalogue validated them; `row_tokens` is the mean length of a row, if it
-    is known; `pace` what jobs of its kind have shown on such devices. Raises ValueError for a
+    is known; `teacher` is distill's second model; `pace` what jobs of its kind have shown on such devices. Raises ValueError for a
     recipe whose needs only its author knows (`script`).
     """
     if recipe == "script" or base is None:
@@ -85,7 +86,7 @@ def estimate(
         raise ValueError(f"a speed must be above 0 TFLOP/s, not {tflops}")
     parts = [
         (one.share, _part(one, tflops=tflops, row_tokens=row_tokens, pace=pace))
-        for one in trainings(recipe, parameters, base)
+        for one in trainings(recipe, parameters, base, teacher)
     ]
     return Estimate(
         seconds_low=sum(share * part.seconds_low for share, part in parts),
@@ -122,7 +123,7 @@ def flops_per_token(
     """Operations that training spends on one token of a row, both ways."""
     job = Sizes.of(recipe, parameters, base)
     length = _length(job, row_tokens)
-    return _both_ways(job) * _forward(job, length) / length
+    return _both_ways(job) * _forward(base, length) / length
 
 
 def usual_share(gpu_class: str) -> float:
@@ -148,7 +149,11 @@ def _length(job: Sizes, row_tokens: float | None) -> float:
 def _flops(job: Sizes, length: float) -> float:
     """Operations of training and both evaluations, on rows of `length` tokens."""
     trained = job.steps * job.batch * _both_ways(job)
-    return (trained + 2 * job.evaluated) * _forward(job, length)
+    own = (trained + 2 * job.evaluated) * _forward(job.base, length)
+    if job.teacher is None:
+        return own
+    taught = _forward(job.teacher, length) - _forward(job.base, length)
+    return own + job.steps * job.batch * taught
 
 
 def _both_ways(job: Sizes) -> int:
@@ -156,9 +161,8 @@ def _both_ways(job: Sizes) -> int:
     return (2 if job.lora else 3) + _MORE_PASSES.get(job.method, 0)
 
 
-def _forward(job: Sizes, length: float) -> float:
+def _forward(base: BaseShape, length: float) -> float:
     """Operations of one row of `length` tokens on its way through."""
-    base = job.base
     body = base.parameters - base.vocab * base.hidden
     return length * (
         2 * body

@@ -113,6 +113,8 @@ class Sizes:
     targets: tuple[str, ...]
     share: float = 1.0
     """Of its steps that it takes: a sweep's combinations share those of all trials."""
+    teacher: BaseShape | None = None
+    """distill's; None: of the base's own shape."""
 
     @classmethod
     def of(cls, recipe: str, parameters: Mapping[str, object], base: BaseShape) -> Self:
@@ -156,7 +158,12 @@ class Sizes:
         return self.base.layers * self.rank * sum(i + o for i, o in self.adapted())
 
 
-def trainings(recipe: str, parameters: Mapping[str, Any], base: BaseShape) -> list[Sizes]:
+def trainings(
+    recipe: str,
+    parameters: Mapping[str, Any],
+    base: BaseShape,
+    teacher: BaseShape | None = None,
+) -> list[Sizes]:
     """The trainings that a recipe is made of; `parameters` as the catalogue validated them.
 
     Memory must do for the largest of them; the time is the sum of each by its `share`.
@@ -168,7 +175,7 @@ def trainings(recipe: str, parameters: Mapping[str, Any], base: BaseShape) -> li
         if recipe == "chain"
         else [(recipe, parameters)]
     )
-    return [Sizes.of(name, given, base) for name, given in parts]
+    return [replace(Sizes.of(name, given, base), teacher=teacher) for name, given in parts]
 
 
 def _combinations(parameters: Mapping[str, Any], base: BaseShape) -> list[Sizes]:

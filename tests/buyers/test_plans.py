@@ -364,6 +364,21 @@ def test_a_second_model_is_found_and_whole(plan, base, pairs, org, now):
     assert found.memory_bytes > plan(recipe="prompt").memory_bytes
 
 
+def test_a_large_teacher_is_counted_and_one_of_unknown_size_asked_about(
+    plan, base, pairs, org, now
+):
+    large = asdict(BaseShape.from_config({**tiny_base.CONFIG, "intermediate_size": 200_000}))
+    whole = ("config.json", "model.safetensors")
+    folder(Artifact, *whole, now=now, org=org, name="large", shape=large)
+    alike = plan(recipe="distill", other="tiny")
+    assert plan(recipe="distill", other="large").memory_bytes > alike.memory_bytes + 10**8
+    folder(Artifact, *whole, now=now, org=org, name="unknown")
+    with pytest.raises(Invalid, match="size of the teacher is not known") as refused:
+        plan(recipe="distill", other="unknown")
+    assert refused.value.field == "memory_gib"
+    assert plan(recipe="distill", other="unknown", memory_gib=4, hours=1)
+
+
 @pytest.mark.parametrize(
     ("recipe", "parameters"),
     [

@@ -114,6 +114,13 @@ def test_a_sweep_is_charged_for_the_steps_that_it_takes(
     assert {one.steps for one in sizes} == {catalog.total_steps(found)}
 
 
+def test_a_teacher_answers_as_slowly_as_it_is_large() -> None:
+    wanted = parameters("distill", evaluate_samples=0)
+    alike = estimate("distill", wanted, TINY, tflops=0.1).flops
+    assert estimate("distill", wanted, TINY, tflops=0.1, teacher=TINY).flops == alike
+    assert estimate("distill", wanted, TINY, tflops=0.1, teacher=SMOLLM2).flops > 10 * alike
+
+
 def test_data_sheets_tell_classes_apart() -> None:
     assert class_tflops("h100-sxm") > class_tflops("h100-pcie") > class_tflops("l4")
     assert class_tflops("cpu-epyc-9654") < 1 < class_tflops("some-new-gpu")
