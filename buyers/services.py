@@ -14,7 +14,7 @@ from django.contrib.auth.models import User
 
 from agent.recipes import catalog
 from agent.recipes.catalog import ParameterError
-from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters
+from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters, why_not_on
 from buyers import fits, packages, reads, references, secrets, sizes
 from buyers.models import Artifact, Dataset, Job
 from buyers.own_models import PackageLock
@@ -335,12 +335,8 @@ def _check_tuning(request: JobRequest, parameters: Parameters, base: Artifact | 
             f"{request.recipe} runs on one GPU; ask for 1, or bring a script that uses more",
             field="gpus",
         )
-    if isinstance(parameters, FineTuning) and request.gpus_min > parameters.batch_size:
-        raise Invalid(
-            f"{request.gpus_min} GPUs share the {parameters.batch_size} rows of a step, and each "
-            "needs one: ask for fewer GPUs, or raise batch_size",
-            field="gpus",
-        )
+    if isinstance(parameters, FineTuning) and (why := why_not_on(parameters, request.gpus_min)):
+        raise Invalid(why, field="gpus")
     paths = {entry["path"] for entry in base.manifest} if base else set()
     weights = any(
         path.endswith(".safetensors") and not path.startswith("adapter") for path in paths

@@ -53,6 +53,7 @@ from agent.recipes.parameters import (
     SftParameters,
     Stage,
     SweepParameters,
+    why_not_on,
 )
 
 JOB_FILE: Final = "/job/job.json"
@@ -309,14 +310,10 @@ def _check_tuning(parameters: FineTuning) -> None:
             raise ParameterError(f"targets: {ALL_LINEAR!r} stands alone", field="targets")
         if len(set(parameters.targets)) < len(parameters.targets):
             raise ParameterError("targets names a layer twice; name it once", field="targets")
-    if parameters.accumulate > parameters.batch_size:
-        raise ParameterError(
-            f"accumulate: a step of {parameters.batch_size} rows has no {parameters.accumulate} "
-            "parts; lower it, or raise batch_size",
-            field="accumulate",
-        )
     if isinstance(parameters, GrpoParameters | LoraParameters | FullParameters):
         _check_groups(parameters)
+    if why := why_not_on(parameters, 1):
+        raise ParameterError(why, field="accumulate")
 
 
 def _check_groups(parameters: GrpoParameters | LoraParameters | FullParameters) -> None:

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from agent.recipes import catalog
 from agent.recipes.catalog import ParameterError
-from agent.recipes.parameters import LoraParameters, ScriptParameters, SweepParameters
+from agent.recipes.parameters import (
+    FineTuning,
+    LoraParameters,
+    ScriptParameters,
+    SweepParameters,
+    why_not_on,
+)
 
 # What has no default.
 NEEDED: dict[str, dict[str, object]] = {
@@ -56,6 +62,7 @@ NEEDED: dict[str, dict[str, object]] = {
         ("script", {"command": ["sh", "a\0b"]}, "command", "NUL"),
         ("sft", {"method": "dpo"}, "method", "sft has no parameter 'method'"),
         ("sft", {"batch_size": 2, "accumulate": 3}, "accumulate", "raise batch_size"),
+        ("dpo", {"batch_size": 8, "accumulate": 3}, "accumulate", "even parts for one GPU"),
         ("grpo", {"batch_size": 6}, "batch_size", "a multiple of generations"),
         ("lora", {"method": "grpo", "batch_size": 6}, "batch_size", "a multiple of generations"),
         ("grpo", {"completion_length": 512}, "completion_length", "below max_length"),
@@ -115,6 +122,29 @@ def test_anything_else_either_fits_the_schema_or_is_refused(raw: dict[str, objec
     except ParameterError:
         return
     jsonschema.validate(catalog.as_json(found), catalog.schema("lora"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "raw", "gpus", "fits"),
+    [
+        ("sft", {"batch_size": 8}, 3, True),
+        ("sft", {"batch_size": 8, "accumulate": 2}, 3, True),
+        ("sft", {"batch_size": 8, "accumulate": 3}, 3, False),
+        ("sft", {"batch_size": 8}, 9, False),
+        ("dpo", {"batch_size": 8}, 3, False),
+        ("reward", {"batch_size": 12, "accumulate": 2}, 3, True),
+        ("lora", {"batch_size": 8, "method": "dpo"}, 3, False),
+        ("grpo", {"batch_size": 8, "generations": 4}, 2, True),
+        ("grpo", {"batch_size": 8, "generations": 4}, 4, False),
+        ("grpo", {"batch_size": 12, "generations": 4, "accumulate": 3}, 3, False),
+    ],
+)
+def test_whether_a_step_can_be_cut_up_for_a_gang_is_known_beforehand(
+    recipe: str, raw: dict[str, object], gpus: int, fits: bool
+) -> None:
+    found = catalog.validate(recipe, raw)
+    assert isinstance(found, FineTuning)
+    assert bool(why_not_on(found, gpus)) is not fits
 
 
 def test_a_script_runs_as_its_author_would_run_it() -> None:
