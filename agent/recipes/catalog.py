@@ -298,7 +298,14 @@ def _check_together(parameters: Parameters) -> None:
                 stage_of(stage)
         case SweepParameters():
             _check_sweep(parameters)
-        case ArithmeticParameters() | PromptParameters():
+        case PromptParameters(method=method, shots=shots):
+            if shots and method != "sft":
+                raise ParameterError(
+                    f"shots shows rows with their answers, as sft reads them; leave it out for "
+                    f"{method}",
+                    field="shots",
+                )
+        case ArithmeticParameters():
             pass
         case _:
             _check_tuning(parameters)

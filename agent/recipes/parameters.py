@@ -229,7 +229,7 @@ class PromptParameters(Measuring, frozen=True, kw_only=True):
 
     method: _MethodField = "sft"
     shots: Annotated[
-        int, Meta(ge=0, le=32, description="Rows of train.* shown as examples; 0: none.")
+        int, Meta(ge=0, le=32, description="Rows of train.* shown as examples, for sft; 0: none.")
     ] = 0
 
 

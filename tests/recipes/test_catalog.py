@@ -75,6 +75,7 @@ NEEDED: dict[str, dict[str, object]] = {
         ("sweep", {"space": {"rank": [8, 0]}}, "space", "space: rank must be a whole number"),
         ("sweep", {"space": {"steps": [8, 9]}}, "space", "the same for all trials"),
         ("sweep", {"space": {"mix": [0.1, 0.2]}}, "space", "the same for all trials"),
+        ("prompt", {"shots": 2, "method": "dpo"}, "shots", "leave it out for dpo"),
         ("pretrain", {}, "recipe", "there are prompt, sft, dpo"),
     ],
 )
