@@ -23,6 +23,9 @@ _ADAM_BYTES: Final = 8
 # Passes forward that no gradient follows.
 _MORE_PASSES: Final = {"dpo": 1, "distill": 1, "grpo": 1}
 
+# Models that arithmetic reads: the base and two others.
+_MERGED: Final = 3
+
 _START_S: Final = 9.0
 _READ_BYTES_S: Final = 500e6
 _WRITE_BYTES_S: Final = 200e6
@@ -147,9 +150,9 @@ def _length(job: Sizes, row_tokens: float | None) -> float:
 
 
 def _flops(job: Sizes, length: float) -> float:
-    """Operations of training and both evaluations, on rows of `length` tokens."""
+    """Operations of training and its evaluations, on rows of `length` tokens."""
     trained = job.steps * job.batch * _both_ways(job)
-    own = (trained + 2 * job.evaluated) * _forward(job.base, length)
+    own = (trained + job.evaluations * job.evaluated) * _forward(job.base, length)
     if job.teacher is None:
         return own
     taught = _forward(job.teacher, length) - _forward(job.base, length)
@@ -179,10 +182,12 @@ def _overheads(job: Sizes) -> float:
     saved = job.trained() * (4 + _ADAM_BYTES)
     drawn = job.drawn if job.method == "grpo" else 0
     saves = (job.steps - 1) // job.checkpoint_every if job.checkpoint_every else 0
-    written = job.trained() * 4 if job.lora else stored
+    merges = job.method == "arithmetic"
+    written = job.trained() * 4 if job.lora and not merges else stored
+    read = stored * (_MERGED if merges else 1)
     return (
         _START_S
-        + stored / _READ_BYTES_S
-        + (2 * job.answered + drawn) * answer_s
+        + read / _READ_BYTES_S
+        + (job.evaluations * job.answered + drawn) * answer_s
         + (saves * saved + written) / _WRITE_BYTES_S
     )

@@ -109,6 +109,8 @@ class Sizes:
     checkpoint_every: int
     evaluated: int
     answered: int
+    evaluations: int
+    """How often the held-out rows are measured: before and after, where something is done."""
     rank: int
     targets: tuple[str, ...]
     share: float = 1.0
@@ -140,6 +142,7 @@ class Sizes:
             checkpoint_every=number("checkpoint_every"),
             evaluated=number("evaluate_samples"),
             answered=number("answers") * number("answer_tokens"),
+            evaluations=1 if recipe == "prompt" and not number("shots") else 2,
             rank=number("rank"),
             targets=tuple(base.projections()) if names == ("all-linear",) else names,
         )

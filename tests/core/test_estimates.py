@@ -121,6 +121,24 @@ def test_a_teacher_answers_as_slowly_as_it_is_large() -> None:
     assert estimate("distill", wanted, TINY, tflops=0.1, teacher=SMOLLM2).flops > 10 * alike
 
 
+def test_examples_are_a_second_evaluation() -> None:
+    once, twice = (
+        estimate("prompt", parameters("prompt", shots=shots), SMOLLM2, tflops=0.1)
+        for shots in (0, 4)
+    )
+    assert twice.flops == 2 * once.flops
+
+
+def test_arithmetic_reads_three_models_and_writes_one() -> None:
+    silent = {"evaluate_samples": 0, "answers": 0}
+    reads, merges = (
+        estimate(recipe, parameters(recipe, **silent), SMOLLM2, tflops=100).seconds
+        for recipe in ("prompt", "arithmetic")
+    )
+    stored = SMOLLM2.parameters * SMOLLM2.bytes_per_weight
+    assert merges - reads == pytest.approx(stored * (2 / 500e6 + 1 / 200e6), rel=0.01)
+
+
 def test_data_sheets_tell_classes_apart() -> None:
     assert class_tflops("h100-sxm") > class_tflops("h100-pcie") > class_tflops("l4")
     assert class_tflops("cpu-epyc-9654") < 1 < class_tflops("some-new-gpu")
