@@ -1,6 +1,6 @@
 """Where a model comes from and what has come of it: bases, jobs, models, and jobs on those."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -13,31 +13,35 @@ from marketplace.models import Org
 _DEEP: Final = 24
 _MANY: Final = 200
 
-# From a model up: the job that made it, the base of that job, and so on.
+# From a model up: the job that made it, the models that this job started from, and so on. UNION
+# drops what is reached by two ways of one length, so that no lineage can make it grow without end.
 _UP: Final = """
-    WITH RECURSIVE kin(artifact, job, base, depth) AS (
-        SELECT a.id, j.id, j.base_id, 0
+    WITH RECURSIVE kin(artifact, job, base, other, third, depth) AS (
+        SELECT a.id, j.id, j.base_id, j.other_id, j.third_id, 0
         FROM buyers_artifact a LEFT JOIN buyers_job j ON j.id = a.job_id WHERE a.id = %s
-        UNION ALL
-        SELECT a.id, j.id, j.base_id, kin.depth + 1
-        FROM kin JOIN buyers_artifact a ON a.id = kin.base LEFT JOIN buyers_job j ON j.id = a.job_id
+        UNION
+        SELECT a.id, j.id, j.base_id, j.other_id, j.third_id, kin.depth + 1
+        FROM kin JOIN buyers_artifact a ON a.id IN (kin.base, kin.other, kin.third)
+        LEFT JOIN buyers_job j ON j.id = a.job_id
         WHERE kin.depth < %s
     )
-    SELECT job, artifact FROM kin ORDER BY depth DESC
+    SELECT job, artifact, MAX(depth) FROM kin GROUP BY job, artifact
+    ORDER BY MAX(depth) DESC, artifact LIMIT %s
 """
-# From a model down: the org's jobs on it, and what they made. Depth first, the oldest first.
+# From a model down: the org's jobs on it, and what they made; which of it stood where, says `start`.
 _DOWN: Final = """
-    WITH RECURSIVE kin(job, artifact, depth, path) AS (
-        SELECT j.id, a.id, 1, ARRAY[j.id]
+    WITH RECURSIVE kin(start, job, artifact, depth) AS (
+        SELECT %s::uuid, j.id, a.id, 1
         FROM buyers_job j LEFT JOIN buyers_artifact a ON a.job_id = j.id
-        WHERE j.base_id = %s AND j.org_id = %s
-        UNION ALL
-        SELECT j.id, a.id, kin.depth + 1, kin.path || j.id
-        FROM kin JOIN buyers_job j ON j.base_id = kin.artifact
+        WHERE (j.base_id = %s OR j.other_id = %s OR j.third_id = %s) AND j.org_id = %s
+        UNION
+        SELECT kin.artifact, j.id, a.id, kin.depth + 1
+        FROM kin JOIN buyers_job j
+        ON j.base_id = kin.artifact OR j.other_id = kin.artifact OR j.third_id = kin.artifact
         LEFT JOIN buyers_artifact a ON a.job_id = j.id
         WHERE j.org_id = %s AND kin.depth < %s
     )
-    SELECT job, artifact, depth FROM kin ORDER BY path LIMIT %s
+    SELECT start, job, artifact FROM kin ORDER BY depth, job, start LIMIT %s
 """
 
 
@@ -55,19 +59,44 @@ class Kin:
 
 
 def tree(artifact: Artifact, org: Org) -> Sequence[Kin]:
-    """The line up to `artifact`, then all that the org made from it; four queries."""
+    """All that `artifact` was made from, the oldest first, then all that the org made from it; four
+    queries. What came by several ways stands once."""
+    pk = artifact.pk
     with connection.cursor() as cursor:
-        cursor.execute(_UP, [artifact.pk, _DEEP])
-        up: list[tuple[UUID | None, UUID]] = cursor.fetchall()
-        cursor.execute(_DOWN, [artifact.pk, org.pk, org.pk, _DEEP, _MANY])
-        down: list[tuple[UUID, UUID | None, int]] = cursor.fetchall()
-    jobs = Job.objects.select_related("dataset").in_bulk([row[0] for row in [*up, *down] if row[0]])
-    models = Artifact.objects.in_bulk([row[1] for row in [*up, *down] if row[1]])
+        cursor.execute(_UP, [pk, _DEEP, _MANY])
+        up: list[tuple[UUID | None, UUID, int]] = cursor.fetchall()
+        cursor.execute(_DOWN, [pk, pk, pk, pk, org.pk, org.pk, _DEEP, _MANY])
+        down: list[tuple[UUID, UUID, UUID | None]] = cursor.fetchall()
+    wanted = [row[0] for row in up if row[0]] + [row[1] for row in down]
+    jobs = Job.objects.select_related("dataset").in_bulk(wanted)
+    models = Artifact.objects.in_bulk(
+        [row[1] for row in up] + [row[2] for row in down if row[2]],
+    )
+    last = max(row[2] for row in up)
     line = [
-        Kin(jobs.get(job) if job else None, models[pk], depth, here=pk == artifact.pk)
-        for depth, (job, pk) in enumerate(up)
+        Kin(jobs.get(job) if job else None, models[each], last - depth, here=each == pk)
+        for job, each, depth in up
     ]
-    last = len(up) - 1
     return line + [
-        Kin(jobs[job], models.get(pk) if pk else None, last + depth) for job, pk, depth in down
+        Kin(jobs[job], models.get(made) if made else None, last + depth)
+        for job, made, depth in _depth_first(down, pk)
     ]
+
+
+def _depth_first(
+    rows: Sequence[tuple[UUID, UUID, UUID | None]], start: UUID
+) -> Iterator[tuple[UUID, UUID | None, int]]:
+    """Jobs with what they made and their generation; each below the nearest that it started from,
+    the oldest first."""
+    below: dict[UUID, list[tuple[UUID, UUID | None]]] = {}
+    seen: set[tuple[UUID, UUID | None]] = set()
+    for parent, job, made in rows:
+        if (job, made) not in seen:
+            seen.add((job, made))
+            below.setdefault(parent, []).append((job, made))
+    waiting = [(job, made, 1) for job, made in reversed(below.get(start, []))]
+    while waiting:
+        job, made, depth = waiting.pop()
+        yield job, made, depth
+        children = below.get(made, []) if made else []
+        waiting += [(job, each, depth + 1) for job, each in reversed(children)]

@@ -11,7 +11,7 @@ from agent.recipes.verdict import Evaluation
 from buyers import evaluations, family, licences
 from buyers.family import Kin
 from buyers.hub_models import LicenceAcceptance
-from buyers.models import Artifact, Job
+from buyers.models import Artifact, Folder, Job
 from marketplace.core import words
 from marketplace.core.money import format_amount
 from marketplace.models import Org, StateChange
@@ -104,7 +104,9 @@ def look(artifact: Artifact, org: Org) -> ModelView:
     """Reads it all, as `org` may see it; a fixed number of queries."""
     job = None
     if artifact.job_id:
-        named = Job.objects.of(org).select_related("base", "dataset", "script")
+        named = Job.objects.of(org).select_related(
+            "base", "dataset", "script", "mix", "other", "third"
+        )
         job = named.filter(pk=artifact.job_id).first()
     return ModelView(
         artifact=artifact,
@@ -151,9 +153,7 @@ def _facts(view: ModelView) -> list[tuple[str, str]]:
     if job is None or receipt is None:
         return found
     found += [
-        ("Base", f"{job.base} ({job.base.sha256})" if job.base else ""),
-        ("Dataset", f"{job.dataset} ({job.dataset.sha256})" if job.dataset else ""),
-        ("Code", f"{job.script} ({job.script.sha256})" if job.script else ""),
+        *((name, f"{each} ({each.sha256})") for name, each in _read_by(job)),
         ("Recipe", job.recipe),
         ("Seed", str(job.seed)),
         ("Job", str(job.pk)),
@@ -162,9 +162,22 @@ def _facts(view: ModelView) -> list[tuple[str, str]]:
         ("GPU-seconds", f"{receipt.gpu_seconds:,}"),
         ("Cost", f"${format_amount(receipt.total)}"),
         ("Energy", words.energy(receipt.kwh) + (" (estimated)" if receipt.estimated else "")),
-        ("CO₂", f"{receipt.g_co2:.1f} g"),
+        ("Carbon", words.carbon(receipt.g_co2)),
     ]
     return found
+
+
+def _read_by(job: Job) -> list[tuple[str, Folder]]:
+    """All that the job read, by its name."""
+    found = {
+        "Base": job.base,
+        "Other": job.other,
+        "Third": job.third,
+        "Dataset": job.dataset,
+        "Mix": job.mix,
+        "Code": job.script,
+    }
+    return [(name, each) for name, each in found.items() if each is not None]
 
 
 def _cell(text: str) -> str:

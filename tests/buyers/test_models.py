@@ -131,6 +131,26 @@ def test_the_family_shows_what_was_continued_and_only_to_its_org(member, model, 
     assert str(theirs.pk) not in seen
 
 
+def test_the_family_knows_all_models_and_rows_that_a_job_read(member, model, today):
+    base, third = (
+        Artifact.objects.create(**folder(name=name, public=True)) for name in ("Base", "Third")
+    )
+    merging = world.job(model.org, now=today, name="Merged", base=base, other=model, third=third,
+                        mix=model.job.dataset)  # fmt: skip
+    merged = Artifact.objects.create(**folder(org=model.org, job=merging, name="Merged"))
+    further = world.job(model.org, now=today, name="further", base=base, other=merged)
+    for seen in (model, base, third):
+        page = page_of(member, seen)
+        assert page.count(reverse("model", args=[merged.pk])) == 1, "by two ways, but once"
+        assert str(further.pk) in page
+    page = page_of(member, merged)
+    for expected in ("<dt>Other</dt>", "<dt>Third</dt>", "<dt>Mix</dt>", str(model.job_id)):
+        assert expected in page
+    card = member.get(reverse("model_card", args=[merged.pk])).content.decode()
+    for expected in ("| Other |", "| Third |", "| Mix | pairs v1", "g CO₂ |"):
+        assert expected in card
+
+
 def test_going_on_from_a_model_opens_the_form_as_its_job_was(member, model):
     job = type(model.job).objects.get(pk=model.job_id)
     job.recipe, job.parameters = "lora", {"steps": 77, "rank": 5}
