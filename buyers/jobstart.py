@@ -5,15 +5,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from django.http import QueryDict
+
 from agent.recipes import catalog
 from buyers import recipes
-from buyers.models import Artifact
+from buyers.models import Artifact, Job
+from marketplace.core.hardware import Level, Trust
 from marketplace.models import Org
 
 _KEPT: Final = (
-    "name", "base", "dataset", "script", "mix", "other", "third", "budget", "limit", "gpus", "memory_gib", "hours",
-    "disk_gib", "trust",
+    "name", "base", "dataset", "script", "mix", "other", "third", "budget", "limit", "gpus",
+    "level", "memory_gib", "hours", "disk_gib", "egress", "trust",
 )  # fmt: skip
+_SEVERAL: Final = ("secrets", "regions")
+"""Fields of which several values may be given."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,14 @@ class Start:
     parameters: Mapping[str, Any]
 
 
-def of(org: Org, asked: Mapping[str, Any]) -> Start:
+def of(org: Org, asked: QueryDict) -> Start:
     """From an address or a form: `recipe`, the form's fields by their names, parameters as `p-…`.
 
-    A `base` that a job of the org's made brings the recipe, parameters and dataset of that job,
-    where the address says nothing else.
+    A `base` that a job of the org's made brings the recipe, parameters, inputs and place of that
+    job, where the address says nothing else.
     """
-    fields = {name: asked[name] for name in _KEPT if asked.get(name)}
+    fields: dict[str, Any] = {name: asked[name] for name in _KEPT if asked.get(name)}
+    fields |= {name: asked.getlist(name) for name in _SEVERAL if asked.get(name)}
     parameters = {
         name.removeprefix("p-"): value for name, value in asked.items() if name.startswith("p-")
     }
@@ -42,9 +48,26 @@ def of(org: Org, asked: Mapping[str, Any]) -> Start:
     if before is not None and before.job is not None:
         recipe = before.job.recipe
         parameters = {**before.job.parameters, **parameters}
-        fields = {"dataset": str(before.job.dataset_id or ""), "name": before.name, **fields}
+        fields = {**_as_before(before.job), "name": before.name, **fields}
     recipe = recipe if recipe in catalog.names() else recipes.first()
     return Start(recipe, recipes.recipe(recipe).about, fields, parameters)
+
+
+def _as_before(job: Job) -> dict[str, Any]:
+    """What the job read besides its base, where it ran and what it was given."""
+    return {
+        "dataset": str(job.dataset_id or ""),
+        "script": str(job.script_id or ""),
+        "mix": str(job.mix_id or ""),
+        "other": str(job.other_id or ""),
+        "third": str(job.third_id or ""),
+        "gpus": job.gpus_min,
+        "level": Level(job.level).name.lower(),
+        "trust": Trust(job.trust).name.lower(),
+        "egress": " ".join(job.egress),
+        "secrets": job.secrets,
+        "regions": job.regions,
+    }
 
 
 def _made(org: Org, base: str) -> Artifact | None:

@@ -161,6 +161,24 @@ def test_going_on_from_a_model_opens_the_form_as_its_job_was(member, model):
     assert re.search(rf'<option value="{job.dataset_id}" selected', page)
 
 
+def test_going_on_keeps_what_else_the_job_read_and_where_it_ran(member, ran, model):
+    job = type(model.job).objects.get(pk=model.job_id)
+    teacher = Artifact.objects.create(**folder(name="Teacher", public=True))
+    job.recipe, job.parameters, job.other, job.mix = "distill", {"mix": 0.2}, teacher, job.dataset
+    job.level, job.trust, job.egress = 1, 1, ["wandb.ai", "huggingface.co"]
+    job.secrets, job.regions = [ran.secret.name], ["eu-west"]
+    job.save()
+    page = member.get(reverse("new_job"), {"base": str(model.pk)}).content.decode()
+    for value in (teacher.pk, "site", "verified", ran.secret.name, "eu-west"):
+        assert re.search(rf'<option value="{value}" selected', page), value
+    assert page.count(f'<option value="{job.dataset_id}" selected') == 2
+    assert 'value="wandb.ai huggingface.co"' in page
+    asked = {"base": str(model.pk), "regions": ["us-east"]}
+    said = member.get(reverse("new_job"), asked).content.decode()
+    assert '<option value="us-east" selected' in said
+    assert '<option value="eu-west" selected' not in said
+
+
 def test_an_adapter_says_what_can_be_done_with_it(member, model):
     model.manifest = [{"path": "adapter_config.json", "bytes": 1, "sha256": "0" * 64}]
     model.save()
