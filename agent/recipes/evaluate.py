@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from agent.recipes import formats, verdict
 from agent.recipes.catalog import Exit
-from agent.recipes.encode import Encoded, Encoder
+from agent.recipes.encode import Encoder
 from agent.recipes.formats import Kind, Method, Preferred, Prompt, Row
 from agent.recipes.job import RecipeError, Stop
 from agent.recipes.loss import answer_loss, padded
@@ -75,7 +75,7 @@ class Evaluator:
         most = self.parameters.evaluate_samples
         with torch.inference_mode():
             figures = {part.name: self._figure(part) for part in self.parts} if most else {}
-            return Measured(figures, [self._answer(row) for row in self.asked()])
+            return Measured(figures, self._answers(self.asked()))
 
     def asked(self) -> list[Row]:
         """The rows that are answered."""
@@ -146,21 +146,29 @@ class Evaluator:
         assert self.reward is not None
         total = 0.0
         indexes = spread(len(table), most)[: self.parameters.evaluate_samples]
-        for row, index in zip(rows, indexes[self.world.rank :: self.world.size], strict=True):
+        mine = indexes[self.world.rank :: self.world.size]
+        for row, index, said in zip(rows, mine, self._answers(rows), strict=True):
             assert isinstance(row, Prompt)
-            said = self._answer(row)
             total += self.reward(text_of(row.prompt), said, table.columns(index))
         return total, 0.0, len(rows)
 
-    def _batches(self, rows: Sequence[Encoded]) -> Any:
+    def _batches(self, rows: Sequence[Any]) -> Any:
         size = self.parameters.batch_size
         for start in range(0, len(rows), size):
             self.stop.check()
             yield rows[start : start + size]
 
-    def _answer(self, row: Row) -> str:
-        self.stop.check()
-        return answer(self.learner, self.encoder.prompt(row), most=self.parameters.answer_tokens)
+    def _answers(self, rows: Sequence[Row]) -> list[str]:
+        """Prompts of like length together, so that little is padded."""
+        prompts = [self.encoder.prompt(row) for row in rows]
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        found = [""] * len(prompts)
+        for batch in self._batches(order):
+            asked = [prompts[index] for index in batch]
+            said = answers(self.learner, asked, most=self.parameters.answer_tokens)
+            for index, text in zip(batch, said, strict=True):
+                found[index] = text
+        return found
 
     def _speaks(self) -> bool:
         """A model that scores has no words."""
@@ -215,25 +223,30 @@ def _told_apart(kind: Kind) -> tuple[Kind, ...]:
     return (*others, kind) if kind == "prompts" else (kind, *others)
 
 
-def answer(learner: Learner, prompt: list[int], *, most: int) -> str:
-    """The greedy answer to `prompt`, at most `most` tokens, without special tokens."""
+def answers(learner: Learner, prompts: Sequence[list[int]], *, most: int) -> list[str]:
+    """The greedy answers to `prompts`, at most `most` tokens each, without special tokens."""
     from transformers import GenerationConfig
 
     model: Any = learner.model
+    filler = learner.tokenizer.eos_token_id or 0
     # Only the end marks of the base's own settings: its temperature and the like must not count.
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=most,
         eos_token_id=_end_marks(learner),
-        pad_token_id=learner.tokenizer.eos_token_id or 0,
+        pad_token_id=filler,
     )
-    ids = torch.tensor([prompt], device=learner.device)
+    # Filled up on the left: an answer goes on where its prompt ends.
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[filler] * (longest - len(each)) + each for each in prompts])
+    read = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts])
+    device = learner.device
     with learner.arithmetic():
         found = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings
+            input_ids=ids.to(device), attention_mask=read.to(device), generation_config=settings
         )
-    text: str = learner.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
-    return text.strip()
+    said: list[str] = learner.tokenizer.batch_decode(found[:, longest:], skip_special_tokens=True)
+    return [text.strip() for text in said]
 
 
 def _end_marks(learner: Learner) -> list[int]:
