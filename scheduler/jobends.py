@@ -48,7 +48,7 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
             return "completed", ""
         return "failed", "it ended well but left no artifact"
     broken = [share for share in shares if share.exit_code != 0]
-    if len(shares) > 1 and all(share.exit_code == Exit.PEER_LOST for share in broken):
+    if len(shares) > 1 and all(map(_left_for_others, broken)):
         # By their word alone: no node is blamed for it, and nothing comes back for it.
         return "parted", broken[0].detail or "its ranks lost sight of each other"
     worst = next((share for share in broken if share.exit_code != Exit.PEER_LOST), broken[0])
@@ -66,6 +66,12 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
         # Its keeper did not do it: the machine's owner, its kernel out of memory, or itself.
         return "killed", "somebody on the node killed its process; it goes on from what it saved"
     return "failed", _failure(worst)
+
+
+def _left_for_others(share: Assignment) -> bool:
+    """Whether a rank says that another is gone, or was asked to leave for one that said so."""
+    parted = share.drain_why == "parted" and share.exit_why == "drain"
+    return parted or share.exit_code == Exit.PEER_LOST
 
 
 def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
