@@ -306,4 +306,5 @@ def _told_of_gang(spec: AssignmentSpec) -> dict[str, object] | None:
         "addresses": [member.address for member in members],
         "gpus": [member.gpus for member in members],
         "token": spec.gang.token,
+        "gather_s": spec.gang.gather_s,
     }

@@ -30,6 +30,7 @@ SPARSE = """os.makedirs('/job/output/artifact')
 for name in 'ab': os.truncate(os.open(f'/job/output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
 """
 GANG = Gang(
+    gather_s=60.0,
     network=7,
     token="a" * 64,
     members=[
