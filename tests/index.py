@@ -6,7 +6,7 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 
@@ -36,9 +36,11 @@ class Index:
         code: str = "",
         requires: Sequence[str] = (),
         tag: str = "py3-none-any",
+        more: Mapping[str, str] | None = None,
     ) -> str:
-        """A wheel with one module of the package's name; its SHA-256."""
-        data = _wheel(name, version, code or f"VERSION = {version!r}\n", requires, tag)
+        """A wheel with one module of the package's name, and whatever `more` has; its SHA-256."""
+        files = {f"{name}.py": code or f"VERSION = {version!r}\n", **(more or {})}
+        data = _wheel(name, version, files, requires, tag)
         self.files[f"{name}-{version}-{tag}.whl"] = (name, data)
         return hashlib.sha256(data).hexdigest()
 
@@ -100,11 +102,13 @@ def served(index: Index) -> Iterator[Index]:
         thread.join()
 
 
-def _wheel(name: str, version: str, code: str, requires: Sequence[str], tag: str) -> bytes:
+def _wheel(
+    name: str, version: str, files: Mapping[str, str], requires: Sequence[str], tag: str
+) -> bytes:
     info = f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {one}\n" for one in requires)
     files = {
-        f"{name}.py": code,
+        **files,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n",
         f"{info}/entry_points.txt": f"[console_scripts]\n{name}-says = {name}:main\n",

@@ -316,7 +316,7 @@ def _rlimits(order: KeeperOrder) -> dict[str, int]:
 
 def _environment(order: KeeperOrder) -> dict[str, str]:
     """The job's environment: ours first, then what the order sets."""
-    first = bubblewrap.training_env(order)[0]
+    first = order.environment or bubblewrap.training_env(order)[0]
     return {
         "PATH": f"{first}/bin:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/job",
