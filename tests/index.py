@@ -7,7 +7,7 @@ import json
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class Index:
@@ -18,6 +18,9 @@ class Index:
         """File name → package, content."""
         self.gets: list[str] = []
         self.is_away = False
+        self.answers = threading.Event()
+        """Cleared: whoever asks waits."""
+        self.answers.set()
         self.port = 0
 
     @property
@@ -72,6 +75,7 @@ def served(index: Index) -> Iterator[Index]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            index.answers.wait()
             index.gets.append(self.path)
             kind, _, name = self.path.strip("/").partition("/")
             body = index.page(name) if kind == "simple" else index.files.get(name, ("", None))[1]
@@ -83,7 +87,8 @@ def served(index: Index) -> Iterator[Index]:
                 self.send_header("Content-Type", "application/vnd.pypi.simple.v1+json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(BrokenPipeError):  # whoever asked may have been ended meanwhile
+                self.wfile.write(body)
 
         do_HEAD = do_GET  # noqa: N815
 
@@ -97,6 +102,7 @@ def served(index: Index) -> Iterator[Index]:
     try:
         yield index
     finally:
+        index.answers.set()
         server.shutdown()
         server.server_close()
         thread.join()

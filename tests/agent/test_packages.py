@@ -155,6 +155,33 @@ async def test_a_lock_at_fault_and_an_index_that_is_away_are_told_apart(
     assert market.claims == []
 
 
+async def test_a_build_that_takes_too_long_is_its_packages_fault(
+    market: Market, node: State, device: str, index: Index
+):
+    sha = index.add("greeting", "2.1", code=CODE)
+    wanted = lock(index, f"greeting==2.1 --hash=sha256:{sha}")
+    script = market.offer({"main.py": USES}, "script")
+    index.answers.clear()
+    try:
+        job = market.want(spec(script, devices=[device], packages=wanted, start_timeout_s=6.0))
+        status = await market.until(lambda: market.settled(job))
+    finally:
+        index.answers.set()
+    assert status.exit.why == "environment", status.detail
+    assert "its 1 packages took longer than" in status.detail
+    assert list((node.environments / "building").iterdir()) == []
+
+
+async def test_a_package_that_is_called_like_a_fault_of_the_network_is_none(
+    market: Market, node: State, device: str, index: Index
+):
+    wanted = lock(index, f"connection-timed-out==1.0 --hash=sha256:{'0' * 64}")
+    script = market.offer({"main.py": USES}, "script")
+    job = market.want(spec(script, devices=[device], packages=wanted))
+    status = await market.until(lambda: market.settled(job))
+    assert status.exit.why == "environment", status.detail
+
+
 async def test_a_build_reaches_the_index_alone(
     market: Market, node: State, device: str, index: Index
 ):
@@ -165,7 +192,7 @@ async def test_a_build_reaches_the_index_alone(
         script = market.offer({"main.py": USES}, "script")
         job = market.want(spec(script, devices=[device], packages=wanted))
         status = await market.until(lambda: market.settled(job))
-        assert status.exit.why == "start_failed"
+        assert status.exit.why == "environment"  # the index itself answers
         assert "not among the names" in status.detail or "is not allowed there" in status.detail
         assert other.gets == []
 
