@@ -209,8 +209,9 @@ def _order(
         grace_ms=round(spec.grace_s * 1000),
         env=_environment(spec, gpus),
         inputs={name: str(folder / "inputs" / name) for name in names},
-        # Its own first: its `python` is the job's, and reads the base and torch of the node's.
-        training_env=[*([str(environment)] if environment else []), *machine.training.folders],
+        # Bound beside its own, which reads the base and torch of the node's.
+        training_env=list(machine.training.folders),
+        environment=str(environment) if environment else "",
         gpus=[machine.minors[uuid] for uuid in gpus],
         egress=spec.egress,
         networks=machine.network.allow,
