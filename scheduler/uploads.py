@@ -21,8 +21,8 @@ from buyers.models import Artifact, Checkpoint, Folder, Job, RunLog
 from marketplace import storage, telemetry
 from marketplace.core.checkpoints import Kept, retired
 from marketplace.core.errors import Conflict, Invalid, TooLarge
-from marketplace.core.files import check_path, check_together
 from marketplace.core.ids import uuid7
+from marketplace.files import check_path, check_place, check_together
 from scheduler import metering
 from scheduler.assignments import of_node
 from scheduler.models import Assignment
@@ -70,8 +70,7 @@ def commit(
     share = of_node(node, assignment_id)
     prefix = _prefix(share, request.epoch, request.kind, request.step)
     check_together([file.path for file in request.files])
-    if request.place:
-        check_path(request.place)
+    _check_laid_back(share.lease.job, request)
     if request.kind == "log" and len(request.files) > _LOG_FILES:
         raise Invalid(f"a log has at most {_LOG_FILES} files")
     manifest = sorted(
@@ -107,6 +106,21 @@ def _prefix(share: Assignment, epoch: int, kind: str, step: int) -> str:
     elif share.rank != 0:
         raise Invalid("checkpoints and artifacts are rank 0's to send")
     return storage.run_prefix(share.lease.job_id, epoch, kind, step)
+
+
+def _check_laid_back(job: Job, request: protocol.CommitRequest) -> None:
+    """Raises Invalid for what the next node couldn't lay back where it lay: it would refuse it."""
+    if not request.place:
+        return
+    project = job.script.manifest if job.script else []
+    paths = [file.path for file in request.files]
+    check_place(request.place, paths, project=[entry["path"] for entry in project])
+    laid = sum(file.bytes for file in request.files) + sum(entry["bytes"] for entry in project)
+    if laid > job.disk_bytes:
+        raise Invalid(
+            f"the project and this checkpoint have {laid >> 20} MiB, and the job books "
+            f"{job.disk_bytes >> 20} MiB of disk"
+        )
 
 
 def _committed(share: Assignment, request: protocol.CommitRequest) -> Folder | None:

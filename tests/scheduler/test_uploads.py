@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from agent import protocol
-from buyers.models import Artifact, Checkpoint
+from buyers.models import Artifact, Checkpoint, Job
 from marketplace import storage
 from marketplace.core.errors import Conflict, Invalid, Missing
 from marketplace.core.money import MICRO
@@ -161,9 +161,17 @@ def test_a_checkpoint_counts_from_when_it_was_written_but_never_ahead_of_the_met
     assert {each.place for each in Checkpoint.objects.all()} == {"work/out"}
 
 
-def test_a_checkpoint_never_lay_outside_of_its_job(node, share, now):
-    with pytest.raises(Invalid):
-        uploads.commit(node.node, share.pk, committed(request(share), place="../x"), now=now)
+@pytest.mark.parametrize("place", ["../x", "inputs/base"])
+def test_a_checkpoint_never_lay_outside_of_its_job(node, share, now, place):
+    with pytest.raises(Invalid, match="outside"):
+        uploads.commit(node.node, share.pk, committed(request(share), place=place), now=now)
+
+
+def test_a_checkpoint_that_no_other_node_has_booked_the_room_for_is_refused(node, share, now):
+    Job.objects.update(disk_bytes=5)
+    asked = committed(request(share), place="output/checkpoint-5")
+    with pytest.raises(Invalid, match="books"):
+        uploads.commit(node.node, share.pk, asked, now=now)
 
 
 def test_the_last_good_one_stays_until_a_new_attempt_has_left_enough(node, share, now):
