@@ -86,6 +86,7 @@ class Lease(Stateful):
         BAD_CHECKPOINT = "bad_checkpoint"
         PARTED = "parted"
         KILLED = "killed"
+        REFUSED = "refused"
 
     job = models.ForeignKey(Job, models.PROTECT, related_name="leases")
     round = models.ForeignKey(Round, models.PROTECT, null=True, related_name="leases")
