@@ -4,7 +4,7 @@ A lease may only write under its own epoch, and only while it is its job's last 
 URL leads where nobody reads, and its commit is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -51,7 +51,7 @@ def grant(
                 f"{file.path!r} of {file.bytes} bytes goes in parts of {protocol.PART_BYTES}, the "
                 "last one smaller"
             )
-    total = sum(file.bytes for file in request.files)
+    total = _stored_bytes((file.sha256, file.bytes) for file in request.files)
     quota = settings.POLICY.upload_bytes_per_lease
     granted = Assignment.objects.filter(pk=share.pk, granted_bytes__lte=quota - total)
     if not granted.update(granted_bytes=F("granted_bytes") + total):
@@ -97,6 +97,11 @@ def commit(
     if request.kind == "checkpoint":
         _retire_old(job, share, now)
     return protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
+
+
+def _stored_bytes(files: Iterable[tuple[str, int]]) -> int:
+    """What files (hash, size) take in storage, where each lies once however many paths it has."""
+    return sum(size for _, size in set(files))
 
 
 def _prefix(share: Assignment, epoch: int, kind: str, step: int) -> str:
@@ -249,7 +254,8 @@ def _retire_old(job: Job, share: Assignment, now: datetime) -> None:
     for checkpoint in (alive[pk] for pk in gone):
         marked = Checkpoint.objects.filter(pk=checkpoint.pk, deleted_at=None).update(deleted_at=now)
         if marked and checkpoint.epoch == share.lease.epoch:
-            left = Greatest(0, F("granted_bytes") - checkpoint.bytes)
+            freed = _stored_bytes((each["sha256"], each["bytes"]) for each in checkpoint.manifest)
+            left = Greatest(0, F("granted_bytes") - freed)
             Assignment.objects.filter(pk=share.pk).update(granted_bytes=left)
         storage.delete(
             storage.file_key(checkpoint.prefix, entry["sha256"]) for entry in checkpoint.manifest

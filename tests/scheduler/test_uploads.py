@@ -4,6 +4,7 @@ import hashlib
 import urllib.request
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from agent import protocol
@@ -188,6 +189,18 @@ def test_the_last_good_one_stays_until_a_new_attempt_has_left_enough(node, share
 def test_what_is_removed_does_not_count_against_the_quota(node, share, now):
     for step in range(5):
         upload(node, share, now, b"weights %d" % step, step=step)
+    share.refresh_from_db()
+    assert share.granted_bytes == 2 * len(b"weights 0")
+
+
+def test_a_file_of_many_paths_counts_once_when_it_is_removed(node, share, now):
+    for step in range(5):
+        asked = request(share, b"weights %d" % step, step=step)
+        (granted,) = uploads.grant(node.node, share.pk, asked, now=now).files
+        send(granted.puts[0], b"weights %d" % step)
+        (file,) = committed(asked).files
+        twins = [msgspec.structs.replace(file, path=f"twin-{number}") for number in range(9)]
+        uploads.commit(node.node, share.pk, committed(asked, files=twins), now=now)
     share.refresh_from_db()
     assert share.granted_bytes == 2 * len(b"weights 0")
 
