@@ -255,6 +255,7 @@ class Shell(models.Model):
     by = models.CharField(max_length=150)
     opened_at = models.DateTimeField()
     taken_at = models.DateTimeField(null=True, help_text="The node's agent came for it")
+    kept_at = models.DateTimeField(help_text="Its socket last kept what was typed")
     ended_at = models.DateTimeField(null=True)
     typed = models.TextField(blank=True)
 
