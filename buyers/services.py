@@ -210,7 +210,6 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "seed": request.seed,
         "egress": list(request.egress),
         "secrets": list(request.secrets),
-        "secrets_trust": plan.secrets_trust,
     }
 
 
