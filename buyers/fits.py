@@ -3,49 +3,66 @@
 Called while a job is planned, so that nothing is paid for what could not run.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
 
-from agent.recipes import formats
+from agent.recipes import catalog, formats
 from agent.recipes.formats import Kind
-from agent.recipes.parameters import Parameters
+from agent.recipes.parameters import (
+    ArithmeticParameters,
+    ChainParameters,
+    Parameters,
+    PromptParameters,
+)
 from buyers import licences
 from buyers.models import Artifact, Dataset, Folder
 from marketplace.core.errors import Invalid
 from marketplace.core.specs import GIB, JobRequest
 from marketplace.models import Org
 
-# Recipes that are named by what learns, and not by what is learnt from.
-_BY_WEIGHTS: Final = frozenset({"lora", "full"})
 
-
-def require(org: Org, request: JobRequest, folders: Sequence[Folder]) -> None:
-    """`folders` is all that the job reads: its licences accepted, and a disk that holds it.
+def require(org: Org, request: JobRequest, folders: Mapping[str, Folder]) -> None:
+    """`folders` is all that the job reads, by its field: licences accepted, and room on the disk.
 
     Raises Invalid naming the field.
     """
-    for folder in folders:
+    for field, folder in folders.items():
         if isinstance(folder, Artifact):
-            licences.require(org, folder)
-    _require_disk(request, folders)
+            licences.require(org, folder, field=field)
+    _require_disk(request, list(folders.values()))
 
 
-def require_kind(recipe: str, parameters: Parameters, dataset: Dataset | None) -> None:
-    """Raises Invalid unless the rows are of the kind that the recipe reads."""
-    kind = _kind_of(recipe, parameters)
-    if dataset is None or kind is None or not dataset.kinds or kind in dataset.kinds:
+def require_kinds(parameters: Parameters, dataset: Dataset | None, mix: Dataset | None) -> None:
+    """Raises Invalid unless the rows are of the kind that each training reads."""
+    for name, kind in _read_from_the_top(parameters):
+        _require_kind(name, kind, dataset, field="dataset")
+    for tuning in catalog.tunings(parameters):
+        if tuning.mix:
+            _require_kind(tuning.method, formats.KIND_OF[tuning.method], mix, field="mix")
+
+
+def _read_from_the_top(parameters: Parameters) -> list[tuple[str, Kind]]:
+    """Who reads rows of which kind; without a chain's stages that have a folder of their own,
+    which nobody looks into at upload."""
+    match parameters:
+        case ChainParameters(stages=stages):
+            tunings = [catalog.stage_of(stage) for stage in stages if not stage.folder]
+        case PromptParameters(method=method):
+            return [(method, formats.KIND_OF[method])]
+        case ArithmeticParameters():
+            return [("arithmetic", formats.KIND_OF["sft"])]
+        case _:
+            tunings = catalog.tunings(parameters)
+    return [(each.method, formats.KIND_OF[each.method]) for each in tunings]
+
+
+def _require_kind(name: str, kind: Kind, dataset: Dataset | None, *, field: str) -> None:
+    if dataset is None or not dataset.kinds or kind in dataset.kinds:
         return
     raise Invalid(
-        f"{recipe} reads rows of {kind} ({', '.join(formats.columns(kind))}), and those of "
+        f"{name} reads rows of {kind} ({', '.join(formats.columns(kind))}), and those of "
         f"{dataset} are {' or '.join(dataset.kinds)}",
-        field="dataset",
+        field=field,
     )
-
-
-def _kind_of(recipe: str, parameters: Parameters) -> Kind | None:
-    """What the recipe reads; None where it reads anything, or says it in its stages."""
-    method = getattr(parameters, "method", "sft" if recipe in _BY_WEIGHTS else recipe)
-    return next((kind for name, kind in formats.KIND_OF.items() if name == method), None)
 
 
 def _require_disk(request: JobRequest, folders: Sequence[Folder]) -> None:

@@ -5,10 +5,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from django.db.models import F, Max, Q, QuerySet
 
+from agent.recipes.verdict import Measure
 from buyers.models import Artifact, Checkpoint, Job, MetricPoint
 from marketplace import storage, telemetry
 from marketplace.core.errors import MarketError
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 _TAIL_BYTES: Final = 16 * 1024
 _MOST_POINTS: Final = 2_000
 """More than a screen has pixels for, and little enough to send to a phone."""
+_HELD_OUT: Final = [f"heldout_{measure}" for measure in get_args(Measure)]
+"""What evaluations are told as."""
 _PLACE: Final = re.compile(r"([0-9]{1,18})\.([0-9]{1,18})")
 
 
@@ -44,7 +47,18 @@ class JobView:
     latest: MetricPoint | None
     """The last step's figures."""
     evaluated: Sequence[MetricPoint]
-    """Where the loss on held-out rows was measured, oldest first."""
+    """Where the held-out rows were measured, oldest first."""
+
+    @property
+    def held_out(self) -> list[tuple[str, list[tuple[int, float]]]]:
+        """Each measure of the held-out rows by its name, with its steps and figures."""
+        found = {
+            name.removeprefix("heldout_"): [
+                (point.step, point.values[name]) for point in self.evaluated if name in point.values
+            ]
+            for name in _HELD_OUT
+        }
+        return [(measure, figures) for measure, figures in found.items() if figures]
 
     @property
     def rests(self) -> bool:
@@ -79,7 +93,7 @@ def look(job: Job, *, now: datetime) -> JobView:
         artifact=job.artifacts.exclude(committed_at=None).first(),
         story=list(job.story()),
         latest=_points(job).filter(values__has_key="loss").last(),
-        evaluated=list(_points(job).filter(values__has_key="heldout_loss")),
+        evaluated=list(_points(job).filter(values__has_any_keys=_HELD_OUT)),
     )
 
 
@@ -120,7 +134,7 @@ def points(job: Job, *, after: str = "") -> Points:
         furthest = found.aggregate(most=Max("step"))["most"] or 0
         every = furthest // _MOST_POINTS + 1
         thinned = found.annotate(odd=F("step") % every).filter(
-            Q(odd=0) | Q(values__has_key="heldout_loss")
+            Q(odd=0) | Q(values__has_any_keys=_HELD_OUT)
         )
         chosen = thinned.order_by("step", "-epoch").distinct("step")
     rows = [

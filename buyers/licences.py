@@ -48,14 +48,17 @@ def words(org: Org) -> set[tuple[str, str]]:
     return set(LicenceAcceptance.objects.filter(org=org).values_list("repository", "licence"))
 
 
-def require(org: Org, base: Artifact) -> None:
-    """Raises Invalid unless the org may use the base: published ones and own models need no word."""
+def require(org: Org, base: Artifact, *, field: str = "base") -> None:
+    """Raises Invalid unless the org may use the base: published ones and own models need no word.
+
+    `field` is what the job calls it.
+    """
     if not base.source or accepted(org, base):
         return
     raise Invalid(
         f"your organisation has not accepted the licence of {base} ({base.licence or 'none named'})"
         f": look at it on the page Bases, or run `gridloom base accept {base.pk}`",
-        field="base",
+        field=field,
     )
 
 

@@ -19,14 +19,45 @@ from marketplace.models import Org
 
 
 def model(org: Org, request: JobRequest, name: str) -> Artifact | None:
-    """A further model that the request names; raises Invalid unless it is known and whole."""
+    """A further model that the request names; raises Invalid unless it is known and usable."""
     reference = str(getattr(request, name))
     if not reference:
         return None
-    found = references.base(org, reference)
+    found = references.base(org, reference, field=name)
     if not any(entry["path"].endswith(".safetensors") for entry in found.manifest):
         raise Invalid(f"{found} has no weights (*.safetensors); name another model", field=name)
+    if request.recipe == "distill":
+        require_whole(found, field=name)
     return found
+
+
+def require_whole(model: Artifact | None, *, field: str) -> None:
+    """Raises Invalid for an adapter alone, and for what is no model at all."""
+    paths = {entry["path"] for entry in model.manifest} if model else set()
+    weights = any(
+        path.endswith(".safetensors") and not path.startswith("adapter") for path in paths
+    )
+    if "config.json" not in paths or not weights:
+        raise Invalid(
+            f"{model} is no whole model (config.json and *.safetensors): take the base that it was "
+            "made from",
+            field=field,
+        )
+
+
+def require_weights(request: JobRequest, parameters: Parameters) -> None:
+    """Raises Invalid for a second model that would count nothing, or a weight of no model."""
+    if not isinstance(parameters, ArithmeticParameters):
+        return
+    if request.third and not parameters.second:
+        raise Invalid(
+            "third names a model, but its weight is 0; give it as the parameter second",
+            field="third",
+        )
+    if parameters.second and not request.third:
+        raise Invalid(
+            "the parameter second weighs another model; name it as the input third", field="third"
+        )
 
 
 def mix(org: Org, request: JobRequest, parameters: Parameters) -> Dataset | None:
@@ -42,7 +73,11 @@ def mix(org: Org, request: JobRequest, parameters: Parameters) -> Dataset | None
         raise Invalid(
             "the parameter mix blends in rows of a dataset; name it as the input mix", field="mix"
         )
-    return references.dataset(org, request.mix, field="mix") if request.mix else None
+    if not request.mix:
+        return None
+    found = references.dataset(org, request.mix, field="mix")
+    _require_parts(found, "", learns=True, measures=False, field="mix")
+    return found
 
 
 def require_rows(
@@ -87,7 +122,9 @@ def _wanted(parameters: Parameters) -> list[tuple[str, bool, bool]]:
             return [("", True, asked) for asked in measures]
 
 
-def _require_parts(dataset: Dataset, beginning: str, *, measures: bool, learns: bool) -> None:
+def _require_parts(
+    dataset: Dataset, beginning: str, *, measures: bool, learns: bool, field: str = "dataset"
+) -> None:
     paths = [
         entry["path"].removeprefix(beginning)
         for entry in dataset.manifest
@@ -98,12 +135,12 @@ def _require_parts(dataset: Dataset, beginning: str, *, measures: bool, learns: 
         try:
             found = formats.file_of(part, paths)
         except ValueError as error:
-            raise Invalid(f"{dataset} can't be read: {error}", field="dataset") from None
+            raise Invalid(f"{dataset} can't be read: {error}", field=field) from None
         if not found:
             ends = ", ".join(formats.EXTENSIONS)
             raise Invalid(
                 f"{dataset} has no {beginning}{part}.jsonl (one of: {ends}); upload a version that "
                 "has"
                 + (" (or set evaluate_samples and answers to 0)" if part != formats.TRAIN else ""),
-                field="dataset",
+                field=field,
             )

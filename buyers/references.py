@@ -34,11 +34,12 @@ def dataset(org: Org, reference: str, *, field: str) -> Dataset:
     return found
 
 
-def base(org: Org, reference: str) -> Artifact:
+def base(org: Org, reference: str, *, field: str = "base") -> Artifact:
     """A model to start from: by its id, the name of a public base or of an own model, or, fetched
     from a hub, as `repository` or `repository@revision`.
 
-    Of several of one name the promoted one counts, else the newest. Raises Invalid.
+    Of several of one name the promoted one counts, else the newest. `field` is what the job calls
+    it. Raises Invalid.
     """
     usable = Artifact.objects.usable_by(org).order_by(
         "-public", Case(When(state="current", then=0), default=1), "-created_at"
@@ -54,7 +55,7 @@ def base(org: Org, reference: str) -> Artifact:
             f"there is no base {reference!r} that you may use"
             + (f"; there are {names}" if names else "")
             + "; one from a hub is added on the page Bases, or by `gridloom base add`",
-            field="base",
+            field=field,
         )
     return found
 

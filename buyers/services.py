@@ -14,7 +14,7 @@ from django.contrib.auth.models import User
 
 from agent.recipes import catalog
 from agent.recipes.catalog import ParameterError
-from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters
+from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters, why_not_on
 from buyers import fits, packages, reads, references, secrets, sizes
 from buyers.models import Artifact, Dataset, Job
 from buyers.own_models import PackageLock
@@ -89,11 +89,18 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     mix = reads.mix(org, request, parameters)
     other, third = (reads.model(org, request, name) for name in ("other", "third"))
     _check(request, parameters, base, dataset, script)
+    fits.require_kinds(parameters, dataset, mix)
+    reads.require_weights(request, parameters)
+    _require_sizes(request, base, other)
     lock = packages.of_request(org, request, script)
     shape, plain = sizes.shape_of(base), catalog.as_json(parameters)
-    folders = [each for each in (base, dataset, script, mix, other, third) if each is not None]
+    found = {
+        "base": base, "dataset": dataset, "script": script, "mix": mix, "other": other,
+        "third": third,
+    }  # fmt: skip
+    folders = {name: each for name, each in found.items() if each is not None}
     fits.require(org, request, folders)
-    on_gpu, on_cpu = sizes.memory_of(request, plain, shape)
+    on_gpu, on_cpu = sizes.memory_of(request, plain, shape, sizes.shape_of(other))
     return Plan(
         recipe=request.recipe,
         parameters=plain,
@@ -109,7 +116,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         memory_bytes=on_gpu,
         memory_cpu_bytes=on_cpu,
         disk_bytes=request.disk_bytes,
-        bytes_in=sum(folder.bytes for folder in folders) + (lock.bytes if lock else 0),
+        bytes_in=sum(folder.bytes for folder in folders.values()) + (lock.bytes if lock else 0),
         hours=request.hours,
         row_tokens=sizes.row_tokens(dataset),
         total_steps=catalog.total_steps(parameters),
@@ -130,7 +137,6 @@ def _check(
     else:
         _check_tuning(request, parameters, base)
         reads.require_rows(request, parameters, dataset, script)
-        fits.require_kind(request.recipe, parameters, dataset)
 
 
 def create_job(
@@ -314,12 +320,6 @@ def _check_script(
             f"there is no {parameters.entry} in {script}; its Python files are: {files or 'none'}",
             field="parameters.entry",
         )
-    if script is not None and script.bytes > request.disk_bytes:
-        raise Invalid(
-            f"{script} has {script.bytes / 2**30:.1f} GiB, and is copied into the job's own disk "
-            f"of {request.disk_bytes / 2**30:.1f} GiB: book more (disk_gib)",
-            field="disk_gib",
-        )
     if not request.memory_bytes:
         raise Invalid(
             "a script must say how much memory it needs on each GPU (memory_gib)",
@@ -336,28 +336,23 @@ def _check_tuning(request: JobRequest, parameters: Parameters, base: Artifact | 
             f"{request.recipe} runs on one GPU; ask for 1, or bring a script that uses more",
             field="gpus",
         )
-    if isinstance(parameters, FineTuning) and request.gpus_min > parameters.batch_size:
-        raise Invalid(
-            f"{request.gpus_min} GPUs share the {parameters.batch_size} rows of a step, and each "
-            "needs one: ask for fewer GPUs, or raise batch_size",
-            field="gpus",
-        )
-    paths = {entry["path"] for entry in base.manifest} if base else set()
-    weights = any(
-        path.endswith(".safetensors") and not path.startswith("adapter") for path in paths
+    if isinstance(parameters, FineTuning) and (why := why_not_on(parameters, request.gpus_min)):
+        raise Invalid(why, field="gpus")
+    reads.require_whole(base, field="base")
+
+
+def _require_sizes(request: JobRequest, base: Artifact | None, other: Artifact | None) -> None:
+    """What can't be estimated is for the buyer to say; a script has said it by now."""
+    sized = [base, other] if request.recipe == "distill" else [base]
+    unknown = [each for each in sized if sizes.shape_of(each) is None]
+    if not unknown or (request.memory_bytes and request.hours):
+        return
+    what = "this base" if unknown[0] is base else "the teacher"
+    raise Invalid(
+        f"the size of {what} is not known; say how much memory it needs on each GPU (memory_gib) "
+        "and how long it will about run (hours)",
+        field="hours" if request.memory_bytes else "memory_gib",
     )
-    if "config.json" not in paths or not weights:
-        raise Invalid(
-            f"{base} is no whole model (config.json and *.safetensors): start from the base that "
-            "it was made from",
-            field="base",
-        )
-    if not (sizes.shape_of(base) or (request.memory_bytes and request.hours)):
-        raise Invalid(
-            "the size of this base is not known; say how much memory it needs on each GPU "
-            "(memory_gib) and how long it will about run (hours)",
-            field="hours" if request.memory_bytes else "memory_gib",
-        )
 
 
 def _require_a_save(request: JobRequest, price: int) -> None:

@@ -36,11 +36,15 @@ def row_tokens(dataset: Dataset | None) -> float | None:
 
 
 def memory_of(
-    request: JobRequest, parameters: Mapping[str, Any], shape: BaseShape | None
+    request: JobRequest,
+    parameters: Mapping[str, Any],
+    shape: BaseShape | None,
+    other: BaseShape | None = None,
 ) -> tuple[int, int]:
-    """Bytes on each GPU, and on a processor; what the buyer books counts for both."""
+    """Bytes on each GPU, and on a processor; what the buyer books counts for both. `other` is the
+    second model's shape, which matters where it teaches."""
     if request.memory_bytes:
         return request.memory_bytes, request.memory_bytes
     assert shape is not None, "a base of unknown size needs the buyer's word"
-    found = memory.needed(request.recipe, parameters, shape, world=request.gpus_min)
+    found = memory.needed(request.recipe, parameters, shape, teacher=other, world=request.gpus_min)
     return found.on_gpu, found.on_cpu

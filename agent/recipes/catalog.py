@@ -53,6 +53,7 @@ from agent.recipes.parameters import (
     SftParameters,
     Stage,
     SweepParameters,
+    why_not_on,
 )
 
 JOB_FILE: Final = "/job/job.json"
@@ -60,6 +61,8 @@ WORK_FOLDER: Final = "/job/work"
 """The project's copy, which a script may write to: its working directory."""
 REWARD_FILE: Final = "reward.py"
 _MAX_GRID: Final = 1024
+# What trials share, so that they can be compared and read the same inputs.
+_SAME_FOR_ALL: Final = frozenset({"steps", "evaluate_samples", "method", "mix"})
 
 
 class ParameterError(ValueError):
@@ -174,10 +177,16 @@ def tunings(parameters: Parameters) -> list[FineTuning]:
 def stage_of(stage: Stage) -> FineTuning:
     """The parameters of a chain's stage; raises ParameterError."""
     found = validate(stage.recipe, stage.parameters)
+    if isinstance(found, DistillParameters):
+        raise ParameterError(
+            "stages: distill needs a second model, which a chain has not: run it as a job of its "
+            "own",
+            field="stages",
+        )
     if not isinstance(found, FineTuning) or found.method == "reward":
         raise ParameterError(
-            f"stages: {stage.recipe} makes no model to go on from; use sft, dpo, grpo, lora, full, "
-            "continue or distill",
+            f"stages: {stage.recipe} makes no model to go on from; use sft, dpo, grpo, lora, full "
+            "or continue",
             field="stages",
         )
     return found
@@ -259,11 +268,24 @@ def _filled_in(parameters: Parameters) -> Parameters:
             return msgspec.structs.replace(parameters, stages=whole)
         case SweepParameters():
             given = as_json(validate(parameters.recipe, parameters.parameters))
-            return msgspec.structs.replace(parameters, parameters=given)
+            return msgspec.structs.replace(
+                parameters, parameters=given, space=_converted_space(parameters)
+            )
     if isinstance(parameters, FineTuning) and not parameters.learning_rate:
         rate = RATES[parameters.weights, parameters.method]
         return msgspec.structs.replace(parameters, learning_rate=rate)
     return parameters
+
+
+def _converted_space(parameters: SweepParameters) -> dict[str, list[int | float | str]]:
+    """Numbers as numbers, however they were sent: what a job needs is told from them."""
+    kind = _struct_of(parameters.recipe)
+    types = get_type_hints(kind, include_extras=True)
+    properties = schema(parameters.recipe)["properties"]
+    return {
+        name: [converted(name, value, types[name], properties[name]) for value in values]
+        for name, values in parameters.space.items()
+    }
 
 
 def _check_together(parameters: Parameters) -> None:
@@ -276,7 +298,14 @@ def _check_together(parameters: Parameters) -> None:
                 stage_of(stage)
         case SweepParameters():
             _check_sweep(parameters)
-        case ArithmeticParameters() | PromptParameters():
+        case PromptParameters(method=method, shots=shots):
+            if shots and method != "sft":
+                raise ParameterError(
+                    f"shots shows rows with their answers, as sft reads them; leave it out for "
+                    f"{method}",
+                    field="shots",
+                )
+        case ArithmeticParameters():
             pass
         case _:
             _check_tuning(parameters)
@@ -288,14 +317,10 @@ def _check_tuning(parameters: FineTuning) -> None:
             raise ParameterError(f"targets: {ALL_LINEAR!r} stands alone", field="targets")
         if len(set(parameters.targets)) < len(parameters.targets):
             raise ParameterError("targets names a layer twice; name it once", field="targets")
-    if parameters.accumulate > parameters.batch_size:
-        raise ParameterError(
-            f"accumulate: a step of {parameters.batch_size} rows has no {parameters.accumulate} "
-            "parts; lower it, or raise batch_size",
-            field="accumulate",
-        )
     if isinstance(parameters, GrpoParameters | LoraParameters | FullParameters):
         _check_groups(parameters)
+    if why := why_not_on(parameters, 1):
+        raise ParameterError(why, field="accumulate")
 
 
 def _check_groups(parameters: GrpoParameters | LoraParameters | FullParameters) -> None:
@@ -334,7 +359,7 @@ def _check_sweep(parameters: SweepParameters) -> None:
             validate(parameters.recipe, trial)
         except ParameterError as error:
             raise ParameterError(f"space: {error}", field="space") from None
-    if fixed := sorted({"steps", "evaluate_samples", "method"} & set(parameters.space)):
+    if fixed := sorted(_SAME_FOR_ALL & set(parameters.space)):
         raise ParameterError(
             f"space: {fixed[0]} is the same for all trials; put it into parameters", field="space"
         )

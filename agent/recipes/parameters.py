@@ -229,7 +229,7 @@ class PromptParameters(Measuring, frozen=True, kw_only=True):
 
     method: _MethodField = "sft"
     shots: Annotated[
-        int, Meta(ge=0, le=32, description="Rows of train.* shown as examples; 0: none.")
+        int, Meta(ge=0, le=32, description="Rows of train.* shown as examples, for sft; 0: none.")
     ] = 0
 
 
@@ -334,3 +334,29 @@ FineTuning = (
 )
 Composed = ChainParameters | SweepParameters
 Parameters = FineTuning | PromptParameters | ScriptParameters | Composed | ArithmeticParameters
+
+
+def why_not_on(parameters: FineTuning, gpus: int) -> str:
+    """Why a step can't be cut up for so many GPUs; empty if it can.
+
+    Losses that are means over rows are only then the same for any number of GPUs if each has as
+    many of them; those that are sums over tokens need one row in each part.
+    """
+    rows, parts = parameters.batch_size, gpus * parameters.accumulate
+    match parameters.method:
+        case "dpo" | "reward":
+            fits = rows % parts == 0
+        case "grpo":
+            assert isinstance(parameters, GrpoParameters | LoraParameters | FullParameters)
+            fits = rows % parts == 0 and rows % (gpus * parameters.generations) == 0
+        case _:
+            fits = rows // gpus >= parameters.accumulate
+    if fits:
+        return ""
+    on = f"{gpus} GPUs" if gpus > 1 else "one GPU"
+    groups = " of whole groups of generations" if parameters.method == "grpo" else ""
+    even = "" if parameters.method in ("sft", "continue", "distill") else " even"
+    return (
+        f"batch_size {rows} can't be cut into{even} parts{groups} for {on} and accumulate "
+        f"{parameters.accumulate}; raise batch_size, or choose fewer parts"
+    )

@@ -30,6 +30,7 @@ from agent.recipes.parameters import (
     FullParameters,
     GrpoParameters,
     LoraParameters,
+    why_not_on,
 )
 from agent.recipes.reward import Reward
 from agent.recipes.rows import Table
@@ -37,7 +38,6 @@ from agent.recipes.training import Course, Groups, Steady, Watch
 
 # Label of a token that is not to be learnt.
 _NOT_LEARNT: Final = -100
-_PAIRWISE: Final = frozenset({"dpo", "reward", "grpo"})
 
 
 class Supervised(Steady, SFTTrainer):
@@ -127,7 +127,8 @@ def build(
     """The trainer of the course's method. `reference`: the base as it was, for dpo of all weights;
     `teacher` is distill's, `reward` grpo's. Raises RecipeError for steps that can't be cut up.
     """
-    _require_even_parts(course)
+    if why := why_not_on(course.parameters, course.world.size):
+        raise RecipeError(Exit.PARAMETERS, why)
     length = course.parameters.max_length
     match course.parameters.method:
         case "dpo":
@@ -254,20 +255,3 @@ def _called(reward: Reward) -> Any:
 def _text(said: Any) -> str:
     """The last thing said, of text or of messages."""
     return said if isinstance(said, str) else str(said[-1]["content"])
-
-
-def _require_even_parts(course: Course) -> None:
-    """Losses that are means over rows are only then the same for any number of GPUs."""
-    parameters, parts = course.parameters, course.world.size * course.parameters.accumulate
-    rows = parameters.batch_size
-    if isinstance(parameters, GrpoParameters | LoraParameters | FullParameters) and (
-        parameters.method == "grpo"
-    ):
-        rows //= parameters.generations
-        parts = course.world.size
-    if parameters.method in _PAIRWISE and rows % parts:
-        raise RecipeError(
-            Exit.PARAMETERS,
-            f"batch_size {parameters.batch_size} can't be cut evenly for {course.world.size} GPUs "
-            f"and accumulate {parameters.accumulate}; choose a multiple",
-        )

@@ -23,6 +23,9 @@ _ADAM_BYTES: Final = 8
 # Passes forward that no gradient follows.
 _MORE_PASSES: Final = {"dpo": 1, "distill": 1, "grpo": 1}
 
+# Models that arithmetic reads: the base and two others.
+_MERGED: Final = 3
+
 _START_S: Final = 9.0
 _READ_BYTES_S: Final = 500e6
 _WRITE_BYTES_S: Final = 200e6
@@ -72,11 +75,12 @@ def estimate(
     tflops: float,
     row_tokens: float | None = None,
     pace: Pace | None = None,
+    teacher: BaseShape | None = None,
 ) -> Estimate:
     """A recipe's time on a device of `tflops` TFLOP/s.
 
     `parameters` as the catalogue validated them; `row_tokens` is the mean length of a row, if it
-    is known; `pace` what jobs of its kind have shown on such devices. Raises ValueError for a
+    is known; `teacher` is distill's second model; `pace` what jobs of its kind have shown on such devices. Raises ValueError for a
     recipe whose needs only its author knows (`script`).
     """
     if recipe == "script" or base is None:
@@ -84,14 +88,14 @@ def estimate(
     if not (tflops > 0 and math.isfinite(tflops)):
         raise ValueError(f"a speed must be above 0 TFLOP/s, not {tflops}")
     parts = [
-        _part(one, tflops=tflops, row_tokens=row_tokens, pace=pace)
-        for one in trainings(recipe, parameters, base)
+        (one.share, _part(one, tflops=tflops, row_tokens=row_tokens, pace=pace))
+        for one in trainings(recipe, parameters, base, teacher)
     ]
     return Estimate(
-        seconds_low=sum(part.seconds_low for part in parts),
-        seconds=sum(part.seconds for part in parts),
-        seconds_high=sum(part.seconds_high for part in parts),
-        flops=sum(part.flops for part in parts),
+        seconds_low=sum(share * part.seconds_low for share, part in parts),
+        seconds=sum(share * part.seconds for share, part in parts),
+        seconds_high=sum(share * part.seconds_high for share, part in parts),
+        flops=sum(share * part.flops for share, part in parts),
     )
 
 
@@ -127,7 +131,7 @@ def flops_per_token(
     """Operations that training spends on one token of a row, both ways."""
     job = Sizes.of(recipe, parameters, base)
     length = _length(job, row_tokens)
-    return _both_ways(job) * _forward(job, length) / length
+    return _both_ways(job) * _forward(base, length) / length
 
 
 def usual_share(gpu_class: str) -> float:
@@ -151,9 +155,13 @@ def _length(job: Sizes, row_tokens: float | None) -> float:
 
 
 def _flops(job: Sizes, length: float) -> float:
-    """Operations of training and both evaluations, on rows of `length` tokens."""
+    """Operations of training and its evaluations, on rows of `length` tokens."""
     trained = job.steps * job.batch * _both_ways(job)
-    return (trained + 2 * job.evaluated) * _forward(job, length)
+    own = (trained + job.evaluations * job.evaluated) * _forward(job.base, length)
+    if job.teacher is None:
+        return own
+    taught = _forward(job.teacher, length) - _forward(job.base, length)
+    return own + job.steps * job.batch * taught
 
 
 def _both_ways(job: Sizes) -> int:
@@ -161,9 +169,8 @@ def _both_ways(job: Sizes) -> int:
     return (2 if job.lora else 3) + _MORE_PASSES.get(job.method, 0)
 
 
-def _forward(job: Sizes, length: float) -> float:
+def _forward(base: BaseShape, length: float) -> float:
     """Operations of one row of `length` tokens on its way through."""
-    base = job.base
     body = base.parameters - base.vocab * base.hidden
     return length * (
         2 * body
@@ -180,10 +187,12 @@ def _overheads(job: Sizes) -> float:
     saved = job.trained() * (4 + _ADAM_BYTES)
     drawn = job.drawn if job.method == "grpo" else 0
     saves = (job.steps - 1) // job.checkpoint_every if job.checkpoint_every else 0
-    written = job.trained() * 4 if job.lora else stored
+    merges = job.method == "arithmetic"
+    written = job.trained() * 4 if job.lora and not merges else stored
+    read = stored * (_MERGED if merges else 1)
     return (
         _START_S
-        + stored / _READ_BYTES_S
-        + (2 * job.answered + drawn) * answer_s
+        + read / _READ_BYTES_S
+        + (job.evaluations * job.answered + drawn) * answer_s
         + (saves * saved + written) / _WRITE_BYTES_S
     )

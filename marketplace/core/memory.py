@@ -49,11 +49,18 @@ class Memory:
 
 
 def needed(
-    recipe: str, parameters: Mapping[str, Any], base: BaseShape, *, world: int = 1, zero: int = 0
+    recipe: str,
+    parameters: Mapping[str, Any],
+    base: BaseShape,
+    *,
+    teacher: BaseShape | None = None,
+    world: int = 1,
+    zero: int = 0,
 ) -> Memory:
     """The largest of a recipe's trainings, on each of `world` devices, by ZeRO's stage `zero`
-    (0: every device holds all; 1 shards the optimizer's state, 2 gradients too, 3 weights too)."""
-    each = [_needed(one, world, zero) for one in trainings(recipe, parameters, base)]
+    (0: every device holds all; 1 shards the optimizer's state, 2 gradients too, 3 weights too).
+    `teacher` is distill's second model."""
+    each = [_needed(one, world, zero) for one in trainings(recipe, parameters, base, teacher)]
     return Memory(
         allocated=max(one.allocated for one in each),
         on_gpu=max(one.on_gpu for one in each),
@@ -112,7 +119,7 @@ def _held(job: Sizes, world: int, zero: int, *, bf16: bool) -> _Held:
         first = base.vocab * base.hidden * 4
     if job.method == "distill" or (job.method == "dpo" and not job.lora):
         # A second model: the teacher in the job's precision, or the base as it was.
-        resident += base.parameters * (width if job.lora else 4)
+        resident += (job.teacher or base).parameters * (width if job.lora else 4)
     if job.method == "arithmetic":
         resident += 2 * base.parameters * 4
     layers = 1.0 if job.recomputes else float(base.layers)

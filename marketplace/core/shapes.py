@@ -1,16 +1,23 @@
 """What decides how much a recipe needs: the base's sizes, and the parameters that count.
 
-A recipe is made of trainings (a chain of several, a sweep of one that stands for all); each is one
-`Sizes`.
+A recipe is made of trainings (a chain of several, a sweep of the combinations of its space); each is
+one `Sizes`.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 # Sequences of a row, where it is not one.
 _ROWS_EACH: Final = {"dpo": 2, "reward": 2}
+
+# Of a sweep's space, what `Sizes` reads.
+_SIZED: Final = frozenset(
+    "batch_size max_length weights precision activations accumulate rank checkpoint_every answers "
+    "answer_tokens".split()
+)
 
 _ALIASES: Final = {
     "hidden": ("hidden_size", "n_embd", "d_model"),
@@ -102,8 +109,14 @@ class Sizes:
     checkpoint_every: int
     evaluated: int
     answered: int
+    evaluations: int
+    """How often the held-out rows are measured: before and after, where something is done."""
     rank: int
     targets: tuple[str, ...]
+    share: float = 1.0
+    """Of its steps that it takes: a sweep's combinations share those of all trials."""
+    teacher: BaseShape | None = None
+    """distill's; None: of the base's own shape."""
 
     @classmethod
     def of(cls, recipe: str, parameters: Mapping[str, object], base: BaseShape) -> Self:
@@ -129,6 +142,7 @@ class Sizes:
             checkpoint_every=number("checkpoint_every"),
             evaluated=number("evaluate_samples"),
             answered=number("answers") * number("answer_tokens"),
+            evaluations=1 if recipe == "prompt" and not number("shots") else 2,
             rank=number("rank"),
             targets=tuple(base.projections()) if names == ("all-linear",) else names,
         )
@@ -147,21 +161,47 @@ class Sizes:
         return self.base.layers * self.rank * sum(i + o for i, o in self.adapted())
 
 
-def trainings(recipe: str, parameters: Mapping[str, Any], base: BaseShape) -> list[Sizes]:
-    """The trainings that a recipe is made of; `parameters` as the catalogue validated them."""
-    return [Sizes.of(name, given, base) for name, given in _parts(recipe, parameters)]
+def trainings(
+    recipe: str,
+    parameters: Mapping[str, Any],
+    base: BaseShape,
+    teacher: BaseShape | None = None,
+) -> list[Sizes]:
+    """The trainings that a recipe is made of; `parameters` as the catalogue validated them.
 
-
-def _parts(recipe: str, parameters: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    if recipe == "chain":
-        return [(stage["recipe"], stage["parameters"]) for stage in parameters["stages"]]
+    Memory must do for the largest of them; the time is the sum of each by its `share`.
+    """
     if recipe == "sweep":
-        given = parameters["parameters"]
-        total = _sweep_steps(given["steps"], parameters)
-        trials = min(parameters["trials"], math.prod(map(len, parameters["space"].values())))
-        whole = {**given, "steps": total, "evaluate_samples": given["evaluate_samples"] * trials}
-        return [(parameters["recipe"], whole)]
-    return [(recipe, parameters)]
+        return _combinations(parameters, base)
+    parts = (
+        [(stage["recipe"], stage["parameters"]) for stage in parameters["stages"]]
+        if recipe == "chain"
+        else [(recipe, parameters)]
+    )
+    return [replace(Sizes.of(name, given, base), teacher=teacher) for name, given in parts]
+
+
+def _combinations(parameters: Mapping[str, Any], base: BaseShape) -> list[Sizes]:
+    """What a sweep may try, as far as it differs in size. Which of it is drawn, the job's seed
+    decides, so each counts as much as the others."""
+    given, space = parameters["parameters"], parameters["space"]
+    trials = min(parameters["trials"], math.prod(map(len, space.values())))
+    whole = {
+        **given,
+        "steps": _sweep_steps(given["steps"], parameters),
+        "evaluate_samples": given["evaluate_samples"] * trials,
+    }
+    sized = {name: values for name, values in space.items() if name in _SIZED}
+    grid = list(itertools.product(*sized.values()))
+    return [
+        replace(
+            Sizes.of(
+                parameters["recipe"], {**whole, **dict(zip(sized, values, strict=True))}, base
+            ),
+            share=1 / len(grid),
+        )
+        for values in grid
+    ]
 
 
 def _sweep_steps(steps: int, parameters: Mapping[str, Any]) -> int:

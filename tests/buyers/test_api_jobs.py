@@ -64,9 +64,10 @@ def test_a_long_run_is_thinned_and_keeps_its_evaluations(api, ran, today):
         for step in range(3, 5000)
     )
     MetricPoint.objects.filter(step=4999).update(values={"loss": 1.0, "heldout_loss": 2.0})
+    MetricPoint.objects.filter(step=4997).update(values={"loss": 1.0, "heldout_accuracy": 0.5})
     points = get(api, f"jobs/{ran.job.pk}/metrics/").json()["points"]
     assert 1500 < len(points) <= 2001
-    assert points[-1]["step"] == 4999
+    assert [point["step"] for point in points[-3:]] == [4997, 4998, 4999]
 
 
 def test_the_log_is_its_end(api, ran):

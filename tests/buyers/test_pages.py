@@ -6,7 +6,7 @@ import pytest
 from django.urls import reverse
 from pytest_django import DjangoAssertNumQueries
 
-from buyers.models import Artifact, Dataset, Job, Quote
+from buyers.models import Artifact, Dataset, Job, MetricPoint, Quote
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from tests import world
@@ -86,6 +86,13 @@ def test_a_jobs_page_tells_everything_and_asks_a_fixed_number_of_times(
         "Save and stop", "Cancel", f"/buy/jobs/{ran.job.pk}/socket",
     ):  # fmt: skip
         assert expected in page, expected
+
+
+@pytest.mark.parametrize("measure", ["loss", "accuracy", "reward"])
+def test_what_was_measured_on_held_out_rows_is_shown_by_its_name(member, ran, measure):
+    MetricPoint.objects.filter(step=0).update(values={f"heldout_{measure}": 0.625})
+    page = text_of(member.get(reverse("job", args=[ran.job.pk])))
+    assert f"{measure.capitalize()} on held-out rows</dt><dd>0.625" in page
 
 
 def test_what_strangers_wrote_is_shown_and_never_run(member, ran):

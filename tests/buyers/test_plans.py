@@ -103,7 +103,8 @@ def test_memory_that_the_buyer_knows_is_taken_as_it_is(plan, base, pairs):
         ({"dataset": "pairs@two"}, "dataset", "a version is a number"),
         ({"script": "code"}, "script", "reads no script"),
         ({"gpus": 2, "recipe": "prompt"}, "gpus", "runs on one GPU"),
-        ({"gpus": 2, "parameters": {"batch_size": 1}}, "gpus", "or raise batch_size"),
+        ({"gpus": 2, "parameters": {"batch_size": 1}}, "gpus", "raise batch_size"),
+        ({"gpus": 3, "recipe": "dpo"}, "gpus", "can't be cut into even parts for 3 GPUs"),
         ({"gpus": 2, "level": "any"}, "level", "several sites can't be run yet"),
         ({"gpus": 1, "gpus_max": 2}, "gpus_max", "grow and shrink"),
         ({"gpus": 200}, "gpus", "at most 128"),
@@ -281,11 +282,35 @@ def test_too_little_money_is_refused_and_leaves_no_job(base, now):
 def test_rows_of_another_kind_than_the_recipe_reads_are_refused_with_both(plan, base, pairs):
     pairs.kinds = ["preferences", "prompts"]
     pairs.save()
-    with pytest.raises(Invalid, match=r"lora reads rows of answers .*pairs v1 are preferences or"):
+    with pytest.raises(Invalid, match=r"sft reads rows of answers .*pairs v1 are preferences or"):
         plan()
     pairs.kinds = ["answers", "prompts"]
     pairs.save()
     assert plan().dataset == pairs
+
+
+def test_each_training_of_a_recipe_is_held_against_the_rows_that_it_reads(
+    plan, base, pairs, org, now
+):
+    pairs.kinds = ["answers", "prompts"]
+    pairs.save()
+    texts = ("train.txt", "heldout.txt")
+    folder(Dataset, *texts, now=now, org=org, name="books", version=1, kinds=["text"])
+    stages = [{"recipe": "sft"}, {"recipe": "dpo"}]
+    space = {"rank": [4, 8]}
+    for asked, field in [
+        ({"recipe": "chain", "parameters": {"stages": stages}}, "dataset"),
+        ({"recipe": "sweep", "parameters": {"recipe": "dpo", "space": space}}, "dataset"),
+        ({"recipe": "prompt", "parameters": {"method": "dpo"}}, "dataset"),
+        ({"recipe": "arithmetic", "other": "tiny", "dataset": "books"}, "dataset"),
+        ({"recipe": "sft", "mix": "books", "parameters": {"mix": 0.5}}, "mix"),
+    ]:
+        with pytest.raises(Invalid, match="reads rows of") as refused:
+            plan(**asked)
+        assert refused.value.field == field
+    stages[1]["folder"] = "doubts"
+    with pytest.raises(Invalid, match=r"has no doubts/train.jsonl"):
+        plan(recipe="chain", parameters={"stages": stages})
 
 
 def test_what_is_larger_than_the_booked_disk_is_refused_with_both_figures(plan, base, pairs):
@@ -342,6 +367,10 @@ def test_a_reward_must_come_with_grpo_and_with_nothing_else(plan, base, pairs, c
 
 def test_what_is_blended_in_is_named_and_used(plan, base, pairs, org, now):
     folder(Dataset, "train.jsonl", now=now, org=org, name="old", version=1)
+    folder(Dataset, "heldout.jsonl", now=now, org=org, name="asked", version=1)
+    with pytest.raises(Invalid, match=r"asked v1 has no train.jsonl") as refused:
+        plan(mix="asked", parameters={"mix": 0.2})
+    assert refused.value.field == "mix"
     with pytest.raises(Invalid, match="give its share as the parameter mix") as refused:
         plan(mix="old")
     assert refused.value.field == "mix"
@@ -359,9 +388,45 @@ def test_a_second_model_is_found_and_whole(plan, base, pairs, org, now):
     with pytest.raises(Invalid, match="has no weights"):
         plan(recipe="distill", other="empty")
     folder(Artifact, "adapter_config.json", "adapter_model.safetensors", now=now, org=org, name="a")
+    for asked, why in [("a", "no whole model"), ("nobody", "there is no base 'nobody'")]:
+        with pytest.raises(Invalid, match=why) as refused:
+            plan(recipe="distill", other=asked)
+        assert refused.value.field == "other"
     found = plan(recipe="arithmetic", other="a", dataset=None)
     assert (found.other.name, found.third, found.total_steps) == ("a", None, 0)
     assert found.memory_bytes > plan(recipe="prompt").memory_bytes
+
+
+def test_a_licence_is_asked_for_where_its_model_is_named(plan, base, pairs, org, now):
+    folder(Artifact, "config.json", "model.safetensors", now=now, org=org, name="gated",
+           shape=base.shape, source="hub:a/b@1", licence="llama3")  # fmt: skip
+    with pytest.raises(Invalid, match="has not accepted the licence of gated") as refused:
+        plan(recipe="distill", other="gated")
+    assert refused.value.field == "other"
+
+
+def test_a_third_model_and_its_weight_come_together(plan, base, pairs):
+    two = {"recipe": "arithmetic", "other": "tiny"}
+    for asked in ({"third": "tiny"}, {"parameters": {"second": -1}}):
+        with pytest.raises(Invalid) as refused:
+            plan(**two, **asked)
+        assert refused.value.field == "third"
+    assert plan(**two, third="tiny", parameters={"second": -1}).third == base
+
+
+def test_a_large_teacher_is_counted_and_one_of_unknown_size_asked_about(
+    plan, base, pairs, org, now
+):
+    large = asdict(BaseShape.from_config({**tiny_base.CONFIG, "intermediate_size": 200_000}))
+    whole = ("config.json", "model.safetensors")
+    folder(Artifact, *whole, now=now, org=org, name="large", shape=large)
+    alike = plan(recipe="distill", other="tiny")
+    assert plan(recipe="distill", other="large").memory_bytes > alike.memory_bytes + 10**8
+    folder(Artifact, *whole, now=now, org=org, name="unknown")
+    with pytest.raises(Invalid, match="size of the teacher is not known") as refused:
+        plan(recipe="distill", other="unknown")
+    assert refused.value.field == "memory_gib"
+    assert plan(recipe="distill", other="unknown", memory_gib=4, hours=1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.recipes import catalog
 from marketplace.core.estimates import class_tflops, estimate
-from marketplace.core.shapes import BaseShape
+from marketplace.core.shapes import BaseShape, trainings
 from tests import tiny_base
 
 SMOLLM2 = BaseShape.from_config(
@@ -91,6 +91,52 @@ def test_a_script_is_for_its_buyer_to_estimate() -> None:
 def test_a_speed_that_is_none_is_refused(tflops: float) -> None:
     with pytest.raises(ValueError, match="TFLOP/s"):
         estimate("lora", parameters("lora"), SMOLLM2, tflops=tflops)
+
+
+def test_a_sweep_takes_the_mean_of_its_combinations() -> None:
+    def sweep(*sizes: int) -> float:
+        space = {"batch_size": list(sizes), "learning_rate": [1e-4, 1e-3]}
+        wanted = parameters("sweep", space=space, trials=4)
+        return estimate("sweep", wanted, SMOLLM2, tflops=0.1).flops
+
+    assert sweep(4, 12) == pytest.approx((sweep(4, 4) + sweep(12, 12)) / 2)
+
+
+@given(trials=st.integers(2, 64), rungs=st.integers(1, 6), steps=st.integers(1, 200))
+def test_a_sweep_is_charged_for_the_steps_that_it_takes(
+    trials: int, rungs: int, steps: int
+) -> None:
+    """The agent may import nothing of ours, nor the core of the agent's: both count."""
+    space = {"rank": [4, 8, 16], "dropout": [0.0, 0.1, 0.2]}
+    raw = {"space": space, "trials": trials, "rungs": rungs, "parameters": {"steps": steps}}
+    found = catalog.validate("sweep", raw)
+    sizes = trainings("sweep", catalog.as_json(found), TINY)
+    assert {one.steps for one in sizes} == {catalog.total_steps(found)}
+
+
+def test_a_teacher_answers_as_slowly_as_it_is_large() -> None:
+    wanted = parameters("distill", evaluate_samples=0)
+    alike = estimate("distill", wanted, TINY, tflops=0.1).flops
+    assert estimate("distill", wanted, TINY, tflops=0.1, teacher=TINY).flops == alike
+    assert estimate("distill", wanted, TINY, tflops=0.1, teacher=SMOLLM2).flops > 10 * alike
+
+
+def test_examples_are_a_second_evaluation() -> None:
+    once, twice = (
+        estimate("prompt", parameters("prompt", shots=shots), SMOLLM2, tflops=0.1)
+        for shots in (0, 4)
+    )
+    assert twice.flops == 2 * once.flops
+
+
+def test_arithmetic_reads_three_models_and_writes_one() -> None:
+    silent = {"evaluate_samples": 0, "answers": 0}
+    reads, merges = (
+        estimate(recipe, parameters(recipe, **silent), SMOLLM2, tflops=100).seconds
+        for recipe in ("prompt", "arithmetic")
+    )
+    stored = SMOLLM2.parameters * SMOLLM2.bytes_per_weight
+    assert merges - reads == pytest.approx(stored * (2 / 500e6 + 1 / 200e6), rel=0.01)
 
 
 def test_data_sheets_tell_classes_apart() -> None:

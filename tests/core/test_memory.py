@@ -134,3 +134,20 @@ def test_a_chain_needs_what_its_largest_stage_does() -> None:
     chain = parameters("chain", stages=stages)
     whole = needed("chain", chain, TINY)
     assert whole == needed("full", parameters("full"), TINY)
+
+
+def test_a_sweep_needs_what_the_largest_of_its_combinations_does() -> None:
+    space = {"batch_size": ["2", 32], "weights": ["lora", "full"], "learning_rate": [1e-4, 1e-3]}
+    sweep = catalog.as_json(catalog.validate("sweep", {"recipe": "sft", "space": space}))
+    largest = parameters("sft", batch_size=32, weights="full")
+    assert needed("sweep", sweep, SMOLLM2) == needed("sft", largest, SMOLLM2)
+
+
+def test_a_teacher_counts_with_its_own_size() -> None:
+    wanted = parameters("distill", precision="bf16")
+    alike, larger = (
+        needed("distill", wanted, SMOLLM2, teacher=teacher) for teacher in (SMOLLM2, LLAMA_1B)
+    )
+    assert alike == needed("distill", wanted, SMOLLM2)
+    more = LLAMA_1B.parameters - SMOLLM2.parameters
+    assert larger.allocated - alike.allocated == pytest.approx(2 * more, rel=0.01)

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from agent.recipes import catalog
 from agent.recipes.catalog import ParameterError
-from agent.recipes.parameters import LoraParameters, ScriptParameters, SweepParameters
+from agent.recipes.parameters import (
+    FineTuning,
+    LoraParameters,
+    ScriptParameters,
+    SweepParameters,
+    why_not_on,
+)
 
 # What has no default.
 NEEDED: dict[str, dict[str, object]] = {
@@ -56,6 +62,7 @@ NEEDED: dict[str, dict[str, object]] = {
         ("script", {"command": ["sh", "a\0b"]}, "command", "NUL"),
         ("sft", {"method": "dpo"}, "method", "sft has no parameter 'method'"),
         ("sft", {"batch_size": 2, "accumulate": 3}, "accumulate", "raise batch_size"),
+        ("dpo", {"batch_size": 8, "accumulate": 3}, "accumulate", "even parts for one GPU"),
         ("grpo", {"batch_size": 6}, "batch_size", "a multiple of generations"),
         ("lora", {"method": "grpo", "batch_size": 6}, "batch_size", "a multiple of generations"),
         ("grpo", {"completion_length": 512}, "completion_length", "below max_length"),
@@ -63,9 +70,12 @@ NEEDED: dict[str, dict[str, object]] = {
         ("chain", {"stages": []}, "stages", "a list of at most 8"),
         ("chain", {"stages": [{"recipe": "sft", "x": 1}]}, "stages", "a list of at most 8"),
         ("chain", {"stages": [{"recipe": "reward"}]}, "stages", "no model to go on from"),
+        ("chain", {"stages": [{"recipe": "distill"}]}, "stages", "needs a second model"),
         ("chain", {"stages": [{"recipe": "dpo", "parameters": {"beta": -1}}]}, "beta", "from 0"),
         ("sweep", {"space": {"rank": [8, 0]}}, "space", "space: rank must be a whole number"),
         ("sweep", {"space": {"steps": [8, 9]}}, "space", "the same for all trials"),
+        ("sweep", {"space": {"mix": [0.1, 0.2]}}, "space", "the same for all trials"),
+        ("prompt", {"shots": 2, "method": "dpo"}, "shots", "leave it out for dpo"),
         ("pretrain", {}, "recipe", "there are prompt, sft, dpo"),
     ],
 )
@@ -115,6 +125,29 @@ def test_anything_else_either_fits_the_schema_or_is_refused(raw: dict[str, objec
     jsonschema.validate(catalog.as_json(found), catalog.schema("lora"))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "raw", "gpus", "fits"),
+    [
+        ("sft", {"batch_size": 8}, 3, True),
+        ("sft", {"batch_size": 8, "accumulate": 2}, 3, True),
+        ("sft", {"batch_size": 8, "accumulate": 3}, 3, False),
+        ("sft", {"batch_size": 8}, 9, False),
+        ("dpo", {"batch_size": 8}, 3, False),
+        ("reward", {"batch_size": 12, "accumulate": 2}, 3, True),
+        ("lora", {"batch_size": 8, "method": "dpo"}, 3, False),
+        ("grpo", {"batch_size": 8, "generations": 4}, 2, True),
+        ("grpo", {"batch_size": 8, "generations": 4}, 4, False),
+        ("grpo", {"batch_size": 12, "generations": 4, "accumulate": 3}, 3, False),
+    ],
+)
+def test_whether_a_step_can_be_cut_up_for_a_gang_is_known_beforehand(
+    recipe: str, raw: dict[str, object], gpus: int, fits: bool
+) -> None:
+    found = catalog.validate(recipe, raw)
+    assert isinstance(found, FineTuning)
+    assert bool(why_not_on(found, gpus)) is not fits
+
+
 def test_a_script_runs_as_its_author_would_run_it() -> None:
     found = catalog.validate("script", {"entry": "src/train.py", "args": ["--epochs", "3"]})
     assert isinstance(found, ScriptParameters)
@@ -149,6 +182,12 @@ def test_steps_are_counted_over_all_stages_and_trials() -> None:
     assert trials == catalog.sweep_trials(sweep, seed=3)
     assert len({(trial["rank"], trial["learning_rate"]) for trial in trials}) == 4
     assert catalog.total_steps(catalog.validate("script", NEEDED["script"])) == 0
+
+
+def test_a_sweeps_space_holds_numbers_however_they_were_sent() -> None:
+    sweep = catalog.validate("sweep", {"space": {"rank": ["4", 8], "learning_rate": ["1e-3"]}})
+    assert isinstance(sweep, SweepParameters)
+    assert sweep.space == {"rank": [4, 8], "learning_rate": [1e-3]}
 
 
 def test_a_recipe_of_ours_runs_from_its_job_file() -> None:

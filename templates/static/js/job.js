@@ -12,10 +12,38 @@
     }
   }
 
+  // How the held-out rows are measured: it depends on the recipe.
+  const MEASURES = ["loss", "accuracy", "reward"];
+
   function columns() {
     const points = [...byStep.values()].sort((a, b) => a.step - b.step);
     const of = (name) => points.map((point) => point.values[name] ?? null);
-    return [points.map((point) => point.step), of("loss"), of("heldout_loss")];
+    const heldOut = MEASURES.map((measure) => of("heldout_" + measure));
+    return [points.map((point) => point.step), of("loss"), ...heldOut];
+  }
+
+  function isMeasured(measure) {
+    return [...byStep.values()].some((point) => "heldout_" + measure in point.values);
+  }
+
+  // A loss has the axis of the other loss; the other measures have one of their own, on the right.
+  function heldOutSeries(measure) {
+    return {
+      label: "held-out " + measure,
+      scale: measure === "loss" ? "y" : "share",
+      stroke: "#c2571a",
+      width: 2,
+      spanGaps: true,
+      points: { show: true, size: 8 },
+      show: isMeasured(measure),
+    };
+  }
+
+  // What is first measured while the page is open is shown from then on.
+  function showMeasured() {
+    MEASURES.forEach((measure, index) => {
+      if (isMeasured(measure) && !plot.series[index + 2].show) plot.setSeries(index + 2, { show: true });
+    });
   }
 
   function draw() {
@@ -23,6 +51,7 @@
     if (!element || !byStep.size) return;
     if (plot) {
       plot.setData(columns());
+      showMeasured();
       return;
     }
     const ink = getComputedStyle(document.body).color;
@@ -32,11 +61,11 @@
         width: element.clientWidth,
         height: 240,
         scales: { x: { time: false } },
-        axes: [axis, { ...axis, size: 56 }],
+        axes: [axis, { ...axis, size: 56 }, { ...axis, scale: "share", side: 1, grid: { show: false } }],
         series: [
           { label: "step" },
           { label: "loss", stroke: "#0f8a75", width: 2, spanGaps: true },
-          { label: "held-out loss", stroke: "#c2571a", width: 2, spanGaps: true, points: { show: true, size: 8 } },
+          ...MEASURES.map(heldOutSeries),
         ],
       },
       columns(),
