@@ -3,6 +3,8 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 ARGS ?=
+# Most tests wait for processes rather than compute, so two cores are kept busy by four.
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up services test check format lock clean
@@ -25,7 +27,7 @@ services: setup  ## Only PostgreSQL, Valkey, S3 and Stripe's stand-in, until Ctr
 # The story runs a whole market with short times: it wants the machine to itself.
 test: setup  ## The whole suite; ARGS='tests/ledger -k post' for a part of it
 ifeq ($(strip $(ARGS)),)
-	@$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/story
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/story
 	@$(RUN) -m pytest tests/story
 else
 	@$(RUN) -m pytest $(ARGS)

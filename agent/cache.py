@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from agent import paths
-from agent.protocol import File
+from agent.protocol import File, paths
 from agent.sandbox import workspace
 
 _STALE_S: Final = 24 * 3600

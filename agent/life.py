@@ -205,7 +205,8 @@ class Life:
         if self.spec is None:
             self.spec = await starting.fetch_spec(self.folder, self.record, self._tools)
             self._tools.changed()
-        await starting.prepare(self.folder, self.spec, self._tools, self.say)
+        accepted_ms = self.record.accepted_up_ms
+        await starting.prepare(self.folder, self.spec, self._tools, self.say, accepted_ms)
         return await starting.fetch_secrets(self.spec, self._tools)
 
     async def _late(self) -> None:

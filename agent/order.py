@@ -130,7 +130,10 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
     """Name → file or folder on the host, bound read-only at /job/inputs/<name>."""
     training_env: list[str] = []
     """Folders bound read-only at their own paths (sys.prefix, sys.base_prefix); empty means
-    those of the interpreter that runs the keeper. `python` is looked up in the first."""
+    those of the interpreter that runs the keeper. Our init runs by the first one's `python`."""
+    environment: str = ""
+    """The job's own, built of its packages and bound as well: its `python` comes first on the
+    job's PATH, and nothing but the job ever starts it."""
     gpus: list[Annotated[int, Meta(ge=0, le=255)]] = []
     """Indexes N of the leased /dev/nvidiaN."""
     egress: list[str] = []
@@ -146,7 +149,7 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
         for name in self.inputs:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
                 raise ValueError(f"input name {name!r}: use letters, digits, '.', '_' and '-'")
-        for path in (*self.inputs.values(), *self.training_env):
+        for path in (*self.inputs.values(), *self.training_env, self.environment or "/"):
             if not path.startswith("/"):
                 raise ValueError(f"{path!r} must be an absolute path on the host")
         for text in (*self.argv, *self.env, *self.env.values(), self.cwd):

@@ -10,10 +10,10 @@ from typing import Final
 import msgspec
 
 from agent import order as files
-from agent import packages, paths
+from agent import packages
 from agent.hardware import Machine
 from agent.order import KeeperOrder, Limits, Network, Peer
-from agent.protocol import AssignmentSpec, File, Gang, Malformed, decode, sha256_hex
+from agent.protocol import AssignmentSpec, File, Gang, Malformed, decode, paths, sha256_hex
 from agent.recipes import catalog
 from agent.record import Record
 from agent.sandbox import outputs, reach, workspace
@@ -135,7 +135,7 @@ def _strange(spec: AssignmentSpec) -> str:
         except reach.BadName as error:
             return str(error)
     place = spec.resume.place if spec.resume is not None else ""
-    if place and (paths.fault_of_paths([place]) or place.split("/")[0] not in (OUTPUT, WORK)):
+    if paths.fault_of_place(place):
         return f"its checkpoint would be laid at {place[:80]!r}, outside of its folders"
     for name, these, _ in folders_of(spec):
         if why := paths.fault_of_name(name) or paths.fault_of_paths(one.path for one in these):
@@ -209,8 +209,9 @@ def _order(
         grace_ms=round(spec.grace_s * 1000),
         env=_environment(spec, gpus),
         inputs={name: str(folder / "inputs" / name) for name in names},
-        # Its own first: its `python` is the job's, and reads the base and torch of the node's.
-        training_env=[*([str(environment)] if environment else []), *machine.training.folders],
+        # Bound beside its own, which reads the base and torch of the node's.
+        training_env=list(machine.training.folders),
+        environment=str(environment) if environment else "",
         gpus=[machine.minors[uuid] for uuid in gpus],
         egress=spec.egress,
         networks=machine.network.allow,
@@ -306,4 +307,5 @@ def _told_of_gang(spec: AssignmentSpec) -> dict[str, object] | None:
         "addresses": [member.address for member in members],
         "gpus": [member.gpus for member in members],
         "token": spec.gang.token,
+        "gather_s": spec.gang.gather_s,
     }

@@ -16,6 +16,7 @@ What is built belongs to one org, is read-only for its jobs, and goes when it wa
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import time
 import weakref
@@ -27,12 +28,12 @@ from uuid import UUID
 import msgspec
 import uv
 
-from agent import cache, keeper, protocol
+from agent import cache, index, keeper, protocol
 from agent import order as files
 from agent.hardware import Machine
 from agent.order import KeeperOrder, Limits, Status
 from agent.protocol import Packages
-from agent.sandbox import outputs
+from agent.sandbox import bubblewrap, outputs
 
 FAMILY: Final = r"torch|triton|pytorch-triton|nvidia-(?!ml-py).*|cuda-.*"
 """torch, and what only its builds bring (buyers.requirements has the same)."""
@@ -46,10 +47,8 @@ _UNUSED_S: Final = 14 * 24 * 3600
 _FRESH_S: Final = 600
 _MOST_S: Final = 3600
 _POLL_S: Final = 0.1
+_PYTHON: Final = re.compile(r"python[0-9.]*")
 _SCRIPT: Final = Path(__file__).with_name("sandbox") / "build.py"
-# uv's words for an index that can't be reached: the lock is not to blame.
-_NETWORK: Final = ("error sending request", "Failed to fetch", "Request failed", "timed out",
-                   "is not reached", "Bad Gateway", "connection", "dns error")  # fmt: skip
 
 
 class NotBuilt(RuntimeError):
@@ -119,12 +118,19 @@ class Builds:
             await asyncio.to_thread(self._start, folder, packages, room)
             status = await self._end(folder)
             if status.exit_code != 0:
-                raise _failure(folder, status)
-            await asyncio.to_thread(_keep, folder / "job" / "env", path)
+                away = await asyncio.to_thread(self._why_away, packages, status)
+                raise _failure(folder, status, away)
+            python = bubblewrap.python_of(self._machine.training.folders[0])
+            await asyncio.to_thread(_keep, folder / "job" / "env", path, python)
         except (files.OrderError, keeper.KeeperError) as error:
             raise NotBuilt("start_failed", f"its environment could not be built: {error}") from None
         finally:
             await asyncio.shield(asyncio.to_thread(_clear, folder))
+
+    def _why_away(self, packages: Packages, status: Status) -> str:
+        """Why the index is to blame for a build's end; "" if it is not."""
+        installed = status.why == "exited" and status.exit_signal is None
+        return index.why_away(packages, self._machine.network.allow) if installed else ""
 
     def _start(self, folder: Path, packages: Packages, room: int) -> None:
         _clear(folder)
@@ -198,20 +204,51 @@ def why_not(packages: Packages, machine: Machine) -> str:
     return ""
 
 
-def _failure(folder: Path, status: Status) -> NotBuilt:
+def _failure(folder: Path, status: Status, away: str) -> NotBuilt:
+    """Whatever ends a build once it has begun is its packages' fault, unless we ourselves found
+    the index (`away`) or the sandbox to blame."""
+    if not status.started_up_ms:
+        return NotBuilt("start_failed", f"its environment could not be built: {status.detail}")
+    if status.why != "exited":
+        return NotBuilt("environment", f"building its environment ended: {status.detail}")
     said = ""
     with contextlib.suppress(OSError):
         said = (folder / "stderr.log").read_text(errors="replace")[-20_000:]
     words = " ".join(said.replace("×", " ").replace("╰─▶", " ").replace("├─▶", " ").split())
-    if status.why != "exited":
-        return NotBuilt("start_failed", f"building its environment ended: {status.detail}")
-    blame = "start_failed" if any(sign in said for sign in _NETWORK) else "environment"
-    return NotBuilt(blame, f"its packages could not be installed: {words[:1200]}")
+    failed = f"its packages could not be installed: {words[:1200]}"
+    if away:
+        return NotBuilt("start_failed", f"{failed} (the index is away: {away[:200]})")
+    return NotBuilt("environment", failed)
 
 
-def _keep(built: Path, path: Path) -> None:
+def _keep(built: Path, path: Path, python: str) -> None:
+    """Takes over what a build has left: a folder in its own right, whose `python` is the node's,
+    whatever a wheel has put there. Raises NotBuilt."""
+    try:
+        _renew_python(built, python)
+    except OSError as error:
+        raise NotBuilt("environment", f"its packages left no environment: {error}") from None
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     built.rename(path)
+
+
+def _renew_python(built: Path, python: str) -> None:
+    """Through no symlink, all of which could be a wheel's own."""
+    way = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    top = os.open(built, way)
+    try:
+        os.fchmod(top, 0o755)
+        inside = os.open("bin", way, dir_fd=top)
+    finally:
+        os.close(top)
+    try:
+        names = {name for name in os.listdir(inside) if _PYTHON.fullmatch(name)}
+        for name in names:
+            os.unlink(name, dir_fd=inside)
+        for name in names | {"python", "python3"}:
+            os.symlink(python, name, dir_fd=inside)
+    finally:
+        os.close(inside)
 
 
 def _clear(folder: Path) -> None:

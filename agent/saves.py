@@ -8,6 +8,7 @@ which no job can set.
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -21,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from agent.orders import OUTPUT, WORK
-from agent.sandbox import outputs
+from agent.sandbox import outputs, workspace
 from agent.sandbox.outputs import OutputFile
 from agent.tails import Point, point_of
 
@@ -149,6 +150,7 @@ def held(
     `spare`. Raises OutputRefused, OSError."""
     with contextlib.ExitStack() as stack:
         if save.files:
+            _check_room(save.files, spare, most_bytes=most_bytes, most_files=most_files)
             copies = [(f, stack.enter_context(_copied(f, spare))) for f in save.files]
             yield [(f.path, f.size, _duplicate(copy.fileno())) for f, copy in copies]
             return
@@ -309,21 +311,52 @@ def _read(job: Path, path: str, most: int) -> bytes:
         return b""
 
 
+def _check_room(
+    these: Sequence[OutputFile], spare: Path, *, most_bytes: int, most_files: int
+) -> None:
+    """Copies are the owner's disk, not the job's: raises OutputRefused where they are too much."""
+    size = sum(max(file.size, file.allocated) for file in these)
+    free = workspace.free_bytes(spare) - workspace.RESERVE_BYTES
+    why = ""
+    if len(these) > most_files:
+        why = f"{len(these)} files, and {most_files} are taken"
+    elif size > most_bytes:
+        why = f"{size} bytes in all, {most_bytes} are allowed"
+    elif size > free:
+        why = f"{size} bytes in all, and the node has no room to copy them"
+    if why:
+        raise outputs.OutputRefused([outputs.Refusal(these[0].path, why)])
+
+
 @contextlib.contextmanager
 def _copied(file: OutputFile, spare: Path) -> Iterator[IO[bytes]]:
-    """A copy that has no name."""
+    """A copy that has no name, with the file's holes as they are."""
     fd = file.open()
     try:
         copy = tempfile.TemporaryFile(dir=spare)  # noqa: SIM115 - closed below
         at = 0
-        while at < file.size and (data := os.pread(fd, min(_COPY, file.size - at), at)):
-            copy.write(data)
-            at += len(data)
-        copy.flush()
+        while (at := _next_data(fd, at, file.size)) < file.size:
+            end = min(os.lseek(fd, at, os.SEEK_HOLE), file.size)
+            data = os.pread(fd, min(_COPY, end - at), at)
+            if not data:
+                refusal = outputs.Refusal(file.path, "it was changed while it was read")
+                raise outputs.OutputRefused([refusal])
+            at += os.pwrite(copy.fileno(), data, at)
+        os.ftruncate(copy.fileno(), file.size)
     finally:
         os.close(fd)
     with copy:
         yield copy
+
+
+def _next_data(fd: int, at: int, size: int) -> int:
+    """Where the next bytes lie that are no hole; `size` if there are none."""
+    try:
+        return min(os.lseek(fd, at, os.SEEK_DATA), size)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size
+        raise
 
 
 def _duplicate(fd: int) -> Callable[[], int]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 from agent import cache, keeper, orders
 from agent import order as files
@@ -13,7 +14,7 @@ from agent.cache import BadInput, NoRoom, Shelf
 from agent.orders import SpecRefused
 from agent.packages import NotBuilt
 from agent.patience import all_of
-from agent.protocol import AssignmentSpec
+from agent.protocol import AssignmentSpec, Packages
 from agent.record import Record
 from agent.sandbox import workspace
 from agent.tools import Tools
@@ -21,6 +22,8 @@ from agent.transfer import Progress
 
 START_BY_S: Final = 120.0
 """How long a start may take until the spec says it."""
+_BUILT_WITHIN: Final = 0.8
+"""Share of the time for a start by whose end its environment must be built."""
 
 
 class NotStarted(Exception):
@@ -51,16 +54,17 @@ async def fetch_spec(folder: Path, record: Record, tools: Tools) -> AssignmentSp
 
 
 async def prepare(
-    folder: Path, spec: AssignmentSpec, tools: Tools, say: Callable[[str], None]
+    folder: Path, spec: AssignmentSpec, tools: Tools, say: Callable[[str], None], accepted_ms: int
 ) -> None:
     """Checks, fetches the inputs, builds the environment and writes the order; raises NotStarted,
-    OSError."""
+    OSError. `accepted_ms`: since when it is to start, by the boot clock."""
     try:
         orders.check(spec, tools.machine, tools.taken(spec.assignment))
         await _fetch_inputs(folder, spec, tools, say)
         environment = None
         if spec.packages is not None:
-            environment = await tools.builds.get(spec.org, spec.packages, say)
+            build_by_ms = accepted_ms + round(_BUILT_WITHIN * spec.start_timeout_s * 1000)
+            environment = await _build(spec.org, spec.packages, tools, say, build_by_ms)
         await asyncio.to_thread(orders.write, folder, spec, tools.machine, environment)
     except SpecRefused as refusal:
         raise NotStarted("refused", str(refusal)) from None
@@ -70,6 +74,23 @@ async def prepare(
         raise NotStarted(error.why, str(error)) from None
     except (BadInput, NoRoom) as error:
         raise NotStarted("input", str(error)) from None
+
+
+async def _build(
+    org: UUID, packages: Packages, tools: Tools, say: Callable[[str], None], by_ms: int
+) -> Path:
+    """Raises NotStarted when it takes too long: the packages' fault, if it could begin in time."""
+    left_s = (by_ms - files.up_ms()) / 1000
+    if left_s <= 0:
+        raise NotStarted("start_failed", "too slow to start: no time is left for its environment")
+    try:
+        async with asyncio.timeout(left_s) as limit:
+            return await tools.builds.get(org, packages, say)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        words = f"its {packages.count} packages took longer than {left_s:.0f} s to install"
+        raise NotStarted("environment", words) from None
 
 
 async def fetch_secrets(spec: AssignmentSpec, tools: Tools) -> dict[str, str]:

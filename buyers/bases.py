@@ -13,8 +13,8 @@ from agent import protocol
 from buyers.models import Artifact
 from marketplace import locks, storage
 from marketplace.core.errors import Conflict, Invalid
-from marketplace.core.files import check_path
 from marketplace.core.ids import uuid7
+from marketplace.files import check_path
 
 
 def publish(

@@ -22,8 +22,8 @@ from buyers import checking
 from buyers.models import Dataset
 from marketplace import locks, storage
 from marketplace.core.errors import Conflict, Invalid, TooLarge
-from marketplace.core.files import check_path, check_together
 from marketplace.core.ids import uuid7
+from marketplace.files import check_path, check_together
 from marketplace.models import Org
 from marketplace.storage import SignedPut
 

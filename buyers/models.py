@@ -208,9 +208,6 @@ class Job(Stateful):
         help_text="Its own environment; none: the node's",
     )  # fmt: skip
     secrets = models.JSONField(default=list, help_text="Names of the secrets that it is given")
-    secrets_trust = models.SmallIntegerField(
-        default=Trust.COMMUNITY, help_text="Worst site that may see them"
-    )
     # Where it may run
     order = models.CharField(max_length=4, choices=Order)
     gpus_min = models.PositiveSmallIntegerField(default=1)

@@ -136,6 +136,9 @@ def _logical(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _requirement(text: str, where: str) -> Requirement:
+    if not text.isprintable():
+        # A line end within quotes would become a line of its own for the resolver: an option.
+        raise Invalid(f"{where}: {text[:80]!r} has control characters", field="script")
     try:
         found = Requirement(text)
     except InvalidRequirement as error:

@@ -56,6 +56,9 @@ def resolve(
     Raises Invalid with uv's reason if they can't be had together or one has no wheel, Unavailable
     if the index doesn't answer.
     """
+    if strange := next((x for x in (*requirements, *constraints) if not x.isprintable()), ""):
+        # Constraints name what nodes say that they have: it must not become another line.
+        raise Invalid(f"{strange[:80]!r} has control characters", field="script")
     with tempfile.TemporaryDirectory(prefix="gridloom-resolve-") as scratch:
         folder = Path(scratch)
         (folder / "requirements.in").write_text("\n".join(requirements) + "\n")

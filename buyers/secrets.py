@@ -71,6 +71,17 @@ def worst_site(org: Org, names: Sequence[str]) -> int:
     return min((found[name].trust for name in names), default=Trust.COMMUNITY)
 
 
+def worst_site_now(org: Org, names: Sequence[str]) -> int:
+    """The same for a job that waits: its owner may have tightened one since, or forgotten it."""
+    trusts = Secret.objects.of(org).filter(name__in=names).values_list("trust", flat=True)
+    return min(trusts, default=Trust.COMMUNITY)
+
+
+def are_kept(org: Org, names: Sequence[str]) -> bool:
+    """Whether none of them has been forgotten."""
+    return Secret.objects.of(org).filter(name__in=names).count() == len(set(names))
+
+
 def open_for(org: Org, names: Sequence[str], *, site_trust: int, now: datetime) -> dict[str, str]:
     """Name → value for a job on a site of this trust; that it was read is noted.
 

@@ -63,12 +63,14 @@ class Plan:
     """About how long a training row is."""
     total_steps: int
     """0 where only its author knows."""
+    gpus: int
 
     def seconds_on(self, gpu_class: str) -> float:
-        """Estimated seconds of running on one GPU of this class, by its data sheet."""
+        """Estimated seconds of running on a gang of this class, by its data sheet, as if its GPUs
+        never waited for each other: what waiting costs is taken off a bid's value."""
         if self.hours:
             return self.hours * 3600
-        tflops = estimates.class_tflops(gpu_class)
+        tflops = estimates.class_tflops(gpu_class) * self.gpus
         return estimates.estimate(
             self.recipe, self.parameters, self.shape, tflops=tflops, row_tokens=self.row_tokens
         ).seconds
@@ -118,6 +120,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         hours=request.hours,
         row_tokens=sizes.row_tokens(dataset),
         total_steps=catalog.total_steps(parameters),
+        gpus=request.gpus_min,
     )
 
 
@@ -213,7 +216,6 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "seed": request.seed,
         "egress": list(request.egress),
         "secrets": list(request.secrets),
-        "secrets_trust": plan.secrets_trust,
     }
 
 

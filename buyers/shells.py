@@ -6,8 +6,10 @@ back, and what was typed is kept.
 """
 
 import asyncio
+import codecs
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 20.0
 _MOST_FRAME: Final = 16 * 1024
+_KEEP_S: Final = 5.0
 _REFUSED: Final = 4000
 
 
@@ -37,11 +40,11 @@ class ShellConsumer(AsyncWebsocketConsumer):
 
     _shell: Shell | None = None
     _exchange: Exchange | None = None
-    _shown: "asyncio.Task[None] | None" = None
+    _work: "Sequence[asyncio.Task[None]]" = ()
 
     async def connect(self) -> None:
         """Opens it, or says why not."""
-        self._typed, self._ready = "", asyncio.Event()
+        self._frames, self._ready = Frames(), asyncio.Event()
         try:
             found = await database_sync_to_async(self._find)()
         except AuthenticationFailed:
@@ -60,35 +63,39 @@ class ShellConsumer(AsyncWebsocketConsumer):
         except (MarketError, CutOff, django.db.Error) as error:
             await self.close(code=_REFUSED, reason=str(error)[:120])
             return
-        self._shown = asyncio.create_task(self._show(self._exchange))
+        self._work = [
+            asyncio.create_task(self._show(self._exchange)),
+            asyncio.create_task(self._keep(self._shell)),
+        ]
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """What was typed."""
         data = bytes_data or b""
-        if self._exchange is None or len(data) > _MOST_FRAME:
+        if self._exchange is None or text_data or len(data) > _MOST_FRAME:
             await self.close(code=_REFUSED, reason="send frames of at most 16 KiB")
             return
         await self._ready.wait()
-        self._typed += typed_in(data)
-        if len(self._typed) > shells.MOST_TYPED:
+        whole = self._frames.take(data)
+        if self._frames.received > shells.MOST_TYPED:
             await self.close(code=_REFUSED, reason="more was typed than is kept")
             return
-        with contextlib.suppress(CutOff):
-            await self._exchange.say(data)
+        try:
+            if whole:
+                await self._exchange.say(whole)
+        except CutOff as error:
+            await self.close(code=_REFUSED, reason=str(error)[:120])
 
     async def disconnect(self, code: int) -> None:
         """It is over, whoever ended it."""
-        if self._shown is not None:
-            self._shown.cancel()
-            await asyncio.gather(self._shown, return_exceptions=True)
+        for task in self._work:
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
         if self._exchange is not None:
             with contextlib.suppress(CutOff):
                 await self._exchange.say(None)
             await self._exchange.close()
         if self._shell is not None:
-            await database_sync_to_async(shells.end)(
-                self._shell, typed=self._typed, now=timezone.now()
-            )
+            await database_sync_to_async(self._end)(self._shell)
 
     async def _show(self, exchange: Exchange) -> None:
         """All that the terminal shows, from the moment that the node answers."""
@@ -106,6 +113,26 @@ class ShellConsumer(AsyncWebsocketConsumer):
             await self.close(code=_REFUSED, reason="the node doesn't answer")
         except CutOff as error:
             await self.close(code=_REFUSED, reason=str(error)[:120])
+        finally:
+            # Who waits to say something must not wait for ever: its end is then not heard of.
+            self._ready.set()
+
+    async def _keep(self, shell: Shell) -> None:
+        """What was typed, every few seconds: our process may go at any time."""
+        open_still = True
+        while open_still:
+            await asyncio.sleep(_KEEP_S)
+            try:
+                open_still = await database_sync_to_async(shells.keep)(
+                    shell, typed=self._frames.typed, now=timezone.now()
+                )
+            except django.db.Error as error:
+                log.warning("what was typed into %s is not kept for now: %s", shell.pk, error)
+        await self.close()
+
+    def _end(self, shell: Shell) -> None:
+        shells.keep(shell, typed=self._frames.typed, now=timezone.now())
+        shells.end(shell, now=timezone.now())
 
     def _find(self) -> tuple[Job, Any] | None:
         said = dict(self.scope["headers"]).get(b"authorization", b"").decode("latin-1")
@@ -126,12 +153,22 @@ class ShellConsumer(AsyncWebsocketConsumer):
         await self.base_send({"type": "websocket.http.response.body", "body": b""})
 
 
-def typed_in(data: bytes) -> str:
-    """The keys in some whole frames; windows' sizes are left out."""
-    found = b""
-    while len(data) >= 3:
-        size = int.from_bytes(data[1:3], "big")
-        if data[:1] == b"d":
-            found += data[3 : 3 + size]
-        data = data[3 + size :]
-    return found.decode(errors="replace")
+class Frames:
+    """What was typed, cut into whole frames, however it was cut into messages: nothing passes on
+    that has not been read."""
+
+    def __init__(self) -> None:
+        self.typed, self.received = "", 0
+        self._rest = b""
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def take(self, data: bytes) -> bytes:
+        """The frames that are whole by now; keeps the keys in them, and no windows' sizes."""
+        self.received += len(data)
+        told, begun = self._rest + data, 0
+        while (end := begun + 3 + int.from_bytes(told[begun + 1 : begun + 3], "big")) <= len(told):
+            if told[begun : begun + 1] == b"d":
+                self.typed += self._decode(told[begun + 3 : end])
+            begun = end
+        self._rest = told[begun:]
+        return told[:begun]

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 NODES_GROUP = "nodes"
 _LOG_BYTES = 64 * 1024
 _KEEP_S = 24 * 3600
+_WINDOW = 2**20
+_PATIENCE_S = 60
 
 
 def job_group(job: UUID) -> str:
@@ -66,18 +68,20 @@ async def listen(group: str) -> AsyncIterator[dict[str, Any]]:
 
 
 class CutOff(Exception):
-    """Valkey is away: what was being said is lost."""
+    """Valkey is away, or the other side takes in nothing: what was being said is lost."""
 
 
 class Exchange:
     """Bytes between two processes of ours that serve the two ends of one thing.
 
     Nothing is kept: what is said while the other side doesn't listen is lost, so one side says
-    when it is there. None is the end.
+    when it is there. None is the end. At most `_WINDOW` bytes are on their way: a side says more
+    once the other has passed on what it heard.
     """
 
     def __init__(self, hears: str, says: str) -> None:
         self._hears, self._says = hears, says
+        self._ahead, self._owed, self._room = 0, 0, asyncio.Event()
         self._layer = get_channel_layer()
         self._channel = ""
 
@@ -90,18 +94,39 @@ class Exchange:
             raise CutOff(str(error)) from None
 
     async def hear(self) -> bytes | None:
-        """What the other side says next; raises CutOff."""
-        try:
-            message = await self._layer.receive(self._channel)
-        except (redis.RedisError, OSError) as error:
-            raise CutOff(str(error)) from None
-        return None if message.get("over") else bytes(message["data"])
+        """What the other side says next; raises CutOff. What was heard before has been passed on."""
+        while True:
+            if self._owed >= _WINDOW // 4:
+                await self._send({"heard": self._owed})
+                self._owed = 0
+            try:
+                message = await self._layer.receive(self._channel)
+            except (redis.RedisError, OSError) as error:
+                raise CutOff(str(error)) from None
+            if message.get("over"):
+                return None
+            if "data" in message:
+                self._owed += len(message["data"])
+                return bytes(message["data"])
+            self._ahead -= message["heard"]
+            self._room.set()
 
     async def say(self, data: bytes | None) -> None:
-        """Raises CutOff."""
-        message = {"type": "shell.bytes", "data": data or b"", "over": data is None}
+        """Waits while the other side has too much to pass on; raises CutOff if that takes too
+        long."""
         try:
-            await self._layer.group_send(self._says, message)
+            async with asyncio.timeout(_PATIENCE_S):
+                while data and self._ahead and self._ahead + len(data) > _WINDOW:
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError:
+            raise CutOff("the other side is too slow") from None
+        self._ahead += len(data or b"")
+        await self._send({"over": True} if data is None else {"data": data})
+
+    async def _send(self, message: Mapping[str, Any]) -> None:
+        try:
+            await self._layer.group_send(self._says, {"type": "shell.bytes", **message})
         except (redis.RedisError, OSError) as error:
             raise CutOff(str(error)) from None
 
@@ -113,8 +138,18 @@ class Exchange:
 
 def shell_exchange(shell: UUID, *, node: bool) -> Exchange:
     """One side of a shell: the node's, or the buyer's."""
-    ends = (f"shell.{shell}.typed", f"shell.{shell}.shown")
-    return Exchange(*(ends if node else reversed(ends)))
+    typed, shown = _ends(shell)
+    return Exchange(typed, shown) if node else Exchange(shown, typed)
+
+
+def shell_over(shell: UUID) -> None:
+    """Tells both sides of a shell that it is over."""
+    for end in _ends(shell):
+        publish(end, {"type": "shell.bytes", "over": True})
+
+
+def _ends(shell: UUID) -> tuple[str, str]:
+    return f"shell.{shell}.typed", f"shell.{shell}.shown"
 
 
 def job_changed(job: UUID) -> None:

@@ -15,10 +15,11 @@ from django.conf import settings
 from django.db.models import Count, Prefetch, Q, QuerySet
 from django.utils import timezone
 
+from buyers import secrets
 from buyers.models import Job
 from marketplace.core import windows
 from marketplace.core.fit import Stands, Wants, misfit
-from marketplace.core.hardware import Tier
+from marketplace.core.hardware import Tier, Trust
 from marketplace.core.money import gross_ask
 from marketplace.core.reliability import Outcome, Reliability, assess
 from marketplace.core.states import SUPPLIER_SIDE_ENDS
@@ -124,7 +125,9 @@ def wants(job: Job) -> Wants:
         avoid=frozenset(job.avoid_nodes),
         limits=job.limits,
         egress=bool(job.egress),
-        secrets_trust=job.secrets_trust,
+        secrets_trust=secrets.worst_site_now(job.org, job.secrets)
+        if job.secrets
+        else Trust.COMMUNITY,
         python=job.packages.python if job.packages else "",
         torch=job.packages.torch if job.packages else "",
     )

@@ -27,6 +27,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     task_routes={
         "scheduler.tasks.clear_market": {"queue": "clearing"},
+        "scheduler.tasks.judge_checkpoints": {"queue": "bytes"},
         "scheduler.tasks.fetch_bases": {"queue": "bytes"},
         "scheduler.tasks.check_datasets": {"queue": "bytes"},
     },

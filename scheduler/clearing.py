@@ -143,7 +143,7 @@ def _order(number: int, job: Job, wanted: Wants, products: _Products, now: datet
         kappa=job.kappa,
         hours_lost=_hours_lost(job),
         regions=region_mask(job.regions),
-        trust=min(job.trust, job.secrets_trust),
+        trust=min(job.trust, wanted.secrets_trust),
         tier=job.tier,
         age_h=max(0.0, (now - job.queued_at).total_seconds() / 3600),
     )

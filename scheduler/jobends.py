@@ -8,6 +8,7 @@ from typing import Final
 from django.conf import settings
 
 from agent.recipes.catalog import Exit
+from buyers import secrets
 from buyers.models import Job
 from marketplace.core.money import format_amount
 from marketplace.core.states import (
@@ -31,6 +32,8 @@ _JOB_BROKE: Final = {
     "secret": "its secrets could not be given to it",
     "output": "it left output that can't be accepted",
 }
+_DECLINED: Final = ("refused", "secret")
+"""The agent's words for a job that it did not begin: its spec, or that it gets no secrets."""
 
 
 def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, str]:
@@ -48,7 +51,7 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
             return "completed", ""
         return "failed", "it ended well but left no artifact"
     broken = [share for share in shares if share.exit_code != 0]
-    if len(shares) > 1 and all(share.exit_code == Exit.PEER_LOST for share in broken):
+    if len(shares) > 1 and all(map(_left_for_others, broken)):
         # By their word alone: no node is blamed for it, and nothing comes back for it.
         return "parted", broken[0].detail or "its ranks lost sight of each other"
     worst = next((share for share in broken if share.exit_code != Exit.PEER_LOST), broken[0])
@@ -57,6 +60,8 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
         return _out_of_money(job, lease, shares)
     if why == restores.UNREADABLE:
         return "bad_checkpoint", worst.detail
+    if _is_declined(job, why):
+        return "refused", worst.detail or "the node would not begin it"
     if why in NODE_BROKE:
         return "node_lost", worst.detail or NODE_BROKE[why]
     if why == "drain":
@@ -66,6 +71,21 @@ def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, 
         # Its keeper did not do it: the machine's owner, its kernel out of memory, or itself.
         return "killed", "somebody on the node killed its process; it goes on from what it saved"
     return "failed", _failure(worst)
+
+
+def _left_for_others(share: Assignment) -> bool:
+    """Whether a rank says that another is gone, or was asked to leave for one that said so."""
+    parted = share.drain_why == "parted" and share.exit_why == "drain"
+    return parted or share.exit_code == Exit.PEER_LOST
+
+
+def _is_declined(job: Job, why: str) -> bool:
+    """Whether a node did not begin the job for what another node may not mind. It may be the job's
+    own doing just as well, so no node is at fault."""
+    if why == "secret":
+        # Another site may be given them; what was forgotten nobody is given.
+        return secrets.are_kept(job.org, job.secrets)
+    return why in _DECLINED
 
 
 def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
@@ -105,6 +125,10 @@ def _requeue(job: Job, lease: Lease, reason: str) -> tuple[str, str]:
     if lease.end_reason in NODE_FAULT_ENDS:
         blamed = lease.assignments.filter(at_fault=True).values_list("node_id", flat=True)
         job.avoid_nodes = list(dict.fromkeys([*job.avoid_nodes, *map(str, blamed)]))
+    elif lease.end_reason == "refused":
+        declined = lease.assignments.filter(exit_why__in=_DECLINED)
+        ids = declined.values_list("node_id", flat=True)
+        job.avoid_nodes = list(dict.fromkeys([*job.avoid_nodes, *map(str, ids)]))
     if progressed:
         job.fruitless = 0
     elif lease.end_reason in FRUITLESS_ENDS:

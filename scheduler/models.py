@@ -86,6 +86,7 @@ class Lease(Stateful):
         BAD_CHECKPOINT = "bad_checkpoint"
         PARTED = "parted"
         KILLED = "killed"
+        REFUSED = "refused"
 
     job = models.ForeignKey(Job, models.PROTECT, related_name="leases")
     round = models.ForeignKey(Round, models.PROTECT, null=True, related_name="leases")
@@ -254,6 +255,7 @@ class Shell(models.Model):
     by = models.CharField(max_length=150)
     opened_at = models.DateTimeField()
     taken_at = models.DateTimeField(null=True, help_text="The node's agent came for it")
+    kept_at = models.DateTimeField(help_text="Its socket last kept what was typed")
     ended_at = models.DateTimeField(null=True)
     typed = models.TextField(blank=True)
 

@@ -103,7 +103,11 @@ def _tokens_per_s(job: Job, lease: Lease) -> float | None:
 
 
 def _share(job: Job, lease: Lease, tokens_per_s: float | None) -> float | None:
+    """None where nothing can be told: of a script, of recipes made of others, of gangs, whose
+    ranks wait for each other."""
     shape = sizes.shape_of(job.base)
+    if lease.gpus_count > 1 or not estimates.is_one_training(job.recipe, job.parameters):
+        return None
     nodes = [share.node for share in lease.assignments.select_related("node")]
     speeds = timing.measured_tflops(nodes)
     slowest = min((speeds.get(node.pk, 0.0) for node in nodes), default=0.0)
@@ -112,7 +116,7 @@ def _share(job: Job, lease: Lease, tokens_per_s: float | None) -> float | None:
     flops = estimates.flops_per_token(
         job.recipe, job.parameters, shape, row_tokens=sizes.row_tokens(job.dataset)
     )
-    return tokens_per_s * flops / (slowest * 1e12 * lease.gpus_count)
+    return tokens_per_s * flops / (slowest * 1e12)
 
 
 def _seconds(job: Job) -> float:

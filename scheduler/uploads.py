@@ -4,7 +4,7 @@ A lease may only write under its own epoch, and only while it is its job's last 
 URL leads where nobody reads, and its commit is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -21,8 +21,8 @@ from buyers.models import Artifact, Checkpoint, Folder, Job, RunLog
 from marketplace import storage, telemetry
 from marketplace.core.checkpoints import Kept, retired
 from marketplace.core.errors import Conflict, Invalid, TooLarge
-from marketplace.core.files import check_path, check_together
 from marketplace.core.ids import uuid7
+from marketplace.files import check_path, check_place, check_together
 from scheduler import metering
 from scheduler.assignments import of_node
 from scheduler.models import Assignment
@@ -51,7 +51,7 @@ def grant(
                 f"{file.path!r} of {file.bytes} bytes goes in parts of {protocol.PART_BYTES}, the "
                 "last one smaller"
             )
-    total = sum(file.bytes for file in request.files)
+    total = _stored_bytes((file.sha256, file.bytes) for file in request.files)
     quota = settings.POLICY.upload_bytes_per_lease
     granted = Assignment.objects.filter(pk=share.pk, granted_bytes__lte=quota - total)
     if not granted.update(granted_bytes=F("granted_bytes") + total):
@@ -70,8 +70,7 @@ def commit(
     share = of_node(node, assignment_id)
     prefix = _prefix(share, request.epoch, request.kind, request.step)
     check_together([file.path for file in request.files])
-    if request.place:
-        check_path(request.place)
+    _check_laid_back(share.lease.job, request)
     if request.kind == "log" and len(request.files) > _LOG_FILES:
         raise Invalid(f"a log has at most {_LOG_FILES} files")
     manifest = sorted(
@@ -100,6 +99,11 @@ def commit(
     return protocol.CommitReply(manifest=protocol.manifest_sha256(manifest))
 
 
+def _stored_bytes(files: Iterable[tuple[str, int]]) -> int:
+    """What files (hash, size) take in storage, where each lies once however many paths it has."""
+    return sum(size for _, size in set(files))
+
+
 def _prefix(share: Assignment, epoch: int, kind: str, step: int) -> str:
     _fence(share, epoch)
     if kind == "log":
@@ -107,6 +111,21 @@ def _prefix(share: Assignment, epoch: int, kind: str, step: int) -> str:
     elif share.rank != 0:
         raise Invalid("checkpoints and artifacts are rank 0's to send")
     return storage.run_prefix(share.lease.job_id, epoch, kind, step)
+
+
+def _check_laid_back(job: Job, request: protocol.CommitRequest) -> None:
+    """Raises Invalid for what the next node couldn't lay back where it lay: it would refuse it."""
+    if not request.place:
+        return
+    project = job.script.manifest if job.script else []
+    paths = [file.path for file in request.files]
+    check_place(request.place, paths, project=[entry["path"] for entry in project])
+    laid = sum(file.bytes for file in request.files) + sum(entry["bytes"] for entry in project)
+    if laid > job.disk_bytes:
+        raise Invalid(
+            f"the project and this checkpoint have {laid >> 20} MiB, and the job books "
+            f"{job.disk_bytes >> 20} MiB of disk"
+        )
 
 
 def _committed(share: Assignment, request: protocol.CommitRequest) -> Folder | None:
@@ -235,7 +254,8 @@ def _retire_old(job: Job, share: Assignment, now: datetime) -> None:
     for checkpoint in (alive[pk] for pk in gone):
         marked = Checkpoint.objects.filter(pk=checkpoint.pk, deleted_at=None).update(deleted_at=now)
         if marked and checkpoint.epoch == share.lease.epoch:
-            left = Greatest(0, F("granted_bytes") - checkpoint.bytes)
+            freed = _stored_bytes((each["sha256"], each["bytes"]) for each in checkpoint.manifest)
+            left = Greatest(0, F("granted_bytes") - freed)
             Assignment.objects.filter(pk=share.pk).update(granted_bytes=left)
         storage.delete(
             storage.file_key(checkpoint.prefix, entry["sha256"]) for entry in checkpoint.manifest

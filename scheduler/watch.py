@@ -18,7 +18,7 @@ from agent import protocol
 from buyers.models import Job
 from marketplace import telemetry
 from marketplace.core import windows
-from scheduler import assignments, leases, metering
+from scheduler import assignments, leases, metering, shells
 from scheduler.models import Assignment, Lease
 from suppliers import pulse
 from suppliers.models import Node, Offer
@@ -52,6 +52,7 @@ def watch(*, now: datetime) -> None:
     _for_each(live.filter(job__deadline_at__lt=now, end_reason=""), _deadline, now)
     _stop_late_jobs(now)
     _take_back(now)
+    shells.sweep(now=now)
 
 
 def connected(node: Node, hello: protocol.Hello, *, now: datetime) -> None:

@@ -19,6 +19,9 @@ from suppliers.listening import in_thread
 
 log = logging.getLogger(__name__)
 
+_MOST_SHOWN = 64 * 1024
+"""Bytes of one message: an agent sends a quarter of it."""
+
 _Event = dict[str, Any]
 _Receive = Callable[[], Awaitable[_Event]]
 _Send = Callable[[_Event], Awaitable[None]]
@@ -45,7 +48,9 @@ async def socket(scope: _Event, receive: _Receive, send: _Send) -> None:
         await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
         for task in work:
             task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
+        for ended in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(ended, CutOff):
+                log.warning("the shell %s is cut off: %s", shell.pk, ended)
         await exchange.say(None)
     except CutOff as error:
         log.warning("the shell %s is cut off: %s", shell.pk, error)
@@ -57,7 +62,10 @@ async def socket(scope: _Event, receive: _Receive, send: _Send) -> None:
 
 async def _from_node(receive: _Receive, exchange: Exchange) -> None:
     while (event := await receive())["type"] == "websocket.receive":
-        await exchange.say(event.get("bytes") or b"")
+        data = event.get("bytes") or b""
+        if len(data) > _MOST_SHOWN:
+            return
+        await exchange.say(data)
 
 
 async def _to_node(send: _Send, exchange: Exchange) -> None:

@@ -6,8 +6,8 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 
 class Index:
@@ -18,6 +18,9 @@ class Index:
         """File name → package, content."""
         self.gets: list[str] = []
         self.is_away = False
+        self.answers = threading.Event()
+        """Cleared: whoever asks waits."""
+        self.answers.set()
         self.port = 0
 
     @property
@@ -36,9 +39,11 @@ class Index:
         code: str = "",
         requires: Sequence[str] = (),
         tag: str = "py3-none-any",
+        more: Mapping[str, str] | None = None,
     ) -> str:
-        """A wheel with one module of the package's name; its SHA-256."""
-        data = _wheel(name, version, code or f"VERSION = {version!r}\n", requires, tag)
+        """A wheel with one module of the package's name, and whatever `more` has; its SHA-256."""
+        files = {f"{name}.py": code or f"VERSION = {version!r}\n", **(more or {})}
+        data = _wheel(name, version, files, requires, tag)
         self.files[f"{name}-{version}-{tag}.whl"] = (name, data)
         return hashlib.sha256(data).hexdigest()
 
@@ -70,6 +75,7 @@ def served(index: Index) -> Iterator[Index]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            index.answers.wait()
             index.gets.append(self.path)
             kind, _, name = self.path.strip("/").partition("/")
             body = index.page(name) if kind == "simple" else index.files.get(name, ("", None))[1]
@@ -81,7 +87,8 @@ def served(index: Index) -> Iterator[Index]:
                 self.send_header("Content-Type", "application/vnd.pypi.simple.v1+json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(BrokenPipeError):  # whoever asked may have been ended meanwhile
+                self.wfile.write(body)
 
         do_HEAD = do_GET  # noqa: N815
 
@@ -95,16 +102,19 @@ def served(index: Index) -> Iterator[Index]:
     try:
         yield index
     finally:
+        index.answers.set()
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def _wheel(name: str, version: str, code: str, requires: Sequence[str], tag: str) -> bytes:
+def _wheel(
+    name: str, version: str, files: Mapping[str, str], requires: Sequence[str], tag: str
+) -> bytes:
     info = f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {one}\n" for one in requires)
     files = {
-        f"{name}.py": code,
+        **files,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: {tag}\n",
         f"{info}/entry_points.txt": f"[console_scripts]\n{name}-says = {name}:main\n",

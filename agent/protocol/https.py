@@ -73,6 +73,8 @@ class Gang(Wire, frozen=True, kw_only=True):
     network: Annotated[int, Meta(ge=1, lt=2**23)]
     token: Sha256
     members: Annotated[list[Member], Meta(min_length=2, max_length=200)]
+    gather_s: Annotated[float, Meta(gt=0, le=86_400)]
+    """How long the ranks wait for each other, before they give up: the slowest one's start."""
 
 
 class Packages(Wire, frozen=True, kw_only=True):

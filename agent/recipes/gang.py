@@ -31,7 +31,6 @@ from agent.recipes.usher import PeerLost, Seat, Usher, take_seat
 
 _RAY_PORT: Final = 6379
 _TEMPORARY: Final = "/tmp/ray"
-_GATHER_S: Final = 180.0
 _UP_S: Final = 90.0
 _SAVING_S: Final = 20.0
 _POLL_S: Final = 0.2
@@ -92,7 +91,7 @@ def _lead(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> in
         ray = _start_ray(gang, "--head", f"--port={_RAY_PORT}")
         _await_port(first, ray, stop)
         tell(f"waiting for {others} other ranks …")
-        usher.gather(others, _GATHER_S, stop.check)
+        usher.gather(others, gang.gather_s, stop.check)
         usher.tell(_JOIN)
         threading.Thread(target=_watch_ray, args=(ray,), daemon=True).start()
         threading.Thread(target=notes.repeat, args=(tell,), daemon=True).start()
@@ -110,7 +109,7 @@ def _lead(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> in
 def _attend(gang: Gang, stop: Stop) -> int:
     """Any other rank's part: to be there, until the first says how to leave."""
     seat = take_seat(
-        gang.addresses[0], gang.token, gang.rank, within_s=_GATHER_S, still_wanted=stop.check
+        gang.addresses[0], gang.token, gang.rank, within_s=gang.gather_s, still_wanted=stop.check
     )
     code = _heard_code(seat.hear())
     if code is not None:

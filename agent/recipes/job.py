@@ -77,6 +77,8 @@ class Gang(Struct, frozen=True, kw_only=True):
     addresses: list[str]
     gpus: list[int]
     token: str
+    gather_s: float = 180.0
+    """How long the ranks wait for each other: the slowest may take that long to start."""
 
 
 class Job(Struct, frozen=True, kw_only=True):

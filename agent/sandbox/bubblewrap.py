@@ -72,13 +72,19 @@ def command(
 
 
 def training_env(order: KeeperOrder) -> list[str]:
-    """The folders of the training environment; its `bin` comes first on the job's PATH."""
+    """The folders of the node's training environment; a job's own is not among them."""
     return order.training_env or list(dict.fromkeys((sys.prefix, sys.base_prefix)))
 
 
 def base_python(order: KeeperOrder) -> str:
     """The interpreter behind the training environment's `python`: it runs our init."""
-    folder = Path(training_env(order)[0], "bin")
+    return python_of(training_env(order)[0])
+
+
+def python_of(prefix: str) -> str:
+    """The interpreter behind an environment's `python`; raises NoSandbox. Of the node's only: what
+    lies in a job's own environment is the work of strangers."""
+    folder = Path(prefix, "bin")
     for name in ("python", "python3"):
         if os.access(folder / name, os.X_OK):
             return str((folder / name).resolve())
@@ -171,6 +177,8 @@ def _training_env(order: KeeperOrder) -> list[str]:
         for path in dict.fromkeys((given, os.path.realpath(given))):
             if not path.startswith("/usr/") and path != "/usr":
                 words += [*_parents(path), "--ro-bind", path, path]
+    if order.environment:
+        words += [*_parents(order.environment), "--ro-bind", order.environment, order.environment]
     return words
 
 

@@ -2,7 +2,8 @@
 
 `python -I build.py UV LOCK ENVIRONMENT FAMILY`, run by the node's training environment: a fresh
 virtual environment at ENVIRONMENT, with exactly the wheels of LOCK, each found right by its
-SHA-256; nothing is built from source, so no code of a package runs at its installation. Packages
+SHA-256; nothing is built from source, and the new environment's `python` is never started once
+they are there (it would run their `.pth` files), so no code of a package runs here. Packages
 of this interpreter's environment whose name matches FAMILY (torch and what belongs to its build)
 are linked into it, where LOCK leaves them to the node. Standard library only.
 """
@@ -15,6 +16,8 @@ import sys
 import sysconfig
 from importlib import metadata
 from pathlib import Path
+
+_COMPILERS = 8
 
 
 def main(uv: str, lock: str, environment: str, family: str) -> int:
@@ -31,21 +34,29 @@ def main(uv: str, lock: str, environment: str, family: str) -> int:
         done = subprocess.run(
             [
                 *(uv, "pip", "install", "--quiet", "--python", python, "--require-hashes"),
-                *("--only-binary", ":all:", "--no-deps", "--compile-bytecode", "-r", lock),
+                *("--only-binary", ":all:", "--no-deps", "-r", lock),
             ]
         )
         if done.returncode:
             return done.returncode
+    site = _site(environment)
+    _compile(base, site)
     if family:
-        _link(re.compile(family), Path(_site(python)))
+        _link(re.compile(family), Path(site))
     shutil.rmtree(os.environ["UV_CACHE_DIR"], ignore_errors=True)
     return 0
 
 
-def _site(python: str) -> str:
-    asked = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    done = subprocess.run([python, "-I", "-c", asked], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def _site(environment: str) -> str:
+    bases = {"base": environment, "platbase": environment}
+    return sysconfig.get_path("purelib", "posix_prefix", bases)
+
+
+def _compile(base: str, site: str) -> None:
+    """Read-only where it is used, it could be compiled at no later time. What does not compile is
+    left as it is: parts of packages that are for another Python."""
+    at_once = str(min(_COMPILERS, len(os.sched_getaffinity(0))))
+    subprocess.run([base, "-I", "-S", "-m", "compileall", "-qq", "-j", at_once, site], check=False)
 
 
 def _link(family: re.Pattern[str], into: Path) -> None:

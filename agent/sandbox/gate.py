@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import ipaddress
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -29,13 +30,17 @@ import psutil
 from msgspec import Struct
 
 from agent.sandbox import reach
-from agent.sandbox.reach import Address
+from agent.sandbox.reach import Network
 
 _HEAD: Final = 16 * 1024
 _CHUNK: Final = 64 * 1024
 _AT_ONCE: Final = 256
 _HEAD_S, _DIAL_S, _QUIET_S = 15.0, 15.0, 900.0
 _MOST_LINES: Final = 100
+_MOST_BYTES: Final = 64 * 2**30
+"""That one job moves, in and out together: a data set or a model, and no service for others."""
+_FILES: Final = 1024
+"""Descriptors that it may have open: two for each connection, and those that wait."""
 _NOBODY: Final = 65_534
 _PR_SET_PDEATHSIG: Final = 1
 # Between two ends of a connection, and no business of the server's.
@@ -103,7 +108,6 @@ class _Proxy:
     def __init__(self, told: Told) -> None:
         self._names = [reach.parse(name) for name in told.names]
         self._networks = [ipaddress.ip_network(network) for network in told.networks]
-        self._own = _own_addresses()
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._moved: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
@@ -147,7 +151,7 @@ class _Proxy:
 
     async def _find(self, host: str, port: int) -> list[str]:
         """Addresses of a listed name that may be dialled; raises _No."""
-        if why := reach.why_not(self._names, host, port):
+        if why := reach.why_not(self._names, host, port) or self._used_up():
             raise self._refuse(host, why)
         try:
             found = await asyncio.get_running_loop().getaddrinfo(
@@ -156,7 +160,7 @@ class _Proxy:
         except (OSError, UnicodeError) as error:
             raise _No("502 Bad Gateway", f"{host}: {error}") from None
         addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
-        usable = reach.usable(addresses, self._networks, self._own)
+        usable = reach.usable(addresses, self._networks, near())
         if not usable:
             raise self._refuse(host, "its address is not one of the public internet")
         return usable
@@ -183,10 +187,18 @@ class _Proxy:
             if not data:
                 break
             self._moved[host] += len(data)
+            if why := self._used_up():
+                self._refuse(host, why)
+                raise ConnectionAbortedError(why)
             to.write(data)
             await to.drain()
         with contextlib.suppress(OSError):
             to.write_eof()
+
+    def _used_up(self) -> str:
+        if self._moved.total() <= _MOST_BYTES:
+            return ""
+        return f"the {_MOST_BYTES:,} bytes that a job may move are used up"
 
     def _refuse(self, host: str, why: str) -> _No:
         """Said in the job's log once for each name, and no more often than anybody would read."""
@@ -238,13 +250,12 @@ def _answer(no: _No) -> bytes:
     return head.encode() + b"Connection: close\r\n\r\n" + body
 
 
-def _own_addresses() -> set[Address]:
-    found = set()
-    for addresses in psutil.net_if_addrs().values():
-        for one in addresses:
-            with contextlib.suppress(ValueError):
-                found.add(ipaddress.ip_address(one.address.partition("%")[0]))
-    return found
+def near() -> set[Network]:
+    """The networks that this machine is on by now, its own addresses among them: interfaces come
+    and go."""
+    every = (one for these in psutil.net_if_addrs().values() for one in these)
+    found = (reach.network_of(one.address, one.netmask) for one in every)
+    return {network for network in found if network is not None}
 
 
 def _say(line: str) -> None:
@@ -269,6 +280,7 @@ def main() -> None:
     told = msgspec.json.decode(sys.stdin.buffer.read(), type=Told)
     listener = socket.socket(fileno=int(sys.argv[1]))
     listener.setblocking(False)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
     proxy = _Proxy(told)
     _give_up_rights(keeper=int(sys.argv[2]))
     asyncio.run(proxy.serve(listener))

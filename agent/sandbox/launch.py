@@ -22,11 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from agent.order import KeeperOrder, Rung
+from agent.order import KeeperOrder, Rung, up_ms
 from agent.sandbox import bubblewrap, cgroups, network, plain, seccomp, workspace
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PIPE_BYTES = 256 * 1024
+_MOST_SAID, _MOST_HANDED = 8192, 8
+_MEDDLED = 126  # the exit code of a job that forged what our init says
 _START_WITHIN_S = 20.0  # generous: a machine that swaps still starts a process in that time
 
 
@@ -73,20 +75,33 @@ class Running:
         except ConnectionResetError:
             data = b""
         *lines, self._said = (self._said + data).split(b"\n")
-        for line in lines:
-            word, _, rest = line.decode(errors="replace").partition(" ")
-            if word == "started":
-                self.started_up_ms = int(rest)
-            elif word == "door":
-                self.door = self._handed.pop(0)
-            elif word == "shell":
-                self.shells.append(self._handed.pop(0))
-            elif word == "failed":
-                self.failure = rest
-            elif word == "exited":
-                code, number = map(int, rest.split())
-                self.ended = Ended(None, number) if number else Ended(code, None)
+        try:
+            for line in lines:
+                self._take(*line.decode(errors="replace").partition(" ")[::2])
+            if len(self._said) > _MOST_SAID or len(self._handed) + len(self.shells) > _MOST_HANDED:
+                raise ValueError("too much at once")
+        except (ValueError, IndexError):
+            # Nobody but our init speaks here, unless the job got hold of it.
+            self.failure = "its first process was meddled with"
+            self.ended = Ended(_MEDDLED, None)
+            return False
         return bool(data)
+
+    def _take(self, word: str, rest: str) -> None:
+        """One line; raises ValueError or IndexError if it makes no sense."""
+        if word == "started" and not self.started_up_ms:
+            self.started_up_ms = _number(rest, least=1, most=up_ms())
+        elif word == "door" and self.door < 0:
+            self.door = self._handed.pop(0)
+        elif word == "shell":
+            self.shells.append(self._handed.pop(0))
+        elif word == "failed" and not self.started_up_ms:
+            self.failure = rest
+        elif word == "exited":
+            code, number = (_number(one, least=0, most=255) for one in rest.split(" "))
+            self.ended = Ended(None, number) if number else Ended(code, None)
+        else:
+            raise ValueError(word)
 
     def _receive(self) -> bytes:
         with contextlib.closing(socket.socket(fileno=os.dup(self.control))) as channel:
@@ -179,6 +194,14 @@ def message(folder: Path, order: KeeperOrder, secrets: dict[str, str]) -> bytes:
     fields += [str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
     body = b"".join(os.fsencode(field) + b"\0" for field in fields)
     return len(body).to_bytes(4, "little") + body
+
+
+def _number(text: str, *, least: int, most: int) -> int:
+    """Raises ValueError unless it is one of these."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+    if not least <= number <= most:
+        raise ValueError(text)
+    return number
 
 
 def group_name(folder: Path) -> str:
@@ -316,7 +339,7 @@ def _rlimits(order: KeeperOrder) -> dict[str, int]:
 
 def _environment(order: KeeperOrder) -> dict[str, str]:
     """The job's environment: ours first, then what the order sets."""
-    first = bubblewrap.training_env(order)[0]
+    first = order.environment or bubblewrap.training_env(order)[0]
     return {
         "PATH": f"{first}/bin:/usr/local/bin:/usr/bin:/bin",
         "HOME": "/job",

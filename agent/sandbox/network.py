@@ -38,7 +38,12 @@ OVERHEAD: Final = 50
 
 _CLONE_NEWNET: Final = 0x40000000
 _OURS: Final = "/proc/thread-self/ns/net"
-_NO_VERSION_6: Final = "/proc/sys/net/ipv6/conf/default/disable_ipv6"
+_SETTINGS: Final = {
+    "/proc/sys/net/ipv6/conf/default/disable_ipv6": "1",
+    # A connection to a rank that is gone holds the namespace, and with it the tunnel's port, for
+    # as long as the kernel tries to close it: nearly two minutes by default.
+    "/proc/sys/net/ipv4/tcp_orphan_retries": "2",
+}
 _WITHIN_S: Final = 10
 _TRIAL_PORT: Final = 47_890
 
@@ -115,8 +120,9 @@ def _new_namespace() -> int:
             why = os.strerror(ctypes.get_errno())
             raise NetworkError(f"a network namespace can't be made: {why}")
         try:
-            with contextlib.suppress(FileNotFoundError):  # a kernel without version 6
-                Path(_NO_VERSION_6).write_text("1")
+            for name, value in _SETTINGS.items():
+                with contextlib.suppress(FileNotFoundError):  # a kernel without version 6
+                    Path(name).write_text(value)
             return os.open(_OURS, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise NetworkError(f"a network namespace can't be set up: {error}") from None

@@ -174,12 +174,14 @@ class Supervisor:
         traces.forget(self._folder)
         ended = running.ended
         code, number = (ended.code, ended.signal) if ended else (None, int(signal.SIGKILL))
-        if not running.started_up_ms and not self._status.why:
+        if not running.started_up_ms and not self._status.why and ended is None:
             return self._end("start_failed", running.failure or self._last_complaint())
         if oom and code != 0:
             self._blame("memory", self._out_of_memory())
         if not self._status.why:
-            self._blame(*(("exited", "") if ended else ("killed", "the sandbox was killed")))
+            self._blame(
+                *(("exited", running.failure) if ended else ("killed", "the sandbox was killed"))
+            )
         if not all_gone:
             self._blame(self._status.why, "a process of the job could not be killed")
         self._status = msgspec.structs.replace(

@@ -116,6 +116,11 @@ def _part(job: Sizes, *, tflops: float, row_tokens: float | None, pace: Pace | N
     )
 
 
+def is_one_training(recipe: str, parameters: Mapping[str, object]) -> bool:
+    """Whether its speed is that of one training: not a script's, a chain's, a baseline's."""
+    return "steps" in parameters and "max_length" in parameters and recipe != "script"
+
+
 def flops_per_token(
     recipe: str,
     parameters: Mapping[str, object],

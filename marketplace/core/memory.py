@@ -105,7 +105,7 @@ def _held(job: Sizes, world: int, zero: int, *, bf16: bool) -> _Held:
     gradient is that of the embedding, the others grow only as activations go."""
     base, width = job.base, 2 if bf16 else 4
     shards = [world if zero >= stage else 1 for stage in (1, 2, 3)]
-    tokens = -(-job.batch // job.parts) * job.max_length
+    tokens = -(-job.batch // (job.parts * world)) * job.max_length
     logits = min(tokens, _LOGITS_AT_ONCE) * base.vocab * _LOGITS_BYTES
     reading = 0 if width == base.bytes_per_weight else base.parameters * base.bytes_per_weight
     gradients = first = 0.0

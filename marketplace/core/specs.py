@@ -240,11 +240,16 @@ def _egress(names: object) -> tuple[str, ...]:
     if len(found) > MAX_EGRESS:
         raise Invalid(f"a job reaches at most {MAX_EGRESS} names", field="egress")
     for name in found:
-        port = name.partition(":")[2] or "1"
+        port = name.partition(":")[2] or "443"
         if not _HOST.fullmatch(name) or int(port) > 65_535:
             raise Invalid(
                 f"egress takes host names, like huggingface.co, .wandb.ai (with all below it) or "
                 f"pypi.example:8443, not {name[:80]!r}",
+                field="egress",
+            )
+        if port not in ("80", "443") and int(port) < 1024:
+            raise Invalid(
+                f"{name[:80]!r}: of the ports below 1024 nodes open only 80 and 443",
                 field="egress",
             )
     return found

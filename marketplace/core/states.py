@@ -183,12 +183,13 @@ JOB_EVENT_AFTER: Final[dict[str, str]] = {
     "bad_checkpoint": "requeue",
     "parted": "requeue",
     "killed": "requeue",
+    "refused": "requeue",
 }
 
 # Ends that are the supplier's side's doing: three in a row without progress fail the job.
 SUPPLIER_SIDE_ENDS: Final = frozenset({"reclaimed", "node_lost", "start_timeout"})
 # Of these nobody knows whose doing they were: no mark on any node; tried again, and billed.
-UNEXPLAINED_ENDS: Final = frozenset({"parted", "killed"})
+UNEXPLAINED_ENDS: Final = frozenset({"parted", "killed", "refused"})
 FRUITLESS_ENDS: Final = SUPPLIER_SIDE_ENDS | UNEXPLAINED_ENDS
 # The keeper's and the agent's words for ends that are the node's doing, not the job's.
 NODE_BROKE: Final[dict[str, str]] = {
@@ -198,7 +199,6 @@ NODE_BROKE: Final[dict[str, str]] = {
     "keeper_lost": "the node's keeper was killed",
     "start_failed": "the node could not start its sandbox",
     "input": "the node could not fetch the job's inputs",
-    "refused": "the node refused the job's spec",
     "upload": "the node could not send the result",
 }
 # Of these the node is at fault, and is left out of the job's next placements.

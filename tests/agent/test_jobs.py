@@ -30,6 +30,7 @@ SPARSE = """os.makedirs('/job/output/artifact')
 for name in 'ab': os.truncate(os.open(f'/job/output/artifact/{name}', os.O_RDWR | os.O_CREAT), 40 << 20)
 """
 GANG = Gang(
+    gather_s=60.0,
     network=7,
     token="a" * 64,
     members=[
@@ -236,7 +237,7 @@ async def test_an_input_with_the_wrong_hash_never_reaches_a_job(
     ("name", "files", "words"),
     [
         ("dataset", {"../../outside": b"x"}, "outside of its folder"),
-        ("dataset", {"a": b"x", "a/b": b"x"}, "'a' is a folder too"),
+        ("dataset", {"a": b"x", "a/b": b"x"}, "'a' is both a file and a folder"),
         ("../dataset", {"x": b"x"}, "plain letters"),
         ("resume", {"x": b"x"}, "names clash"),
     ],

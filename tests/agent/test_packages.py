@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from agent import config, orders, packages
 from agent.config import Network, State
 from agent.protocol import Packages
+from agent.sandbox import bubblewrap
 from buyers import requirements
 from tests.agent import node as nodes
 from tests.agent.conftest import spec
@@ -83,6 +85,51 @@ async def test_a_job_runs_in_its_own_environment_built_once(
     assert list((node.environments / "building").iterdir()) == []
 
 
+async def test_no_package_runs_at_its_installation_or_takes_pythons_place(
+    market: Market, node: State, device: str, index: Index
+):
+    more = {
+        "greedy.pth": "import sys; sys.greedy = True; open(sys.prefix + '/ran', 'w')\n",
+    }
+    sha = index.add("greedy", more=more)
+    wanted = lock(index, f"greedy==1.0 --hash=sha256:{sha}")
+    script = market.offer({"main.py": b"import greedy, sys; print(sys.greedy)"}, "script")
+    job = market.want(spec(script, devices=[device], packages=wanted))
+    status = await market.until(lambda: market.settled(job))
+    assert status.exit.code == 0, status.detail
+    logs = market.sent("log")[-1].files
+    assert logs["stdout.log"] == b"True\n"  # in the job itself it runs, as everywhere
+    built = node.environments / "orgs" / str(UUID(int=7)) / wanted.sha256
+    assert not (built / "ran").exists()
+    ours = bubblewrap.python_of(nodes.TRAINING.folders[0])
+    for name in ("python", "python3", "python3.11"):
+        assert os.readlink(built / "bin" / name) == ours
+
+
+def test_whatever_stands_there_as_python_is_replaced(tmp_path: Path):
+    inside = tmp_path / "env" / "bin"
+    inside.mkdir(parents=True)
+    (inside / "python").write_text("#!/bin/sh\n")
+    (inside / "python3").symlink_to("/job/mine")
+    packages._keep(tmp_path / "env", tmp_path / "kept" / "env", "/usr/bin/python3")
+    found = {path.name: os.readlink(path) for path in (tmp_path / "kept/env/bin").iterdir()}
+    assert found == {"python": "/usr/bin/python3", "python3": "/usr/bin/python3"}
+
+
+def test_what_is_no_folder_of_its_own_is_not_kept(tmp_path: Path):
+    away = tmp_path / "away"
+    (away / "bin").mkdir(parents=True)
+    (tmp_path / "env").symlink_to(away)
+    with pytest.raises(packages.NotBuilt) as refused:
+        packages._keep(tmp_path / "env", tmp_path / "kept" / "env", "/usr/bin/python3")
+    assert refused.value.why == "environment"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "bin").symlink_to(away / "bin")
+    with pytest.raises(packages.NotBuilt):
+        packages._keep(tmp_path / "other", tmp_path / "kept" / "other", "/usr/bin/python3")
+    assert list((away / "bin").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("change", "why", "words"),
     [
@@ -108,6 +155,33 @@ async def test_a_lock_at_fault_and_an_index_that_is_away_are_told_apart(
     assert market.claims == []
 
 
+async def test_a_build_that_takes_too_long_is_its_packages_fault(
+    market: Market, node: State, device: str, index: Index
+):
+    sha = index.add("greeting", "2.1", code=CODE)
+    wanted = lock(index, f"greeting==2.1 --hash=sha256:{sha}")
+    script = market.offer({"main.py": USES}, "script")
+    index.answers.clear()
+    try:
+        job = market.want(spec(script, devices=[device], packages=wanted, start_timeout_s=6.0))
+        status = await market.until(lambda: market.settled(job))
+    finally:
+        index.answers.set()
+    assert status.exit.why == "environment", status.detail
+    assert "its 1 packages took longer than" in status.detail
+    assert list((node.environments / "building").iterdir()) == []
+
+
+async def test_a_package_that_is_called_like_a_fault_of_the_network_is_none(
+    market: Market, node: State, device: str, index: Index
+):
+    wanted = lock(index, f"connection-timed-out==1.0 --hash=sha256:{'0' * 64}")
+    script = market.offer({"main.py": USES}, "script")
+    job = market.want(spec(script, devices=[device], packages=wanted))
+    status = await market.until(lambda: market.settled(job))
+    assert status.exit.why == "environment", status.detail
+
+
 async def test_a_build_reaches_the_index_alone(
     market: Market, node: State, device: str, index: Index
 ):
@@ -118,7 +192,7 @@ async def test_a_build_reaches_the_index_alone(
         script = market.offer({"main.py": USES}, "script")
         job = market.want(spec(script, devices=[device], packages=wanted))
         status = await market.until(lambda: market.settled(job))
-        assert status.exit.why == "start_failed"
+        assert status.exit.why == "environment"  # the index itself answers
         assert "not among the names" in status.detail or "is not allowed there" in status.detail
         assert other.gets == []
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import saves
+from agent.sandbox import outputs, workspace
 from agent.saves import Look
 
 SECOND = 1_000_000_000
@@ -196,3 +197,50 @@ def test_what_was_laid_back_and_not_written_again_still_belongs_to_the_state(job
     found = find(job, look(after_s=2, since_ns=since, restored=frozenset({"work/best.pt"})))
     assert found is not None
     assert sorted(file.path for file in found.files) == ["best.pt", "last.pt"]
+
+
+def test_a_copy_has_the_holes_of_its_file(job: Path):
+    path = write(job / "work/ckpt.pt", torch_file()[:100])
+    with path.open("r+b") as file:
+        file.seek(64 << 20)
+        file.write(torch_file())
+    found = find(job, look(after_s=1.5))
+    assert found is not None
+    assert found.files[0].allocated < 1 << 20
+    with saves.held(job, found, job, most_bytes=10**9, most_files=10) as [(_, size, opened)]:
+        fd = opened()
+        info = os.fstat(fd)
+        assert (size, info.st_size) == (path.stat().st_size,) * 2
+        assert info.st_blocks * 512 < 1 << 20
+        assert os.pread(fd, size, 64 << 20) == torch_file()
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "most_files", "words"),
+    [(100, 10, "100 are allowed"), (10**6, 1, "2 files, and 1 are taken")],
+)
+def test_more_than_a_job_may_send_is_not_even_copied(job: Path, most_bytes, most_files, words):
+    for name in ("a.pt", "b_model.pt"):
+        write(job / "work" / name, torch_file())
+    found = find(job, look(after_s=1.5))
+    assert found is not None
+    with (
+        pytest.raises(outputs.OutputRefused, match=words),
+        saves.held(job, found, job, most_bytes=most_bytes, most_files=most_files),
+    ):
+        pass
+
+
+def test_nothing_is_copied_where_the_disk_has_no_room_for_it(job: Path):
+    path = write(job / "work/ckpt.pt", torch_file()[:100])
+    with path.open("r+b") as file:
+        file.seek(workspace.free_bytes(job))
+        file.write(torch_file())
+    found = find(job, look(after_s=1.5))
+    assert found is not None
+    with (
+        pytest.raises(outputs.OutputRefused, match="no room to copy"),
+        saves.held(job, found, job, most_bytes=2**60, most_files=10),
+    ):
+        pass

@@ -180,7 +180,7 @@ async def test_inputs_are_laid_out_read_only_and_all_at_once(
         ("base", ["a\\b"], "backslashes"),
         ("base", ["x" * 256], "too long"),
         ("base", ["x", "x"], "twice"),
-        ("base", ["a/b", "a"], "is a folder too"),
+        ("base", ["a/b", "a"], "both a file and a folder"),
         (".base", ["x"], "plain letters"),
         ("b\n", ["x"], "plain letters"),
         ("b" * 65, ["x"], "plain letters"),

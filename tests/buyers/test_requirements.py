@@ -63,6 +63,15 @@ def test_what_is_no_package_of_the_index_is_refused_with_its_line(line):
     assert refused.value.field == "script"
 
 
+@pytest.mark.parametrize("end", ["\\n", "\\r", "\\u2028", "\\u0085"])
+def test_no_requirement_can_become_a_line_for_the_resolver(end):
+    text = f"""[project]
+dependencies = ["numpy; python_version < '4{end}--index-url http://elsewhere{end}'"]
+"""
+    with pytest.raises(Invalid, match="control characters"):
+        read(pyproject_toml=text.encode())
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

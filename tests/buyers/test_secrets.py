@@ -112,7 +112,7 @@ def test_no_page_and_no_answer_shows_a_value(keep, org):
 def job(org, now, keep):
     """A recipe's job that asks for a secret, as submitted."""
     keep()
-    return world.job(org, now=now, secrets=["HF_TOKEN"], secrets_trust=Trust.VERIFIED)
+    return world.job(org, now=now, secrets=["HF_TOKEN"])
 
 
 def test_a_job_with_a_secret_is_placed_where_it_may_be_seen_and_given_it_once(job, now):
@@ -144,6 +144,35 @@ def test_a_site_that_has_lost_its_trust_and_a_stranger_are_given_nothing(job, no
     trusted.node.refresh_from_db()
     with pytest.raises(Forbidden, match="at least verified"):
         assignments.secret_values(trusted.node, share.pk, now=now)
+
+
+def test_a_secret_that_is_tightened_keeps_a_waiting_job_from_sites_it_may_not_see(
+    job, keep, org, now
+):
+    keep(trust=Trust.KNOWN)
+    world.agent(world.org("Supplier", now=now), now=now, trust=Trust.KNOWN)
+    keep(trust=Trust.VERIFIED)
+    assert clearing.clear_market(now=now) == 0
+    keep(trust=Trust.KNOWN)
+    assert clearing.clear_market(now=now) == 1
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_a_site_that_may_not_see_the_secrets_costs_the_job_its_place_and_not_its_life(
+    job, now, is_forgotten
+):
+    trusted = world.agent(world.org("Supplier", now=now), now=now, trust=Trust.VERIFIED)
+    clearing.clear_market(now=now)
+    share = Lease.objects.get().assignments.get()
+    if is_forgotten:
+        Secret.objects.all().delete()
+    exit = world.exited(None, "secret")
+    trusted.says(world.status(share, "gone", exit=exit, settled=True), now=now)
+    job.refresh_from_db()
+    share.refresh_from_db()
+    assert not share.at_fault
+    avoided = [] if is_forgotten else [str(trusted.node.pk)]
+    assert (job.state, job.avoid_nodes) == ("failed" if is_forgotten else "queued", avoided)
 
 
 def test_a_secret_that_is_not_there_or_may_not_go_there_is_said_before_anybody_pays(org, now, keep):

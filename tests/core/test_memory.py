@@ -99,6 +99,14 @@ def test_making_activations_again_saves_most_of_them() -> None:
     assert made.allocated < kept.allocated / 3
 
 
+def test_the_gpus_of_a_gang_share_its_batch() -> None:
+    wanted = parameters("sft", precision="bf16", batch_size=32)
+    alone, eight = (needed("sft", wanted, SMOLLM2, world=world) for world in (1, 8))
+    fourth = parameters("sft", precision="bf16", batch_size=4)
+    assert eight == needed("sft", fourth, SMOLLM2)
+    assert eight.allocated < alone.allocated / 3
+
+
 def test_each_stage_of_zero_shards_more() -> None:
     wanted = parameters("full", precision="bf16", batch_size=1, max_length=512)
     stages = [needed("full", wanted, LLAMA_1B, world=8, zero=zero).allocated for zero in range(4)]

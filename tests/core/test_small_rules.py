@@ -4,11 +4,11 @@ import pytest
 
 from marketplace.core import energy, hardware
 from marketplace.core.errors import Invalid
-from marketplace.core.files import check_path
 from marketplace.core.hardware import Tier
 from marketplace.core.ids import uuid7
 from marketplace.core.policy import Policy
 from marketplace.core.reliability import Outcome, assess
+from marketplace.files import check_path, check_place
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,39 @@ def test_ids_sort_by_the_time_they_were_made():
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/a", "a//b", "../a", "a/../b", ".", "a\\b", "a\0b", "a" * 401]
+    "path",
+    [
+        "",
+        "/a",
+        "a//b",
+        "../a",
+        "a/../b",
+        ".",
+        "a\\b",
+        "a\0b",
+        "a/" * 200 + "a",
+        "a" * 256,
+        "ä" * 128,
+        "\ud800",
+    ],
 )
 def test_a_path_that_could_lead_out_of_its_folder_is_refused(path):
     with pytest.raises(Invalid):
         check_path(path)
+
+
+@pytest.mark.parametrize("place", ["output", "output/checkpoint-5", "work/out", ""])
+def test_a_checkpoint_is_laid_back_where_a_job_writes(place):
+    check_place(place, ["w"], project=["main.py"])
+
+
+@pytest.mark.parametrize(
+    ("place", "files"),
+    [
+        ("inputs/base", ["w"]), ("job.json", ["w"]), ("work/../inputs", ["w"]), ("../x", ["w"]),
+        ("work/main.py", ["w"]), ("work", ["main.py/w"]), ("work", ["lib"]),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_could_not_be_laid_back_is_refused(place, files):
+    with pytest.raises(Invalid):
+        check_place(place, files, project=["main.py", "lib/a.py"])

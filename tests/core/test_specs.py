@@ -64,7 +64,7 @@ def test_a_job_lists_whom_it_must_reach():
 @pytest.mark.parametrize(
     "names",
     [["*"], ["localhost"], ["10.0.0.1"], ["169.254.169.254:80"], ["http://a.example"], [7],
-     ["a.example:99999"], ["a b.example"], [f"n{n}.example" for n in range(33)], 5],
+     ["a.example:99999"], ["a.example:25"], ["a b.example"], [f"n{n}.example" for n in range(33)], 5],
 )  # fmt: skip
 def test_what_is_no_name_of_the_internet_is_refused(names):
     with pytest.raises(Invalid) as refused:

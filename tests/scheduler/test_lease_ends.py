@@ -6,7 +6,7 @@ from agent import protocol
 from buyers.models import Job
 from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
-from scheduler import jobs, metering, watch
+from scheduler import book, jobs, metering, watch
 from scheduler.models import Lease
 from suppliers.models import Node
 from tests import world
@@ -176,3 +176,18 @@ def test_an_owner_who_comes_back_between_two_looks_still_has_the_node(buyer, nod
     watch.watch(now=now + seconds(1))
     lease.refresh_from_db()
     assert lease.end_reason == "reclaimed"
+
+
+def test_a_node_that_refuses_a_job_is_avoided_and_not_blamed_until_no_more_is_tried(buyer, now):
+    job = world.job(buyer, now=now)
+    for tried in range(1, 4):
+        node = world.agent(world.org(now=now), now=now)
+        share = world.lease(job, node, now=now).assignments.get()
+        exit = world.exited(None, "refused")
+        node.says(world.status(share, "gone", exit=exit, settled=True, detail="too long"), now=now)
+        job.refresh_from_db()
+        share.refresh_from_db()
+        assert not share.at_fault
+        assert str(node.node.pk) in job.avoid_nodes
+        assert job.state == ("queued" if tried < 3 else "failed")
+    assert not book.reliability_of([node.node], now=now)[node.node.pk].kept < 2 / 3

@@ -375,6 +375,25 @@ def test_ranks_that_only_say_that_they_parted_blame_nobody_and_get_nothing_back(
     assert not Credit.objects.exists()
 
 
+def test_ranks_asked_to_leave_for_one_that_parted_count_as_parted_too(gang, now):
+    """The first says that it lost the other; that one, well and asked to leave, saves and goes."""
+    (first, one), (second, two) = gang
+    at = now + seconds(60)
+    first.says(world.status(one, "gone", running_ms=50_000, exit=world.exited(69)), now=at)
+    drain = assignments.desired(second.node).assignments[0].drain
+    assert drain is not None
+    assert drain.why == "parted"
+    for agent, share, exit in (
+        (second, two, world.exited(75, "drain")),
+        (first, one, world.exited(69)),
+    ):
+        metering.claim(agent.node, agent.claim(share, 50_000, final=True), now=at)
+        gone = world.status(share, "gone", running_ms=50_000, exit=exit, settled=True)
+        agent.says(gone, now=at)
+    lease = Lease.objects.get()
+    assert (lease.end_reason, lease.job.state, lease.job.fruitless) == ("parted", "queued", 1)
+
+
 def test_a_job_whose_node_forgot_it_goes_on_elsewhere(buyer, node, now):
     job = world.job(buyer, now=now)
     lease = world.lease(job, node, now=now)

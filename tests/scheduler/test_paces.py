@@ -1,6 +1,6 @@
 """Quotes learn from jobs that have finished, and how well they foretold is published."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -44,8 +44,8 @@ def measured(node, now):
 def finished(buyer, measured, request_of, now):
     """A taken job that ran for 20 s at 1,000 tokens a second and left its model."""
 
-    def run():
-        quote = quoting.quote(buyer, request_of, now=now)
+    def run(request=request_of):
+        quote = quoting.quote(buyer, request, now=now)
         job = jobs.take(quote, option=0, by=buyer.members.get(), now=now)
         share = Assignment.objects.get(lease__job=job)
         node = measured
@@ -95,6 +95,15 @@ def test_the_next_quote_of_the_kind_is_sure_of_more(buyer, finished, request_of,
     FinishedRun.objects.update(share=0.2)
     learnt = quoting.quote(buyer, request_of, now=now + seconds(30))
     assert width(after) == width(before) > width(learnt)
+
+
+def test_a_recipe_made_of_others_ends_as_well_and_says_nothing_of_its_pace(finished, request_of):
+    """Of a chain there is no one length of rows, and a note must never undo an end."""
+    stages = [{"recipe": "sft", "parameters": {"steps": 5, "answers": 0}}]
+    chain = replace(request_of, recipe="chain", parameters={"stages": stages})
+    _, job = finished(chain)
+    run = FinishedRun.objects.get(job=job)
+    assert (run.recipe, run.share, run.tokens_per_s) == ("chain", None, 1003)
 
 
 def test_the_market_page_tells_how_well_quotes_foretold(finished, now):

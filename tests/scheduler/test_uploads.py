@@ -4,10 +4,11 @@ import hashlib
 import urllib.request
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from agent import protocol
-from buyers.models import Artifact, Checkpoint
+from buyers.models import Artifact, Checkpoint, Job
 from marketplace import storage
 from marketplace.core.errors import Conflict, Invalid, Missing
 from marketplace.core.money import MICRO
@@ -161,9 +162,17 @@ def test_a_checkpoint_counts_from_when_it_was_written_but_never_ahead_of_the_met
     assert {each.place for each in Checkpoint.objects.all()} == {"work/out"}
 
 
-def test_a_checkpoint_never_lay_outside_of_its_job(node, share, now):
-    with pytest.raises(Invalid):
-        uploads.commit(node.node, share.pk, committed(request(share), place="../x"), now=now)
+@pytest.mark.parametrize("place", ["../x", "inputs/base"])
+def test_a_checkpoint_never_lay_outside_of_its_job(node, share, now, place):
+    with pytest.raises(Invalid, match="outside"):
+        uploads.commit(node.node, share.pk, committed(request(share), place=place), now=now)
+
+
+def test_a_checkpoint_that_no_other_node_has_booked_the_room_for_is_refused(node, share, now):
+    Job.objects.update(disk_bytes=5)
+    asked = committed(request(share), place="output/checkpoint-5")
+    with pytest.raises(Invalid, match="books"):
+        uploads.commit(node.node, share.pk, asked, now=now)
 
 
 def test_the_last_good_one_stays_until_a_new_attempt_has_left_enough(node, share, now):
@@ -180,6 +189,18 @@ def test_the_last_good_one_stays_until_a_new_attempt_has_left_enough(node, share
 def test_what_is_removed_does_not_count_against_the_quota(node, share, now):
     for step in range(5):
         upload(node, share, now, b"weights %d" % step, step=step)
+    share.refresh_from_db()
+    assert share.granted_bytes == 2 * len(b"weights 0")
+
+
+def test_a_file_of_many_paths_counts_once_when_it_is_removed(node, share, now):
+    for step in range(5):
+        asked = request(share, b"weights %d" % step, step=step)
+        (granted,) = uploads.grant(node.node, share.pk, asked, now=now).files
+        send(granted.puts[0], b"weights %d" % step)
+        (file,) = committed(asked).files
+        twins = [msgspec.structs.replace(file, path=f"twin-{number}") for number in range(9)]
+        uploads.commit(node.node, share.pk, committed(asked, files=twins), now=now)
     share.refresh_from_db()
     assert share.granted_bytes == 2 * len(b"weights 0")
 

@@ -30,6 +30,7 @@ class Ranks:
             changes["resume"] = Resume(step=0, files=[])
         epoch = 1 + secrets.randbelow(2**23 - 1)
         gang = Gang(
+            gather_s=180.0,
             network=epoch,
             token=f"{epoch:064x}",
             members=[

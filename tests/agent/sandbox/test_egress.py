@@ -1,5 +1,6 @@
 """The gate: a job reaches the names that it listed, and nothing else of the host or its network."""
 
+import asyncio
 import http.server
 import json
 import os
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from agent import keeper
+from agent.sandbox import gate
 from tests.agent.sandbox.jobs import Assignment, each_rung, each_wall, until
 
 # Asks the gate for each target in turn, as CONNECT and as a plain request; prints what came.
@@ -131,6 +133,18 @@ def test_a_gate_does_not_outlive_a_killed_keeper(assignment, rung, port):
     (gate,) = _gates(top)
     os.kill(top, signal.SIGKILL)
     until(lambda: not _lives(gate))
+
+
+async def test_a_job_that_has_moved_all_that_it_may_is_let_through_no_more(monkeypatch, port):
+    monkeypatch.setattr(gate, "_MOST_BYTES", 1000)
+    proxy = gate._Proxy(gate.Told([f"localhost:{port}"], LOOPBACK))
+    assert await proxy._find("localhost", port) == ["127.0.0.1"]
+    source = asyncio.StreamReader()
+    source.feed_data(b"x" * 1001)
+    with pytest.raises(ConnectionAbortedError):
+        await proxy._pump(source, None, "localhost")
+    with pytest.raises(gate._No, match="used up"):
+        await proxy._find("localhost", port)
 
 
 def _lives(pid: int) -> bool:
