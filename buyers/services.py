@@ -16,7 +16,7 @@ from agent.recipes import catalog
 from agent.recipes.catalog import ParameterError
 from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters, why_not_on
 from buyers import fits, packages, reads, references, secrets, sizes
-from buyers.models import Artifact, Dataset, Job
+from buyers.models import Artifact, Dataset, Folder, Job
 from buyers.own_models import PackageLock
 from marketplace.core import checkpoints, estimates
 from marketplace.core.errors import Conflict, Invalid
@@ -79,9 +79,8 @@ class Plan:
 def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     """Checks a request without writing anything.
 
-    Raises Invalid, naming the field: an unknown recipe or parameter, a base, dataset or script
-    that the org has none of or that the recipe can't use, a deadline in the past, an environment
-    that no node offers, a script without memory and hours.
+    Raises Invalid, naming the field: what is unknown, what the org has none of or the recipe can't
+    use, a deadline in the past, an environment that no node offers, a size that nobody knows.
     """
     _require_place(request, now)
     parameters = _parameters(request)
@@ -90,15 +89,10 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     other, third = (reads.model(org, request, name) for name in ("other", "third"))
     _check(request, parameters, base, dataset, script)
     fits.require_kinds(parameters, dataset, mix)
-    reads.require_weights(request, parameters)
     _require_sizes(request, base, other)
     lock = packages.of_request(org, request, script)
     shape, plain = sizes.shape_of(base), catalog.as_json(parameters)
-    found = {
-        "base": base, "dataset": dataset, "script": script, "mix": mix, "other": other,
-        "third": third,
-    }  # fmt: skip
-    folders = {name: each for name, each in found.items() if each is not None}
+    folders = _named(base=base, dataset=dataset, script=script, mix=mix, other=other, third=third)
     fits.require(org, request, folders)
     on_gpu, on_cpu = sizes.memory_of(request, plain, shape, sizes.shape_of(other))
     return Plan(
@@ -137,6 +131,12 @@ def _check(
     else:
         _check_tuning(request, parameters, base)
         reads.require_rows(request, parameters, dataset, script)
+        reads.require_weights(request, parameters)
+
+
+def _named(**found: Folder | None) -> dict[str, Folder]:
+    """All that was named, by its field."""
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def create_job(

@@ -277,7 +277,7 @@ def _filled_in(parameters: Parameters) -> Parameters:
     return parameters
 
 
-def _converted_space(parameters: SweepParameters) -> dict[str, list[int | float | str]]:
+def _converted_space(parameters: SweepParameters) -> dict[str, list[Any]]:
     """Numbers as numbers, however they were sent: what a job needs is told from them."""
     kind = _struct_of(parameters.recipe)
     types = get_type_hints(kind, include_extras=True)

@@ -182,7 +182,7 @@ def test_a_secret_that_is_not_there_or_may_not_go_there_is_said_before_anybody_p
         {"recipe": "script", "script": "code", "budget": "50", "memory_gib": 1, "hours": 1,
          "parameters": {"entry": "main.py"}, "secrets": ["HF_TOKEN"]}
     )  # fmt: skip
-    from tests.buyers.test_plans import Dataset, folder
+    from tests.buyers.plans.conftest import Dataset, folder
 
     folder(Dataset, "main.py", now=now, org=org, name="code", version=1)
     with pytest.raises(Invalid, match="gridloom secret set") as refused:
