@@ -112,7 +112,7 @@ class Builds:
     async def _build(self, path: Path, packages: Packages, say: Callable[[str], None]) -> None:
         room = _GIB + _UNPACKED * packages.bytes if packages.bytes else _UNKNOWN
         await asyncio.to_thread(self._make_room, room)
-        folder = self._building / f"{path.parent.name[:8]}-{packages.sha256[:16]}"
+        folder = self._building / f"{path.parent.name}-{packages.sha256}"
         say(f"building its environment of {packages.count} packages")
         try:
             await asyncio.to_thread(self._start, folder, packages, room)

@@ -22,6 +22,8 @@ from agent.transfer import Progress
 
 START_BY_S: Final = 120.0
 """How long a start may take until the spec says it."""
+_SECRET_BYTES: Final = 256 * 1024
+"""Of all secrets of a job: each of its log's reads is searched for all of them."""
 _BUILT_WITHIN: Final = 0.8
 """Share of the time for a start by whose end its environment must be built."""
 
@@ -103,6 +105,9 @@ async def fetch_secrets(spec: AssignmentSpec, tools: Tools) -> dict[str, str]:
         raise NotStarted("secret", f"its secrets are not given out here: {no}") from None
     if missing := sorted(set(spec.secrets) - set(values)):
         raise NotStarted("secret", f"the market gives out no secret {missing[0]}")
+    size = sum(len(values[name].encode()) for name in spec.secrets)
+    if size > _SECRET_BYTES:
+        raise NotStarted("secret", f"its secrets have {size} bytes in all: give it shorter ones")
     return {name: values[name] for name in spec.secrets}
 
 

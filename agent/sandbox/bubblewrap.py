@@ -91,6 +91,23 @@ def python_of(prefix: str) -> str:
     raise NoSandbox(f"the training environment has no {folder}/python")
 
 
+def environment(order: KeeperOrder) -> dict[str, str]:
+    """The job's environment: ours first, then what the order sets."""
+    first = order.environment or training_env(order)[0]
+    return {
+        "PATH": f"{first}/bin:/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/job",
+        "USER": "job",
+        "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",
+        "PYTHONPATH": "/opt/gridloom",
+        "PYTHONUNBUFFERED": "1",
+        **({} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""}),
+        **(_beside_the_gate(order) if order.egress else {}),
+        **order.env,
+    }
+
+
 def package_parts() -> dict[str, Path]:
     """What of our own package a job may read: the recipes, and no part of the agent beside."""
     home = Path(agent.__file__ or "").parent
@@ -114,6 +131,13 @@ def write_etc(folder: Path, uid: int, network: Network | None) -> None:
             place.mkdir(exist_ok=True)
         else:
             place.touch()
+
+
+def _beside_the_gate(order: KeeperOrder) -> dict[str, str]:
+    """Whom a job reaches by itself: its own loopback, and all of its gang."""
+    ranks = [order.network, *order.network.peers] if order.network else []
+    direct = ",".join(["localhost", "127.0.0.1", "::1", *(rank.address for rank in ranks)])
+    return {"NO_PROXY": direct, "no_proxy": direct}
 
 
 def _host_etc() -> list[Path]:

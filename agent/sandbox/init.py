@@ -5,7 +5,7 @@ Down comes one message (see `agent.sandbox.launch.message`), then single letters
 to the job, A for a shell beside it. When the socket closes, the keeper is dead and the job must not outlive it. Up go lines:
 `started <boot clock, ms>`, `failed <why>`, `exited <code> <signal>`; and before them, for a job
 that may reach somebody, `door` with a socket that listens on the job's own loopback. Each A is
-answered by `shell` with a socket to a terminal (`serve_shell`).
+answered by `shell` with a socket to a terminal (`serve_shell`), or by `noshell`.
 
 As process 1 of a process namespace its exit takes every process of the job with it. Without one
 (rung none) it adopts orphans and kills all descendants itself.
@@ -136,7 +136,6 @@ def open_door(control: int) -> dict[str, str]:
     hand_up(control, b"door\n", door.fileno())
     found = dict.fromkeys(PROXIES, f"http://127.0.0.1:{door.getsockname()[1]}")
     door.close()
-    found["NO_PROXY"] = "localhost,127.0.0.1,::1"
     return found | {name.lower(): value for name, value in found.items()}
 
 
@@ -151,12 +150,17 @@ def hand_up(control: int, line: bytes, descriptor: int) -> None:
 
 
 def open_shell(control: int, env: dict[str, str], cwd: str) -> None:
-    """A shell beside the job, under all that binds the job; its other end is handed up."""
+    """A shell beside the job, under all that binds the job; its other end is handed up, or
+    `noshell` said."""
     import _socket
 
     kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind)
-    relay = os.fork()
+    try:
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind)
+        relay = os.fork()
+    except OSError:  # the job has used up its processes: it goes on, and the visitor leaves
+        say(control, "noshell")
+        return
     if relay == 0:
         try:
             serve_shell(os.dup2(ours.fileno(), 3), env, cwd)

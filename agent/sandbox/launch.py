@@ -57,7 +57,8 @@ class Running:
         self.stderr = -1
         self.control = -1
         self.shells: list[int] = []
-        """Sockets to the terminals of shells that were asked for, not yet fetched."""
+        """Sockets to the terminals of shells that were asked for, not yet fetched; -1 for one that
+        could not be opened."""
         self.door = -1
         """Listens on the job's own loopback, once init has handed it up."""
         self.stderr_in = -1
@@ -95,6 +96,8 @@ class Running:
             self.door = self._handed.pop(0)
         elif word == "shell":
             self.shells.append(self._handed.pop(0))
+        elif word == "noshell":
+            self.shells.append(-1)
         elif word == "failed" and not self.started_up_ms:
             self.failure = rest
         elif word == "exited":
@@ -180,7 +183,7 @@ def launch(folder: Path, order: KeeperOrder, secrets: dict[str, str] | None = No
 def message(folder: Path, order: KeeperOrder, secrets: dict[str, str]) -> bytes:
     """Our init's only message: its limits and the job's command and environment."""
     limits = _rlimits(order)
-    argv, env, cwd = order.argv, {**secrets, **_environment(order)}, order.cwd
+    argv, env, cwd = order.argv, {**secrets, **bubblewrap.environment(order)}, order.cwd
     if order.rung.wall == "none":
         [*argv, cwd], env = plain.translate(folder, [*argv, cwd], env)
     uid = workspace.owner(folder, order.rung) if order.rung.wall == "root" else -1
@@ -335,22 +338,6 @@ def _rlimits(order: KeeperOrder) -> dict[str, int]:
     if order.rung.wall != "none":  # there it would count all processes of the agent's own user
         limits["RLIMIT_NPROC"] = order.limits.pids
     return limits
-
-
-def _environment(order: KeeperOrder) -> dict[str, str]:
-    """The job's environment: ours first, then what the order sets."""
-    first = order.environment or bubblewrap.training_env(order)[0]
-    return {
-        "PATH": f"{first}/bin:/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/job",
-        "USER": "job",
-        "LANG": "C.UTF-8",
-        "TMPDIR": "/tmp",
-        "PYTHONPATH": "/opt/gridloom",
-        "PYTHONUNBUFFERED": "1",
-        **({} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""}),
-        **order.env,
-    }
 
 
 def _read_init_pid(info: int, running: Running) -> int:

@@ -48,6 +48,7 @@ class Mask:
             ((value.encode(), f"[{name}]".encode()) for name, value in secrets.items() if value),
             key=lambda pair: -len(pair[0]),
         )
+        self._falls = [_falls(value) for value, _ in self._secrets]
         self._held = b""
 
     def __call__(self, data: bytes) -> bytes:
@@ -57,7 +58,8 @@ class Mask:
         data = self._held + data
         for value, name in self._secrets:
             data = data.replace(value, name)
-        keep = max(self._begun(value, data) for value, _ in self._secrets)
+        each = zip(self._secrets, self._falls, strict=True)
+        keep = max(_begun(value, falls, data) for (value, _), falls in each)
         self._held = data[len(data) - keep :]
         return data[: len(data) - keep]
 
@@ -66,11 +68,30 @@ class Mask:
         held, self._held = self._held, b""
         return held
 
-    @staticmethod
-    def _begun(value: bytes, data: bytes) -> int:
-        """How many of the last bytes are the value's first."""
-        longest = min(len(value) - 1, len(data))
-        return next((size for size in range(longest, 0, -1) if data.endswith(value[:size])), 0)
+
+def _begun(value: bytes, falls: list[int], data: bytes) -> int:
+    """How many of the last bytes are the value's first, but for the whole of it. In time linear in
+    the value's length, whatever the two are: both may be the job's choice."""
+    size = 0
+    if not value[:-1]:
+        return 0
+    for byte in data[-(len(value) - 1) :]:
+        while size and value[size] != byte:
+            size = falls[size - 1]
+        size += value[size] == byte
+    return size
+
+
+def _falls(value: bytes) -> list[int]:
+    """For each beginning of the value, how many of its last bytes are its first as well (the
+    failure function of Knuth, Morris and Pratt)."""
+    falls, size = [0] * len(value), 0
+    for at in range(1, len(value)):
+        while size and value[size] != value[at]:
+            size = falls[size - 1]
+        size += value[size] == value[at]
+        falls[at] = size
+    return falls
 
 
 class Output:

@@ -56,10 +56,11 @@ class Visits:
         """Gives terminals that have come to those who wait for them."""
         while running.shells and self._waiting:
             terminal, visitor = running.shells.pop(0), self._waiting.popleft()
-            with contextlib.suppress(OSError):
-                socket.send_fds(visitor, [b"s"], [terminal])
+            if terminal >= 0:
+                with contextlib.suppress(OSError):
+                    socket.send_fds(visitor, [b"s"], [terminal])
+                os.close(terminal)
             visitor.close()
-            os.close(terminal)
 
     def close(self) -> None:
         """Nobody else comes in."""

@@ -1,5 +1,6 @@
 """Jobs' own environments: built once in a sandbox from wheels by their hashes, then bound."""
 
+import asyncio
 import hashlib
 import os
 import re
@@ -218,6 +219,20 @@ async def test_what_can_not_be_built_here_is_refused(
 
 def test_market_and_agent_agree_on_what_belongs_to_torch():
     assert requirements._FAMILY.pattern == packages.FAMILY
+
+
+async def test_orgs_whose_ids_begin_alike_build_the_same_lock_side_by_side(
+    state: State, index: Index
+):
+    sha = index.add("greeting", "2.1", code=CODE)
+    wanted = lock(index, f"greeting==2.1 --hash=sha256:{sha}")
+    builds = packages.Builds(
+        state.environments, state.cache, nodes.machine(state), lambda path: False
+    )
+    orgs = [UUID(int=7), UUID(int=8)]
+    built = await asyncio.gather(*(builds.get(org, wanted, print) for org in orgs))
+    assert [path.parent.name for path in built] == [str(org) for org in orgs]
+    assert all((path / "bin" / "greeting-says").is_file() for path in built)
 
 
 def test_environments_that_were_long_unused_go_and_those_in_use_stay(state: State):

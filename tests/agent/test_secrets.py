@@ -63,6 +63,27 @@ def test_a_secret_is_masked_wherever_a_read_ends(size: int):
     assert re.sub(rb"\[(A|LONGER)\](ive)?", b"*", shown) == b"a *, a * *; secre, se* s"
 
 
+def test_what_may_be_a_long_secret_waits_and_is_compared_in_linear_time():
+    """Trying every end of every read would compare 10 GB here."""
+    secret = "a" * 100_000 + "b"
+    mask = Mask({"LONG": secret})
+    shown = b"".join(mask(b"a" * 1000) for _ in range(200))
+    assert shown == b"a" * 100_000
+    assert mask(b"b.") == b"[LONG]."
+    assert mask.rest() == b""
+
+
+async def test_more_secrets_than_a_log_is_searched_for_are_refused(
+    market: Market, node: State, device: str
+):
+    market.secrets = {"HF_TOKEN": "x" * 300_000}
+    script = market.offer({"main.py": USES}, "script")
+    job = market.want(spec(script, devices=[device], secrets=["HF_TOKEN"]))
+    status = await market.until(lambda: market.settled(job))
+    assert (status.exit.why, status.running_ms) == ("secret", 0)
+    assert "shorter ones" in status.detail
+
+
 def _files_with(root: Path, text: str) -> list[Path]:
     return [
         path for path in root.rglob("*") if path.is_file() and text.encode() in path.read_bytes()

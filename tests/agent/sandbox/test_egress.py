@@ -135,16 +135,20 @@ def test_a_gate_does_not_outlive_a_killed_keeper(assignment, rung, port):
     until(lambda: not _lives(gate))
 
 
-async def test_a_job_that_has_moved_all_that_it_may_is_let_through_no_more(monkeypatch, port):
+def test_a_job_that_has_moved_all_that_it_may_is_let_through_no_more(monkeypatch, port):
     monkeypatch.setattr(gate, "_MOST_BYTES", 1000)
     proxy = gate._Proxy(gate.Told([f"localhost:{port}"], LOOPBACK))
-    assert await proxy._find("localhost", port) == ["127.0.0.1"]
-    source = asyncio.StreamReader()
-    source.feed_data(b"x" * 1001)
-    with pytest.raises(ConnectionAbortedError):
-        await proxy._pump(source, None, "localhost")
-    with pytest.raises(gate._No, match="used up"):
-        await proxy._find("localhost", port)
+
+    async def move() -> None:
+        assert await proxy._find("localhost", port) == ["127.0.0.1"]
+        source = asyncio.StreamReader()
+        source.feed_data(b"x" * 1001)
+        with pytest.raises(ConnectionAbortedError):
+            await proxy._pump(source, None, "localhost")
+        with pytest.raises(gate._No, match="used up"):
+            await proxy._find("localhost", port)
+
+    asyncio.run(move())
 
 
 def _lives(pid: int) -> bool:

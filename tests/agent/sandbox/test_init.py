@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.order import Network, Peer, Rung
+from agent.sandbox import launch
 from agent.sandbox.launch import Ended, Running
-from tests.agent.sandbox.jobs import each_rung
+from tests.agent.sandbox.jobs import Assignment, each_rung
 
 
 @each_rung
@@ -62,3 +64,19 @@ def test_what_init_says_is_taken(said):
     theirs.sendall(b"started 5\nexited 3 0\n")
     assert running.listen()
     assert (running.started_up_ms, running.ended, running.failure) == (5, Ended(3, None), "")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_gang_reaches_its_ranks_past_the_gate(place, alone):
+    ranks = [Peer(address=f"10.77.0.{n}", lan=f"192.0.2.{n}", port=5000) for n in (1, 2, 3)]
+    network = None if alone else Network(
+        address="10.77.0.1", lan="192.0.2.1", port=5000, id=1, mtu=1400, peers=ranks[1:]
+    )  # fmt: skip
+    order = Assignment(place).order(
+        Rung(wall="userns", limits="rlimits", disk="watchdog"), ["true"],
+        egress=["a.example"], network=network,
+    )  # fmt: skip
+    told = launch.message(place, order, {}).split(b"\0")
+    others = b"" if alone else b",10.77.0.1,10.77.0.2,10.77.0.3"
+    for name in (b"NO_PROXY", b"no_proxy"):
+        assert name + b"=localhost,127.0.0.1,::1" + others in told

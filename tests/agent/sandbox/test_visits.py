@@ -80,3 +80,23 @@ def test_a_shell_ends_with_its_job(job, rung):
             pass
     with pytest.raises(visits.NoVisit):
         visits.visit(job.folder)
+
+
+# Sleeping children until there may be no more.
+CROWD = """
+import os, time
+try:
+    while True:
+        if os.fork() == 0: time.sleep(1000)
+except OSError: print("full", flush=True)
+while True: time.sleep(0.05)
+"""
+
+
+@each_wall
+def test_a_job_without_room_for_a_shell_goes_on_and_its_visitor_leaves(assignment, rung):
+    assignment.start(rung, "python3", "-c", CROWD, pids=16)
+    assignment.until_it_said("full")
+    with pytest.raises(visits.NoVisit, match="too many are open"):
+        visits.visit(assignment.folder)
+    assert keeper.read_status(assignment.folder).state == "running"
