@@ -74,7 +74,9 @@ async def prepare(
         raise NotStarted("input", f"the market doesn't give its inputs out: {no}") from None
     except NotBuilt as error:
         raise NotStarted(error.why, str(error)) from None
-    except (BadInput, NoRoom) as error:
+    except BadInput as error:
+        raise NotStarted("bad_input", str(error)) from None
+    except NoRoom as error:
         raise NotStarted("input", str(error)) from None
 
 

@@ -22,7 +22,7 @@ from marketplace.core.fit import Stands, Wants, misfit
 from marketplace.core.hardware import Tier, Trust
 from marketplace.core.money import gross_ask
 from marketplace.core.reliability import Outcome, Reliability, assess
-from marketplace.core.states import SUPPLIER_SIDE_ENDS
+from marketplace.core.states import NODE_FAULT_ENDS, SUPPLIER_SIDE_ENDS
 from scheduler.models import Assignment
 from suppliers.models import Gpu, Node, Offer
 
@@ -98,7 +98,7 @@ def reliability_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Reli
         age = now - (gone_at or now)
         outcomes[node_id].append(
             Outcome(
-                broken=at_fault and reason in SUPPLIER_SIDE_ENDS,
+                broken=at_fault and reason in SUPPLIER_SIDE_ENDS | NODE_FAULT_ENDS,
                 age_days=age.total_seconds() / 86_400,
                 hours=accrued_ms / 3_600_000,
             )

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
+
+from django.conf import settings
 
 from buyers.models import Job
 from marketplace.core.money import charge, fee
@@ -46,11 +48,15 @@ def give(job: Job, lease: Lease, *, now: datetime) -> int:
 
 def take_back(job: Job, lease: Lease, *, saved_ms: int, step: int, now: datetime) -> int:
     """Credits what an ended lease was paid after `saved_ms`: what it saved later at `step` can't
-    be read, by whatever reason it ended. Returns micros. The job must be locked.
+    be read, by whatever reason it ended. Returns micros. The job must be locked. Once its pay may
+    have been paid out nothing is taken back any more: there is nobody left to take it from.
 
     Rank 0 wrote it, and its supplier gives back what it earned for it; what has been credited
     before is not credited again.
     """
+    hold = timedelta(seconds=settings.POLICY.payout_hold_s)
+    if lease.ended_at is not None and lease.ended_at < now - hold:
+        return 0
     shares = list(lease.assignments.select_for_update(no_key=True).order_by("pk"))
     ledger.hold(
         [ledger.wallet(job.org_id), FEES, *(ledger.payable(share.supplier_id) for share in shares)]
@@ -86,14 +92,17 @@ def _give_back(job: Job, lost: Sequence[_Lost], *, reason: str, period: str, now
         paid = charge(share.price_micros, share.gpus_count, *span)
         kept = fee(share.price_micros, share.gpus_count, *span, take_bps=share.lease.take_bps)
         supplier = ledger.payable(share.supplier_id)
-        own = min(paid - kept, payable[supplier]) if each.at_fault else 0
+        # Whoever lends to himself gets back what he has not taken out: no fee, and nobody stands in.
+        is_own = share.supplier_id == job.org_id
+        own = min(paid - kept, payable[supplier]) if each.at_fault or is_own else 0
+        back = own if is_own else paid
         payable[supplier] -= own
         if own:
             moves.append(Move("credit", supplier, wallet, own, share.pk, f"supplier{period}"))
-        if paid - own:
-            moves.append(Move("credit", FEES, wallet, paid - own, share.pk, f"platform{period}"))
-        if paid:
-            given.append(Credit(assignment=share, micros=paid, from_supplier_micros=own,
+        if back - own:
+            moves.append(Move("credit", FEES, wallet, back - own, share.pk, f"platform{period}"))
+        if back:
+            given.append(Credit(assignment=share, micros=back, from_supplier_micros=own,
                                 reason=reason, at=now))  # fmt: skip
     _write(job, moves, given, now)
     return sum(credit.micros for credit in given)

@@ -32,8 +32,9 @@ _JOB_BROKE: Final = {
     "secret": "its secrets could not be given to it",
     "output": "it left output that can't be accepted",
 }
-_DECLINED: Final = ("refused", "secret")
-"""The agent's words for a job that it did not begin: its spec, or that it gets no secrets."""
+_DECLINED: Final = ("refused", "secret", "bad_input")
+"""The agent's words for a job that it did not begin: its spec is strange, it gets no secrets, an
+input is not what its manifest says (whoever made it, or storage, may have broken it)."""
 
 
 def verdict(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 A node hashes all that it fetches. One that finds other bytes than the manifest says goes on from
 nothing: the checkpoint is doubted and the one before is offered at once, while we read it
-ourselves. (Hashing each whole checkpoint at its commit would take all of its bytes through our
+ourselves; unless that node was wrong before, whose word then counts for nothing. (Hashing each whole checkpoint at its commit would take all of its bytes through our
 own line; storage checks every part against the hash that its URL signs, but not that the parts
 make up the file that was declared.) Whoever is wrong pays: the attempt that wrote it for what it
 was paid since its last good one, or the node that cried wolf.
@@ -10,8 +10,9 @@ was paid since its last good one, or the node that cried wolf.
 
 import hashlib
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 
 from django.db import transaction
 from django.db.models import F, Min, Q
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 UNREADABLE = "checkpoint"
 """The agent's word for a checkpoint that it could not fetch as its manifest says."""
 
+_REMEMBERED: Final = timedelta(days=30)
+
 
 def prove(lease: Lease, *, now: datetime) -> None:
     """All ranks run: what they went on from is good."""
@@ -37,7 +40,12 @@ def prove(lease: Lease, *, now: datetime) -> None:
 
 def doubt(share: Assignment, *, now: datetime) -> None:
     """A node says that it can't read what it was to go on from: until we have looked, nobody is
-    offered it."""
+    offered it. A node that was wrong in that lately is at fault itself."""
+    wrong = Assignment.objects.on(share.node).filter(exit_why=UNREADABLE, at_fault=True)
+    if wrong.filter(gone_at__gt=now - _REMEMBERED).exists():
+        share.at_fault = True
+        share.save(update_fields=["at_fault"])
+        return
     if (checkpoint := given(share)) is not None:
         unjudged = Checkpoint.objects.filter(pk=checkpoint.pk, doubted_at=None, bad_at=None)
         unjudged.update(doubted_at=now)

@@ -201,5 +201,6 @@ NODE_BROKE: Final[dict[str, str]] = {
     "input": "the node could not fetch the job's inputs",
     "upload": "the node could not send the result",
 }
-# Of these the node is at fault, and is left out of the job's next placements.
-NODE_FAULT_ENDS: Final = frozenset({"node_lost", "start_timeout"})
+# Of these the nodes marked as at fault are left out of the job's next placements. Of a bad
+# checkpoint a node is marked that could not read what others can.
+NODE_FAULT_ENDS: Final = frozenset({"node_lost", "start_timeout", "bad_checkpoint"})

@@ -228,7 +228,7 @@ async def test_an_input_with_the_wrong_hash_never_reaches_a_job(
     market.faults.spoil = 100
     job = market.want(spec(market.offer({"main.py": b"print(1)"}, "script"), devices=[device]))
     status = await _ended(market, job)
-    assert status.exit.why == "input"
+    assert status.exit.why == "bad_input"
     assert status.detail == "main.py is not what its manifest says: its SHA-256 differs"
     assert len(market.gets) == 2  # once more from the start, then never again
 

@@ -178,12 +178,15 @@ def test_an_owner_who_comes_back_between_two_looks_still_has_the_node(buyer, nod
     assert lease.end_reason == "reclaimed"
 
 
-def test_a_node_that_refuses_a_job_is_avoided_and_not_blamed_until_no_more_is_tried(buyer, now):
+@pytest.mark.parametrize("why", ["refused", "bad_input"])
+def test_a_node_that_refuses_a_job_is_avoided_and_not_blamed_until_no_more_is_tried(
+    buyer, now, why
+):
     job = world.job(buyer, now=now)
     for tried in range(1, 4):
         node = world.agent(world.org(now=now), now=now)
         share = world.lease(job, node, now=now).assignments.get()
-        exit = world.exited(None, "refused")
+        exit = world.exited(None, why)
         node.says(world.status(share, "gone", exit=exit, settled=True, detail="too long"), now=now)
         job.refresh_from_db()
         share.refresh_from_db()

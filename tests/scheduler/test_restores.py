@@ -5,13 +5,13 @@ import hashlib
 import pytest
 
 from agent import protocol
-from buyers.models import Checkpoint, MetricPoint
+from buyers.models import Checkpoint, Job, MetricPoint
 from marketplace import storage
 from marketplace.core.errors import Conflict
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
-from scheduler import assignments, jobs, metering, restores, specs, watch
+from scheduler import assignments, book, jobs, metering, restores, specs, watch
 from scheduler.models import Credit
 from tests import world
 from tests.scheduler.test_leases import seconds
@@ -160,6 +160,51 @@ def test_a_node_that_cries_wolf_is_at_fault_itself(interrupted, node, other, now
     assert str(other.node.pk) in interrupted.avoid_nodes
     assert lease.assignments.get().at_fault
     assert Credit.objects.count() == 1
+    assert book.reliability_of([other.node], now=at)[other.node.pk].kept < 2 / 3
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_node_that_cried_wolf_is_not_believed_again(interrupted, other, buyer, now):
+    put(interrupted.checkpoints.get(step=9), b"newer")
+    at = now + seconds(200)
+    for tried in range(2):
+        Job.objects.update(avoid_nodes=[])
+        interrupted.refresh_from_db()
+        lease = world.lease(interrupted, other, now=at)
+        cannot_read(other, lease, at)
+        assert restores.judge(now=at) == (0 if tried else 1)
+        interrupted.refresh_from_db()
+        assert (interrupted.state, interrupted.avoid_nodes) == ("queued", [str(other.node.pk)])
+        assert lease.assignments.get().at_fault
+
+
+@pytest.mark.usefixtures("s3")
+def test_what_may_have_been_paid_out_is_not_taken_back(interrupted, node, other, now):
+    rot(interrupted.checkpoints.get(step=9))
+    fees = ledger.balance(ledger.FEES)
+    at = now + seconds(8 * 24 * 3600)
+    cannot_read(other, world.lease(interrupted, other, now=at), at)
+    assert restores.judge(now=at) == 1
+    assert Credit.objects.count() == 1
+    assert ledger.balance(ledger.FEES) == fees
+
+
+@pytest.mark.usefixtures("s3")
+def test_nobody_stands_in_for_a_supplier_that_bought_from_itself(buyer, now, other):
+    world.listening(now)
+    own = world.agent(buyer, now=now)
+    job = world.job(buyer, now=now)
+    lease = world.lease(job, own, now=now, price=36 * MICRO)
+    at = run(own, lease, now, ran_s=50)
+    saved(lease, 5, running_ms=50_000, now=now)
+    reclaimed(own, lease, at)
+    rot(job.checkpoints.get())
+    fees, job = ledger.balance(ledger.FEES), Job.objects.get(pk=job.pk)
+    cannot_read(other, world.lease(job, other, now=at), at)
+    restores.judge(now=at)
+    assert ledger.balance(ledger.FEES) == fees > 0
+    assert ledger.balance(ledger.payable(buyer.pk)) == 0
+    assert ledger.imbalance() == 0
 
 
 @pytest.mark.usefixtures("s3")
