@@ -72,8 +72,9 @@ class Plan:
             return self.hours * 3600
         tflops = estimates.class_tflops(gpu_class) * self.gpus
         return estimates.estimate(
-            self.recipe, self.parameters, self.shape, tflops=tflops, row_tokens=self.row_tokens
-        ).seconds
+            self.recipe, self.parameters, self.shape, tflops=tflops, row_tokens=self.row_tokens,
+            teacher=sizes.shape_of(self.other),
+        ).seconds  # fmt: skip
 
 
 def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:

@@ -4,6 +4,7 @@ from typing import Final
 
 from django.db.models import Max, Min
 
+from buyers import sizes
 from buyers.models import Job
 from buyers.services import Plan
 from marketplace.core.estimates import Estimate, estimate
@@ -67,7 +68,7 @@ def estimated(
     speed = (tflops or _UNMEASURED_TFLOPS) * gpus * efficiency
     return estimate(
         plan.recipe, plan.parameters, plan.shape, tflops=speed, row_tokens=plan.row_tokens,
-        pace=pace,
+        pace=pace, teacher=sizes.shape_of(plan.other),
     )  # fmt: skip
 
 

@@ -4,14 +4,13 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from agent import protocol
 from buyers.models import Checkpoint, Job
 from marketplace.core.errors import InvalidTransition
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
 from scheduler import assignments, jobs, metering, watch
-from scheduler.models import Credit, Lease, LeasedGpu
+from scheduler.models import Lease, LeasedGpu
 from suppliers.models import Node
 from tests import world
 
@@ -303,95 +302,6 @@ def test_one_rank_that_crashes_takes_the_gang_with_it(buyer, now):
     second.says(world.status(two, "gone", exit=world.exited(-9), settled=True), now=now)
     job.refresh_from_db()
     assert job.state == "failed"
-
-
-@pytest.fixture
-def gang(buyer, now):
-    """A lease on two nodes of one site, running."""
-    world.listening(now)
-    supplier = world.org(now=now)
-    first = world.agent(supplier, now=now, lan_address="10.0.0.1")
-    second = world.agent(supplier, now=now, lan_address="10.0.0.2", site=first.node.site)
-    job = world.job(buyer, now=now, gpus_min=2, gpus_max=2, level=1)
-    lease = world.lease(job, first, second, now=now)
-    one, two = lease.assignments.order_by("rank")
-    first.says(world.status(one, "running"), now=now)
-    second.says(world.status(two, "running"), now=now)
-    return (first, one), (second, two)
-
-
-def _wanted(agent):
-    return assignments.desired(agent.node).assignments[0]
-
-
-def test_ranks_are_told_of_each_other_and_of_nobody_else(gang, now):
-    specs = [protocol.decode(bytes(share.spec), protocol.AssignmentSpec) for _, share in gang]
-    assert [spec.rank for spec in specs] == [0, 1]
-    assert specs[0].gang == specs[1].gang
-    assert [member.lan for member in specs[0].gang.members] == ["10.0.0.1", "10.0.0.2"]
-    assert len({(member.address, member.port) for member in specs[0].gang.members}) == 2
-    rich = world.org(now=now, wallet=50 * MICRO)
-    others = [world.agent(rich, now=now, lan_address=f"10.0.1.{number}") for number in (1, 2)]
-    job = world.job(rich, now=now, gpus_min=2, gpus_max=2, level=1)
-    other = world.lease(job, *others, now=now)
-    spec = protocol.decode(bytes(other.assignments.first().spec), protocol.AssignmentSpec)
-    assert spec.gang.network != specs[0].gang.network
-    assert spec.gang.token != specs[0].gang.token
-
-
-def test_a_gang_of_which_a_node_dies_saves_and_goes_on_elsewhere(gang, now):
-    """The others notice first, and leave; the node's own end comes later, and is to blame."""
-    (first, one), (second, two) = gang
-    first.says(world.status(one, "gone", exit=world.exited(69)), now=now + seconds(2))
-    assert Lease.objects.get().end_reason == ""
-    assert _wanted(second).drain.why == "parted"
-    first.says(world.status(one, "gone", exit=world.exited(69), settled=True), now=now + seconds(5))
-    dead = world.exited(None, "keeper_lost")
-    second.says(world.status(two, "gone", exit=dead, settled=True), now=now + seconds(9))
-    lease = Lease.objects.get()
-    assert (lease.state, lease.end_reason) == ("ended", "node_lost")
-    assert [share.at_fault for share in lease.assignments.order_by("rank")] == [False, True]
-    assert lease.job.state == "queued"
-    assert lease.job.avoid_nodes == [str(second.node.pk)]
-
-
-def test_the_rest_of_a_gang_gets_the_time_for_a_save_when_a_node_breaks(gang, now):
-    (first, _), (second, two) = gang
-    broke = world.exited(None, "keeper_lost")
-    second.says(world.status(two, "gone", exit=broke, settled=True), now=now + seconds(2))
-    drain = _wanted(first).drain
-    assert drain.why == "node_lost"
-    assert drain.grace_s == Lease.objects.get().save_s > 0
-
-
-def test_ranks_that_only_say_that_they_parted_blame_nobody_and_get_nothing_back(gang, now):
-    for at, (agent, share) in enumerate(gang, start=60):
-        metering.claim(agent.node, agent.claim(share, 50_000, final=True), now=now + seconds(at))
-        gone = world.status(share, "gone", running_ms=50_000, exit=world.exited(69), settled=True)
-        agent.says(gone, now=now + seconds(at))
-    lease = Lease.objects.get()
-    assert (lease.end_reason, lease.job.state, lease.job.fruitless) == ("parted", "queued", 1)
-    assert not lease.assignments.filter(at_fault=True).exists()
-    assert not Credit.objects.exists()
-
-
-def test_ranks_asked_to_leave_for_one_that_parted_count_as_parted_too(gang, now):
-    """The first says that it lost the other; that one, well and asked to leave, saves and goes."""
-    (first, one), (second, two) = gang
-    at = now + seconds(60)
-    first.says(world.status(one, "gone", running_ms=50_000, exit=world.exited(69)), now=at)
-    drain = assignments.desired(second.node).assignments[0].drain
-    assert drain is not None
-    assert drain.why == "parted"
-    for agent, share, exit in (
-        (second, two, world.exited(75, "drain")),
-        (first, one, world.exited(69)),
-    ):
-        metering.claim(agent.node, agent.claim(share, 50_000, final=True), now=at)
-        gone = world.status(share, "gone", running_ms=50_000, exit=exit, settled=True)
-        agent.says(gone, now=at)
-    lease = Lease.objects.get()
-    assert (lease.end_reason, lease.job.state, lease.job.fruitless) == ("parted", "queued", 1)
 
 
 def test_a_job_whose_node_forgot_it_goes_on_elsewhere(buyer, node, now):
