@@ -27,7 +27,7 @@ services: setup  ## Only PostgreSQL, Valkey, S3 and Stripe's stand-in, until Ctr
 # The story runs a whole market with short times: it wants the machine to itself.
 test: setup  ## The whole suite; ARGS='tests/ledger -k post' for a part of it
 ifeq ($(strip $(ARGS)),)
-	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --ignore tests/story
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/story
 	@$(RUN) -m pytest tests/story
 else
 	@$(RUN) -m pytest $(ARGS)
