@@ -170,8 +170,6 @@ def _accrued(share: Assignment, status: protocol.Status, now: datetime) -> int:
     """Milliseconds to add: what the node says, but never more than we saw pass."""
     if share.drain_why in _UNBILLED:
         return 0
-    if share.gpus_count < share.lease.gpus_count and share.lease.running_at is None:
-        return 0  # it waits for the gang's other ranks, which are still being made ready
     since = share.beat_at or share.lease.created_at
     gap = now - since
     if gap > timedelta(seconds=settings.POLICY.lease_ttl_s):

@@ -31,28 +31,6 @@ def _wanted(agent):
     return assignments.desired(agent.node).assignments[0]
 
 
-def test_a_rank_that_waits_for_another_is_not_paid_for_it(buyer, now):
-    """A gang runs, and is billed, once all its ranks do."""
-    world.listening(now)
-    supplier = world.org(now=now)
-    first = world.agent(supplier, now=now, lan_address="10.0.0.1")
-    second = world.agent(supplier, now=now, lan_address="10.0.0.2", site=first.node.site)
-    job = world.job(buyer, now=now, gpus_min=2, gpus_max=2, level=1)
-    one, two = world.lease(job, first, second, now=now).assignments.order_by("rank")
-    for second_s in range(0, 101, 10):
-        at = now + seconds(second_s)
-        first.says(world.status(one, "running", running_ms=second_s * 1000), now=at)
-        if second_s >= 60:
-            ran = (second_s - 60) * 1000
-            second.says(world.status(two, "running", running_ms=ran), now=at)
-    for agent, share, ran in ((first, one, 100_000), (second, two, 40_000)):
-        metering.claim(agent.node, agent.claim(share, ran), now=at)
-    metering.settle(now=at)
-    one.refresh_from_db()
-    two.refresh_from_db()
-    assert (one.billed_s, two.billed_s) == (40, 40)
-
-
 def test_ranks_are_told_of_each_other_and_of_nobody_else(gang, now):
     specs = [protocol.decode(bytes(share.spec), protocol.AssignmentSpec) for _, share in gang]
     assert [spec.rank for spec in specs] == [0, 1]

@@ -11,7 +11,7 @@ from typing import Final
 import psutil
 
 from buyers.sdk import Client
-from buyers.sdk.shapes import Job
+from buyers.sdk.shapes import Job, Quote
 from marketplace.devstack.live import LiveSite
 
 PATIENCE_S: Final = 120
@@ -76,6 +76,19 @@ def until(client: Client, job: Job, true: Callable[[Job], bool]) -> Job:
         assert time.monotonic() < deadline, f"it is still: {now.words}\n{client.log(job)}"
         time.sleep(0.1)
     return now
+
+
+def offered(client: Client, node: str, **wanted: object) -> tuple[Quote, int]:
+    """A quote in which this node fits, and its option: one that was just started again takes some
+    seconds to attack its sandbox before it is back."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        quote = client.quote(**wanted)
+        for option in quote.options:
+            if option.node == node and option.fits:
+                return quote, option.index
+        assert time.monotonic() < deadline, [(one.node, one.why) for one in quote.options]
+        time.sleep(0.2)
 
 
 def kill_node(site: LiveSite, name: str) -> None:

@@ -18,17 +18,15 @@ def test_a_run_outlives_its_machine_and_is_billed_to_the_micro(
     site: LiveSite, buyer: Client, dataset: str, tmp_path: Path
 ) -> None:
     before = buyer.wallet()
-    # 1. An offer is quoted and taken: the cheapest, aurora's.
-    quote = buyer.quote(
-        name="sums", recipe="lora", base=BASE, dataset=dataset, budget="1.00",
+    # 1. An offer is quoted and taken: aurora's.
+    quote, option = jobs.offered(
+        buyer, "aurora", name="sums", recipe="lora", base=BASE, dataset=dataset, budget="1.00",
         parameters={
             "steps": 400, "batch_size": 8, "rank": 8, "checkpoint_every": 25,
             "evaluate_samples": 8, "answers": 1, "max_length": 64,
         },
     )  # fmt: skip
-    assert quote.best is not None
-    assert quote.best.node == "aurora"
-    job = buyer.take(quote, quote.best.index)
+    job = buyer.take(quote, option)
 
     # 2. It trains in aurora's sandbox until a checkpoint is safe; then aurora is no more.
     jobs.until(buyer, job, lambda now: bool(buyer.checkpoints(job)) and now.step > 25)
@@ -63,6 +61,7 @@ def test_a_run_outlives_its_machine_and_is_billed_to_the_micro(
     folder = buyer.download(job, tmp_path / "model")
     weights = load_file(folder / "adapter_model.safetensors")
     assert weights
-    losses = json.loads((folder / "evaluation.json").read_text())["held_out"]
-    assert losses["loss_after"] < losses["loss_before"]
+    target = json.loads((folder / "evaluation.json").read_text())["domains"][0]
+    assert (target["name"], target["verdict"]) == ("target", "kept")
+    assert target["after"] < target["before"]
     jobs.bring_back(site, "aurora")
