@@ -67,13 +67,15 @@ def report(
 ) -> list[Finding]:
     """Looks at everything; takes a few seconds.
 
-    state: where the agent keeps jobs' folders (None: a temporary one). python: the training
-    environment's (empty: our own). lan: the node's own word on its address (empty: none).
+    state: where the agent keeps, or will keep, jobs' folders (None: where temporary files go).
+    python: the training environment's (empty: our own). lan: the node's own word on its address (empty: none).
     network: what the owner lets jobs reach.
     """
     workspace.own_mounts()
-    with tempfile.TemporaryDirectory(prefix="gridloom-doctor-") as scratch:
-        place = _existing(state) if state else Path(scratch)
+    # A folder of its own: above a state folder that isn't made yet may lie what jobs may well see.
+    near = _existing(state) if state else None
+    with tempfile.TemporaryDirectory(prefix="gridloom-doctor-", dir=near) as scratch:
+        place = Path(scratch)
         found = [_system(), *_sandbox(place, lan), _namespaces(), _limits(), _quota(), _gpus()]
         found += [_machine(), _disk(place), _training(python), _reach(network)]
     return [*found, *(_market(market_url) if market_url else [])]

@@ -39,9 +39,9 @@ def give(job: Job, lease: Lease, *, now: datetime) -> int:
     # The gang's checkpoint is rank 0's: all ranks lose what came after it.
     saved = max(share.saved_ms for share in shares) // 1000
     lost = [
-        _Lost(share, saved, share.billed_s, at_fault=share.at_fault)
+        _Lost(share, max(saved, share.waited_s), share.billed_s, at_fault=share.at_fault)
         for share in shares
-        if share.billed_s > saved
+        if share.billed_s > max(saved, share.waited_s)
     ]
     return _give_back(job, lost, reason=reason, period="", now=now)
 
@@ -65,8 +65,9 @@ def take_back(job: Job, lease: Lease, *, saved_ms: int, step: int, now: datetime
     lost = []
     for share in shares:
         until = min(before, share.billed_s) if share.credits.exists() else share.billed_s
-        if until > saved_ms // 1000:
-            lost.append(_Lost(share, saved_ms // 1000, until, at_fault=share.rank == 0))
+        since = max(saved_ms // 1000, share.waited_s)
+        if until > since:
+            lost.append(_Lost(share, since, until, at_fault=share.rank == 0))
         share.saved_ms = min(share.saved_ms, saved_ms)
     Assignment.objects.bulk_update(shares, ["saved_ms"])
     reason = f"its checkpoint of step {step} can't be read: the bytes are not what it declared"

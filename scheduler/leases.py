@@ -88,6 +88,7 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
     if lease.state == "reserved" and any(share.state != "reserved" for share in shares):
         lease.advance("start", now=now)
     if lease.state == "starting" and all(share.running_at for share in shares):
+        metering.begin(lease)
         lease.advance("run", now=now, running_at=max(s.running_at for s in shares if s.running_at))
         restores.prove(lease, now=now)
         if job.state == "placed":

@@ -2,7 +2,8 @@
 
 Billed is the lesser of two totals that neither side can raise alone: `accrued_ms`, running time
 that the market's own clock saw between heartbeats no further apart than the lease TTL, and
-`claimed_ms`, what the node signed for. A lying node gains at most one TTL an incident.
+`claimed_ms`, what the node signed for. A lying node gains at most one TTL an incident. Seconds in
+which a rank of a gang waits for others to be made ready are passed over, unpaid.
 
 The job's row is the lock over its lease, assignments and money: whoever changes those takes it
 first (`locked_job`), so there is one order and no deadlock.
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 from django.conf import settings
 from django.db import transaction
+from django.db.models import F
 
 from agent import protocol
 from buyers.models import Job
@@ -128,7 +130,10 @@ def settle(*, now: datetime) -> int:
 
 def settle_lease(job: Job, lease: Lease, *, now: datetime) -> None:
     """Bills what has run since the last time and tops the escrow up. The job must be locked."""
-    shares = list(lease.assignments.select_for_update(no_key=True).order_by("pk"))
+    shares = list(
+        lease.assignments.select_related("lease").select_for_update(of=("self",), no_key=True)
+        .order_by("pk")
+    )  # fmt: skip
     escrowed = ledger.escrow(job.pk)
     ledger.hold(
         [ledger.wallet(job.org_id), escrowed, FEES]
@@ -148,7 +153,7 @@ def settle_lease(job: Job, lease: Lease, *, now: datetime) -> None:
     paid_before = {share.pk: share.paid_through_s for share in running}
     if running and not lease.end_reason:
         fund(job, lease, running, now=now)
-    Assignment.objects.bulk_update(shares, ["billed_s", "paid_through_s"])
+    Assignment.objects.bulk_update(shares, ["billed_s", "waited_s", "paid_through_s"])
     for share in running:
         if share.paid_through_s != paid_before[share.pk]:
             transaction.on_commit(partial(telemetry.node_changed, share.node_id), robust=True)
@@ -158,6 +163,12 @@ def settle_lease(job: Job, lease: Lease, *, now: datetime) -> None:
 def fund(job: Job, lease: Lease, shares: Sequence[Assignment], *, now: datetime) -> None:
     """Tops the escrow up and sets `paid_through_s` on `shares`, unsaved. Accounts are held."""
     ledger.post(escrow.top_up(job, lease, shares, now=now), now=now)
+
+
+def begin(lease: Lease) -> None:
+    """All ranks of a gang run: what some of them have run until now was waiting."""
+    together = lease.assignments.filter(gpus_count__lt=lease.gpus_count)
+    together.update(waited_s=F("accrued_ms") / 1000)
 
 
 def rest(job: Job, *, now: datetime) -> None:
@@ -187,6 +198,9 @@ def _possible(share: Assignment, status: protocol.Status, now: datetime) -> int:
 
 def _slice(share: Assignment, now: datetime) -> UsageSlice | None:
     until = min(share.accrued_ms // 1000, share.claimed_ms // 1000, share.paid_through_s)
+    if share.lease.running_at is None and share.gpus_count < share.lease.gpus_count:
+        share.waited_s = until
+    share.billed_s = max(share.billed_s, min(until, share.waited_s))
     if until <= share.billed_s:
         return None
     price, gpus, since = share.price_micros, share.gpus_count, share.billed_s

@@ -182,6 +182,9 @@ class Assignment(Stateful):
     accrued_ms = models.BigIntegerField(default=0)
     claimed_ms = models.BigIntegerField(default=0)
     billed_s = models.PositiveIntegerField(default=0)
+    waited_s = models.PositiveIntegerField(
+        default=0, help_text="Running time before all ranks of its gang ran: nobody pays for it"
+    )
     claim_n = models.BigIntegerField(default=-1, help_text="Number of the last signed claim")
     saved_ms = models.BigIntegerField(
         default=0, help_text="Running time when the last committed checkpoint was taken"
@@ -201,6 +204,11 @@ class Assignment(Stateful):
     at_fault = models.BooleanField(default=False, help_text="Its node broke or took back the lease")
 
     objects = AssignmentQuerySet.as_manager()
+
+    @property
+    def paid_s(self) -> int:
+        """Seconds of running that have been paid for."""
+        return max(0, self.billed_s - self.waited_s)
 
     class Meta:
         constraints = [

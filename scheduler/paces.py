@@ -15,7 +15,7 @@ from buyers.services import Plan
 from marketplace.core import estimates, paces
 from marketplace.core.paces import Accuracy, Foretold, Pace
 from scheduler import timing
-from scheduler.models import FinishedRun, Lease
+from scheduler.models import Assignment, FinishedRun, Lease
 
 _REMEMBERED: Final = timedelta(days=180)
 _PUBLISHED: Final = timedelta(days=90)
@@ -121,8 +121,8 @@ def _share(job: Job, lease: Lease, tokens_per_s: float | None) -> float | None:
 
 def _seconds(job: Job) -> float:
     """Billed running time over all attempts; a gang's ranks run at once."""
-    ran = job.leases.values_list("assignments__rank", "assignments__billed_s")
-    return float(sum(seconds or 0 for rank, seconds in ran if rank == 0))
+    first_ranks = Assignment.objects.filter(lease__job=job, rank=0)
+    return float(sum(share.paid_s for share in first_ranks))
 
 
 def _size(job: Job) -> int:

@@ -123,7 +123,7 @@ def _line(share: Assignment) -> ReceiptLine:
         supplier=share.supplier.name,
         gpu_class=share.lease.gpu_class,
         gpus=share.gpus_count,
-        seconds=share.billed_s,
+        seconds=share.paid_s,
         price_micros=share.price_micros,
         charge=charge,
         fee=fee,

@@ -3,8 +3,9 @@
 import pytest
 
 from agent import protocol
+from buyers.models import Job
 from marketplace.core.money import MICRO
-from scheduler import assignments, metering
+from scheduler import assignments, metering, receipts
 from scheduler.models import Credit, Lease
 from tests import world
 from tests.scheduler.test_leases import seconds
@@ -13,22 +14,71 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def gang(buyer, now):
-    """A lease on two nodes of one site, running."""
+def starting(buyer, now):
+    """A lease on two nodes of one site, of which the second is still made ready."""
     world.listening(now)
     supplier = world.org(now=now)
     first = world.agent(supplier, now=now, lan_address="10.0.0.1")
     second = world.agent(supplier, now=now, lan_address="10.0.0.2", site=first.node.site)
     job = world.job(buyer, now=now, gpus_min=2, gpus_max=2, level=1)
-    lease = world.lease(job, first, second, now=now)
-    one, two = lease.assignments.order_by("rank")
+    one, two = world.lease(job, first, second, now=now).assignments.order_by("rank")
+    return (first, one), (second, two)
+
+
+@pytest.fixture
+def gang(starting, now):
+    """A lease on two nodes of one site, running."""
+    (first, one), (second, two) = starting
     first.says(world.status(one, "running"), now=now)
     second.says(world.status(two, "running"), now=now)
-    return (first, one), (second, two)
+    return starting
 
 
 def _wanted(agent):
     return assignments.desired(agent.node).assignments[0]
+
+
+def _beat(agent, share, ran_s, at):
+    agent.says(world.status(share, "running", running_ms=ran_s * 1000), now=at)
+    metering.claim(agent.node, agent.claim(share, ran_s * 1000), now=at)
+
+
+def test_a_rank_that_waits_for_another_is_not_paid_for_it(starting, buyer, now):
+    """A gang is billed from when all its ranks run, and the wait uses up none of its paid time."""
+    (first, one), (second, two) = starting
+    paid_through = one.paid_through_s
+    for at in range(0, 101, 10):
+        _beat(first, one, at, now + seconds(at))
+        if at == 40:
+            metering.settle(now=now + seconds(at))
+            one.refresh_from_db()
+            assert (one.billed_s, one.paid_s) == (40, 0)
+            assert one.paid_through_s == paid_through + 40
+        if at >= 60:
+            _beat(second, two, at - 60, now + seconds(at))
+    metering.settle(now=now + seconds(100))
+    lines = receipts.receipt(Job.objects.get()).lines
+    assert [line.seconds for line in lines] == [40, 40]
+    assert sum(line.charge for line in lines) == Job.objects.get().spent_micros
+    assert [share.paid_s for share in Lease.objects.get().assignments.order_by("rank")] == [40, 40]
+
+
+def test_only_what_was_paid_is_given_back_when_a_gang_breaks(starting, buyer, now):
+    (first, one), (second, two) = starting
+    for at in range(0, 91, 10):
+        _beat(first, one, at, now + seconds(at))
+        if at >= 60:
+            _beat(second, two, at - 60, now + seconds(at))
+    broke = world.exited(None, "keeper_lost")
+    second.says(world.status(two, "gone", exit=broke, settled=True), now=now + seconds(92))
+    gone = world.status(
+        one, "gone", running_ms=90_000, exit=world.exited(75, "drain"), settled=True
+    )
+    first.says(gone, now=now + seconds(93))
+    receipt = receipts.receipt(Job.objects.get())
+    assert [line.seconds for line in receipt.lines] == [30, 30]
+    assert receipt.total == 0
+    assert Job.objects.get().spent_micros == 0
 
 
 def test_ranks_are_told_of_each_other_and_of_nobody_else(gang, now):

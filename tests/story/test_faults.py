@@ -21,7 +21,7 @@ def counter(buyer: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def running(buyer: Client, counter: str) -> Iterator[Job]:
     """A job that has made some steps and has many to go."""
-    job = jobs.counting(buyer, counter, steps=60, pace=0.2)
+    job = jobs.counting(buyer, counter, steps=40, pace=0.2)
     yield jobs.until(buyer, job, lambda now: now.step >= 3)
     if not buyer.job(job).rests:
         buyer.cancel(job)
@@ -60,7 +60,7 @@ def test_a_part_of_the_market_restarts_in_mid_job(
 def test_the_budget_is_a_wall_and_the_last_steps_are_saved(
     site: LiveSite, buyer: Client, counter: str
 ) -> None:
-    job = jobs.counting(buyer, counter, steps=1000, pace=0.2, budget="0.004", limit="0.60")
+    job = jobs.counting(buyer, counter, steps=1000, pace=0.2, budget="0.002", limit="0.60")
     done = buyer.wait(job)
     assert done.state == "stopped", done.words
     assert "budget" in done.words

@@ -11,7 +11,7 @@ from marketplace.devstack.live import LiveSite
 
 pytestmark = pytest.mark.timeout(300)
 
-STEPS = 70
+STEPS = 60
 CHANCE = random.Random(3)
 
 

@@ -22,7 +22,7 @@ def test_a_run_outlives_its_machine_and_is_billed_to_the_micro(
     quote, option = jobs.offered(
         buyer, "aurora", name="sums", recipe="lora", base=BASE, dataset=dataset, budget="1.00",
         parameters={
-            "steps": 400, "batch_size": 8, "rank": 8, "checkpoint_every": 25,
+            "steps": 200, "batch_size": 8, "rank": 8, "checkpoint_every": 25,
             "evaluate_samples": 8, "answers": 1, "max_length": 64,
         },
     )  # fmt: skip
