@@ -73,42 +73,61 @@ def nodes(
     """
     keys = {account["role"]: account["key"] for account in accounts}
     cores = split_cores(len(machines))
-    for machine, cpus in zip(machines, cores, strict=True):
-        with _api(stack, keys[machine.supplier]) as api:
-            if not (stack.node_folder(machine.name) / "config.json").exists():
-                _enrol(stack, api, machine, cpus)
-                say(f"{machine.name}: enrolled, its fingerprint confirmed by its owner")
+    # Each on cores of its own, so all at once.
+    enrolling = [
+        (machine, _begin_enrolment(stack, keys[machine.supplier], machine, cpus))
+        for machine, cpus in zip(machines, cores, strict=True)
+        if not (stack.node_folder(machine.name) / "config.json").exists()
+    ]
+    for machine, process in enrolling:
+        _confirm(stack, keys[machine.supplier], machine, process)
+        say(f"{machine.name}: enrolled, its fingerprint confirmed by its owner")
     supervisor.start(
         *(stack.node(machine.name, cpus) for machine, cpus in zip(machines, cores, strict=True))
     )
     return [_on_offer(stack, keys[machine.supplier], machine, say) for machine in machines]
 
 
-def _enrol(stack: Stack, api: httpx.Client, machine: Machine, cpus: frozenset[int]) -> None:
-    site = _site(api, machine)
-    secret = _ask(api, "POST", f"sites/{site['id']}/tokens/", {"nodes": 1})["secret"]
+def _begin_enrolment(
+    stack: Stack, key: str, machine: Machine, cpus: frozenset[int]
+) -> subprocess.Popen[str]:
+    with _api(stack, key) as api:
+        site = _site(api, machine)
+        secret = _ask(api, "POST", f"sites/{site['id']}/tokens/", {"nodes": 1})["secret"]
     command = [
         sys.executable, "-m", "agent", "enroll", "--market", stack.agents_url,
         "--token", secret, "--name", machine.name, "--yes",
         "--state", str(stack.node_folder(machine.name)),
     ]  # fmt: skip
-    done = subprocess.run(
+    return subprocess.Popen(
         command,
         env={**os.environ, **stack.node_environment()},
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=_ENROL_S,
         preexec_fn=lambda: _stay_on(cpus),
     )
-    shown = re.search(r"([0-9a-f]{4}:){7}[0-9a-f]{4}", done.stdout)
-    if done.returncode or shown is None:
-        said = (done.stderr or done.stdout).strip()
-        raise StackError(f"The node {machine.name} could not enrol: {said}")
+
+
+def _confirm(stack: Stack, key: str, machine: Machine, process: subprocess.Popen[str]) -> None:
+    try:
+        printed, complaint = process.communicate(timeout=_ENROL_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise StackError(
+            f"The node {machine.name} did not enrol within {_ENROL_S:.0f} s."
+        ) from None
+    shown = re.search(r"([0-9a-f]{4}:){7}[0-9a-f]{4}", printed)
+    if process.returncode or shown is None:
+        raise StackError(
+            f"The node {machine.name} could not enrol: {(complaint or printed).strip()}"
+        )
     _allow_index(stack.node_folder(machine.name) / "config.json")
     # What a person reads off the machine's own screen.
-    node = _find(api, machine)
-    _ask(api, "POST", f"nodes/{node['id']}/confirm/", {"fingerprint": shown.group()})
+    with _api(stack, key) as api:
+        node = _find(api, machine)
+        _ask(api, "POST", f"nodes/{node['id']}/confirm/", {"fingerprint": shown.group()})
 
 
 def _allow_index(path: Path) -> None:

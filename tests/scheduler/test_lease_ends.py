@@ -84,6 +84,28 @@ def test_a_job_that_is_killed_again_and_again_without_progress_fails(buyer, node
     assert "3 attempts in a row" in job.story().last().reason
 
 
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ("memory", "more memory than it booked"),
+        ("disk", "more to disk than it booked"),
+        ("pids", "more processes than it may"),
+        ("hang", "made no step"),
+        ("environment", "packages could not be installed"),
+        ("output", "output that can't be accepted"),
+    ],
+)
+def test_a_job_that_broke_its_bounds_fails_and_is_told_which(buyer, node, now, why, words):
+    job = world.job(buyer, now=now)
+    share = world.lease(job, node, now=now).assignments.get()
+    node.says(world.status(share, "running"), now=now)
+    broke = world.exited(None, why)
+    node.says(world.status(share, "gone", exit=broke, settled=True), now=now + seconds(1))
+    job.refresh_from_db()
+    assert job.state == "failed"
+    assert words in job.story().last().reason
+
+
 class TestABuyersWord:
     def test_overrules_an_owner_who_takes_the_node_back(self, buyer, node, now):
         job = world.job(buyer, now=now)

@@ -108,7 +108,6 @@ os.symlink("/etc/passwd", "/job/output/artifact/stolen")
     ("name", "text", "word"),
     [
         ("crash", "raise SystemExit(3)", "exit code 3"),
-        ("memory", "hog = [bytearray(1 << 26) for _ in range(10_000)]", "memory"),
         ("disk", _FILLS_THE_DISK, ""),
         ("link", _LEAVES_A_LINK, "symlink"),
     ],
