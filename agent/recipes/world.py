@@ -1,5 +1,6 @@
 """The other processes of this training, if there are any: as torchrun and Ray start them."""
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,4 +61,6 @@ def join(device: torch.device) -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # Before the interpreter goes: a group's threads that still run by then abort the process.
+        atexit.register(distributed.destroy_process_group)
     return World(int(os.environ.get("RANK", "0")), size, device)

@@ -15,6 +15,8 @@ from buyers.sdk.shapes import Job, Quote
 from marketplace.devstack.live import LiveSite
 
 PATIENCE_S: Final = 120
+QUOTE_EVERY_S: Final = 2
+"""Sixty a minute may be asked for."""
 
 # Counts to `steps`, `pace` seconds each, saves every fifth, goes on from what it saved, and leaves
 # in order when asked to. All by the directory convention: it knows nothing of the market.
@@ -88,7 +90,7 @@ def offered(client: Client, node: str, **wanted: object) -> tuple[Quote, int]:
             if option.node == node and option.fits:
                 return quote, option.index
         assert time.monotonic() < deadline, [(one.node, one.why) for one in quote.options]
-        time.sleep(0.2)
+        time.sleep(QUOTE_EVERY_S)
 
 
 def kill_node(site: LiveSite, name: str) -> None:
