@@ -299,6 +299,7 @@ def _told_of_gang(spec: AssignmentSpec) -> dict[str, object] | None:
             "rank": 0,
             "addresses": ["127.0.0.1"],
             "gpus": [len(spec.devices)],
+            "gpus_min": len(spec.devices),
             "token": secrets.token_hex(32),
         }
     members = spec.gang.members
@@ -308,4 +309,5 @@ def _told_of_gang(spec: AssignmentSpec) -> dict[str, object] | None:
         "gpus": [member.gpus for member in members],
         "token": spec.gang.token,
         "gather_s": spec.gang.gather_s,
+        "gpus_min": spec.gang.gpus_min,
     }

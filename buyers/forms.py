@@ -206,6 +206,12 @@ class JobForm(RefusableForm):
         help_text="Empty: whatever lets it finish within the budget",
     )
     gpus = forms.IntegerField(initial=1, min_value=1, label="GPUs")
+    gpus_max = forms.IntegerField(
+        required=False,
+        min_value=1,
+        label="Up to so many GPUs",
+        help_text="Empty: just as many. A recipe takes what pays, and goes on with fewer if it must",
+    )
     level = forms.ChoiceField(
         required=False,
         choices=[("node", "In one node"), ("site", "Over the nodes of one site")],

@@ -15,7 +15,7 @@ from marketplace.models import Org
 
 _KEPT: Final = (
     "name", "base", "dataset", "script", "mix", "other", "third", "budget", "limit", "gpus",
-    "level", "memory_gib", "hours", "disk_gib", "egress", "trust",
+    "gpus_max",    "level", "memory_gib", "hours", "disk_gib", "egress", "trust",
 )  # fmt: skip
 _SEVERAL: Final = ("secrets", "regions")
 """Fields of which several values may be given."""
@@ -62,6 +62,7 @@ def _as_before(job: Job) -> dict[str, Any]:
         "other": str(job.other_id or ""),
         "third": str(job.third_id or ""),
         "gpus": job.gpus_min,
+        "gpus_max": job.gpus_max if job.gpus_max > job.gpus_min else "",
         "level": Level(job.level).name.lower(),
         "trust": Trust(job.trust).name.lower(),
         "egress": " ".join(job.egress),

@@ -61,6 +61,11 @@ class JobView:
         return [(measure, figures) for measure, figures in found.items() if figures]
 
     @property
+    def gpus(self) -> int:
+        """How many the last attempt had in the end: those that its gang did without are left out."""
+        return sum(share.gpus_count for share in self.shares if share.spared_at is None)
+
+    @property
     def rests(self) -> bool:
         """Whether nothing more happens unless the buyer wants it."""
         return self.job.state == "stopped" or self.job.state in self.job.MACHINE.final

@@ -128,6 +128,11 @@ def _check(
 ) -> None:
     """What the recipe itself needs."""
     if isinstance(parameters, ScriptParameters):
+        if request.gpus_max > request.gpus_min:
+            raise Invalid(
+                "a script has one number of GPUs; leave gpus_max out (recipes can do with fewer)",
+                field="gpus_max",
+            )
         _check_script(request, parameters, script)
     else:
         _check_tuning(request, parameters, base)
@@ -245,18 +250,15 @@ def _require_place(request: JobRequest, now: datetime) -> None:
 
 
 def _require_one_site(request: JobRequest) -> None:
-    """Gangs over several sites, and gangs that grow and shrink, are not run by agents yet."""
-    if request.level > Level.SITE and request.gpus_min > 1:
+    """Gangs over several sites are not run by agents yet."""
+    if request.level > Level.SITE and request.gpus_max > 1:
         raise Invalid(
             "jobs over several sites can't be run yet; ask for GPUs in one site (level site)",
             field="level",
         )
-    if request.gpus_min > _MOST_GANG:
-        raise Invalid(f"a job has at most {_MOST_GANG} GPUs", field="gpus")
-    if request.gpus_max > request.gpus_min:
-        raise Invalid(
-            "jobs that grow and shrink can't be run yet; leave gpus_max out", field="gpus_max"
-        )
+    if request.gpus_max > _MOST_GANG:
+        field = "gpus" if request.gpus_min > _MOST_GANG else "gpus_max"
+        raise Invalid(f"a job has at most {_MOST_GANG} GPUs", field=field)
 
 
 def _parameters(request: JobRequest) -> Parameters:
@@ -332,13 +334,16 @@ def _check_script(
 
 def _check_tuning(request: JobRequest, parameters: Parameters, base: Artifact | None) -> None:
     alone = not isinstance(parameters, FineTuning) or parameters.method == "distill"
-    if request.gpus_min > 1 and alone:
+    if request.gpus_max > 1 and alone:
         raise Invalid(
             f"{request.recipe} runs on one GPU; ask for 1, or bring a script that uses more",
             field="gpus",
         )
-    if isinstance(parameters, FineTuning) and (why := why_not_on(parameters, request.gpus_min)):
-        raise Invalid(why, field="gpus")
+    if isinstance(parameters, FineTuning):
+        # An elastic gang may be left with any number in between.
+        for gpus in range(request.gpus_min, request.gpus_max + 1):
+            if why := why_not_on(parameters, gpus):
+                raise Invalid(why, field="gpus" if gpus == request.gpus_min else "gpus_max")
     reads.require_whole(base, field="base")
 
 

@@ -112,6 +112,7 @@ def wants(job: Job) -> Wants:
     return Wants(
         org=str(job.org_id),
         gpus=job.gpus_min,
+        gpus_max=job.gpus_max,
         level=job.level,
         memory_bytes=job.memory_bytes,
         memory_cpu_bytes=job.memory_cpu_bytes or job.memory_bytes,
@@ -121,7 +122,7 @@ def wants(job: Job) -> Wants:
         regions=frozenset(job.regions),
         environment=job.environment,
         runs_code=job.script_id is not None,
-        ray=job.recipe != "script" and job.gpus_min > 1,
+        ray=job.recipe != "script" and job.gpus_max > 1,
         avoid=frozenset(job.avoid_nodes),
         limits=job.limits,
         egress=bool(job.egress),

@@ -100,7 +100,7 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     avoided = frozenset[str]().union(*(want.avoid for want in wanted))
     # The ranks of a gang speak with each other, so they run one and the same environment.
     minds_environment = any(
-        want.environment or (want.gpus > 1 and want.level > Level.NODE) for want in wanted
+        want.environment or (want.gpus_max > 1 and want.level > Level.NODE) for want in wanted
     )
     minds_code = any(want.runs_code for want in wanted)
     minds_packages = any(want.python for want in wanted)
@@ -138,7 +138,7 @@ def _order(number: int, job: Job, wanted: Wants, products: _Products, now: datet
         id=number,
         limits=limits,
         gpus_min=job.gpus_min,
-        gpus_max=job.gpus_min,
+        gpus_max=job.gpus_max,
         level=job.level,
         kappa=job.kappa,
         hours_lost=_hours_lost(job),

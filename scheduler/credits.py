@@ -31,7 +31,7 @@ def give(job: Job, lease: Lease, *, now: datetime) -> int:
     """
     shares = list(lease.assignments.order_by("pk"))
     reason = _REASONS.get(lease.end_reason)
-    if reason is None and any(share.at_fault for share in shares):
+    if reason is None and any(share.at_fault and not share.spared_at for share in shares):
         # The buyer's word came after the node's fault, and does not excuse it.
         reason = _BROKEN
     if reason is None:
@@ -39,7 +39,12 @@ def give(job: Job, lease: Lease, *, now: datetime) -> int:
     # The gang's checkpoint is rank 0's: all ranks lose what came after it.
     saved = max(share.saved_ms for share in shares) // 1000
     lost = [
-        _Lost(share, max(saved, share.waited_s), share.billed_s, at_fault=share.at_fault)
+        _Lost(
+            share,
+            max(saved, share.waited_s),
+            share.billed_s,
+            at_fault=share.at_fault and not share.spared_at,
+        )
         for share in shares
         if share.billed_s > max(saved, share.waited_s)
     ]

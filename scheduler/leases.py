@@ -5,6 +5,7 @@ take a `job` want it locked.
 """
 
 import itertools
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,6 +26,8 @@ from marketplace.ledger import services as ledger
 from scheduler import book, credits, escrow, jobends, metering, restores, specs
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
 from scheduler.specs import Seat
+
+log = logging.getLogger(__name__)
 
 MARKET_LOCK: Final = "market"
 """Held (`marketplace.locks.hold`) by whoever places: rounds and takes queue up behind it."""
@@ -85,6 +88,7 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
 def follow(job: Job, lease: Lease, *, now: datetime) -> None:
     """Takes a lease as far as its assignments have come, and its job with it."""
     shares = list(lease.assignments.order_by("rank"))
+    needed = [share for share in shares if share.spared_at is None]
     if lease.state == "reserved" and any(share.state != "reserved" for share in shares):
         lease.advance("start", now=now)
     if lease.state == "starting" and all(share.running_at for share in shares):
@@ -93,17 +97,20 @@ def follow(job: Job, lease: Lease, *, now: datetime) -> None:
         restores.prove(lease, now=now)
         if job.state == "placed":
             job.advance("start", now=now)
-    leaving = lease.end_reason or any(share.state in ("draining", "gone") for share in shares)
+    # One rank that ended badly takes the gang with it, unless that can do without.
+    broken = [share for share in needed if share.gone_at and share.exit_code != 0]
+    if broken and not lease.end_reason and any(not share.gone_at for share in needed):
+        if jobends.verdict(job, lease, broken)[0] != "failed" and can_spare(job, lease, broken):
+            needed = _go_on_without(lease, needed, broken, now=now)
+        else:
+            _break_up(job, lease, broken, now=now)
+    leaving = lease.end_reason or any(share.state in ("draining", "gone") for share in needed)
     if lease.state == "running" and leaving:
         lease.advance("drain", now=now, reason=lease.end_reason)
-    # One rank that ended badly takes the gang with it.
-    broken = [share for share in shares if share.gone_at and share.exit_code != 0]
-    if broken and not lease.end_reason and any(not share.gone_at for share in shares):
-        _break_up(job, lease, broken, now=now)
     if all(share.settled_at for share in shares) and lease.state != "ended":
         # What it has cost decides what it can still afford.
         metering.settle_lease(job, lease, now=now)
-        reason, detail = jobends.verdict(job, lease, shares)
+        reason, detail = jobends.verdict(job, lease, needed)
         _end(job, lease, reason, detail, now=now)
 
 
@@ -132,6 +139,36 @@ def _ask_to_leave(lease: Lease, why: str, *, grace_s: float, now: datetime) -> N
             share.drain_grace_s, share.drain_at = grace_s, share.drain_at or now
     Assignment.objects.bulk_update(shares, ["drain_why", "drain_grace_s", "drain_at"])
     _announce([lease], shares)
+
+
+def can_spare(job: Job, lease: Lease, lost: Sequence[Assignment]) -> bool:
+    """Whether a gang goes on without these ranks: the first one, which writes, and enough GPUs
+    are left."""
+    if lease.state != "running" or lease.end_reason:
+        return False
+    left = lease.assignments.exclude(pk__in=[share.pk for share in lost])
+    left = list(left.filter(spared_at=None, gone_at=None, drain_at=None))
+    gpus = sum(share.gpus_count for share in left)
+    return gpus >= job.gpus_min and any(share.rank == 0 for share in left)
+
+
+def spare(lease: Lease, share: Assignment, why: str, *, grace_s: float, now: datetime) -> None:
+    """Asks one node to leave while the rest of its gang goes on; see `can_spare`."""
+    _go_on_without(lease, [share], [share], now=now)
+    share.drain_why, share.drain_grace_s, share.drain_at = why, grace_s, now
+    share.save(update_fields=["drain_why", "drain_grace_s", "drain_at"])
+    _announce([lease], [share])
+
+
+def _go_on_without(
+    lease: Lease, shares: Sequence[Assignment], lost: Sequence[Assignment], *, now: datetime
+) -> list[Assignment]:
+    for share in lost:
+        share.spared_at = now
+    Assignment.objects.bulk_update(lost, ["spared_at"])
+    nodes = ", ".join(str(share.node) for share in lost)
+    log.info("lease %s goes on without %s", lease.pk, nodes)
+    return [share for share in shares if share not in lost]
 
 
 def release(share: Assignment, *, now: datetime) -> None:

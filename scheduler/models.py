@@ -202,6 +202,7 @@ class Assignment(Stateful):
     exit_why = models.CharField(max_length=60, blank=True)
     settled_at = models.DateTimeField(null=True, help_text="Nothing is left to upload or claim")
     at_fault = models.BooleanField(default=False, help_text="Its node broke or took back the lease")
+    spared_at = models.DateTimeField(null=True, help_text="From here its gang goes on without it")
 
     objects = AssignmentQuerySet.as_manager()
 

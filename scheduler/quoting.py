@@ -113,11 +113,11 @@ def _options(org: Org, request: JobRequest, plan: Plan, now: datetime) -> list[O
         spent = timing.estimated(
             plan,
             tflops=slowest,
-            gpus=request.gpus_min,
+            gpus=_gpus(seats),
             efficiency=_efficiency(seats, request),
             pace=known.get(seats[0][0].stands.gpu_class),
         )
-        why = _over_budget(request, max(asks), spent)
+        why = _over_budget(request, max(asks), _gpus(seats), spent)
         found.append(_option(seats, max(asks), spent, why=why, plan=plan))
     unfit = [
         _option([(row, request.gpus_min)], prices.to_pay(row.stands, last),
@@ -135,6 +135,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
     return Wants(
         org=str(org.pk),
         gpus=request.gpus_min,
+        gpus_max=request.gpus_max,
         level=request.level,
         memory_bytes=plan.memory_bytes,
         memory_cpu_bytes=plan.memory_cpu_bytes,
@@ -144,7 +145,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         regions=frozenset(request.regions),
         environment=request.environment,
         runs_code=plan.script is not None,
-        ray=request.recipe != "script" and request.gpus_min > 1,
+        ray=request.recipe != "script" and request.gpus_max > 1,
         avoid=frozenset(),
         limits=limits.of(request, plan, now=now),
         egress=bool(request.egress),
@@ -155,22 +156,23 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
 
 
 def _gangs(wanted: Wants, rows: Sequence[Standing]) -> Iterable[list[tuple[Standing, int]]]:
-    """Each node that can take the whole gang, and each site that can where one node can't."""
+    """Each node that can take the gang, and each site that can take more of it than one node:
+    both with as many GPUs as they have for it."""
     for row in rows:
         if row.stands.free >= wanted.gpus and not misfit(wanted, row.stands):
-            yield [(row, wanted.gpus)]
-    if wanted.level < Level.SITE or wanted.gpus == 1:
+            yield [(row, min(row.stands.free, wanted.gpus_max))]
+    if wanted.level < Level.SITE or wanted.gpus_max == 1:
         return
     by_site: dict[object, list[Standing]] = {}
     for row in rows:
-        if row.stands.free < wanted.gpus and not misfit(wanted, row.stands):
+        if row.stands.free < wanted.gpus_max and not misfit(wanted, row.stands):
             # The ranks speak with each other, so they run one and the same environment.
             alike = (row.place, row.stands.gpu_class, row.stands.environment)
             by_site.setdefault(alike, []).append(row)
     for members in by_site.values():
         members.sort(key=lambda row: (row.stands.ask, -row.stands.free, row.stands.node))
-        gang = _fill(members, wanted.gpus)
-        if gang:
+        gang = _fill(members, wanted.gpus_max)
+        if len(gang) > 1 and _gpus(gang) >= wanted.gpus:
             yield gang
 
 
@@ -181,20 +183,22 @@ def _efficiency(seats: Sequence[tuple[Standing, int]], request: JobRequest) -> f
     rules = Params()
     if len(seats) > 1:
         return 1 - rules.penalty_site[node.site.network] * request.kappa
-    linked = node.nvlink or is_cpu(seats[0][0].stands.gpu_class) or request.gpus_min == 1
+    linked = node.nvlink or is_cpu(seats[0][0].stands.gpu_class) or _gpus(seats) == 1
     return 1.0 if linked else 1 - rules.penalty_node_pcie * request.kappa
 
 
 def _fill(members: Sequence[Standing], gpus: int) -> list[tuple[Standing, int]]:
-    """The cheapest nodes until there are enough GPUs; empty if there are not."""
+    """The cheapest nodes, until there are so many GPUs or no more nodes."""
     gang, missing = [], gpus
     for row in members:
-        part = min(row.stands.free, missing)
-        gang.append((row, part))
-        missing -= part
-        if not missing:
-            return gang
-    return []
+        if part := min(row.stands.free, missing):
+            gang.append((row, part))
+            missing -= part
+    return gang
+
+
+def _gpus(seats: Sequence[tuple[Standing, int]]) -> int:
+    return sum(part for _, part in seats)
 
 
 def _in_a_gang(row: Standing, found: Sequence[Option]) -> bool:
@@ -202,8 +206,8 @@ def _in_a_gang(row: Standing, found: Sequence[Option]) -> bool:
     return any(seat.offer == offer for option in found for seat in option.seats)
 
 
-def _over_budget(request: JobRequest, price: int, spent: Estimate) -> str:
-    cost = accrued(price, request.gpus_min, int(spent.seconds_low))
+def _over_budget(request: JobRequest, price: int, gpus: int, spent: Estimate) -> str:
+    cost = accrued(price, gpus, int(spent.seconds_low))
     return "" if cost <= request.budget_micros else "it would cost more than the budget"
 
 
@@ -212,7 +216,7 @@ def _option(
 ) -> Option:
     first = seats[0][0]
     site, node, stands = first.node.site, first.node, first.stands
-    gpus = sum(part for _, part in seats)
+    gpus = _gpus(seats)
     lines = _lines(price, gpus, spent)
     drawn = _energy(seats, spent)
     return Option(

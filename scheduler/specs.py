@@ -56,6 +56,7 @@ def gang_of(lease: Lease, seats: Sequence[Seat]) -> Gang | None:
             for rank, seat in enumerate(seats)
         ],
         gather_s=(lease.start_by - lease.created_at).total_seconds(),
+        gpus_min=min(lease.job.gpus_min, lease.gpus_count),
     )
 
 

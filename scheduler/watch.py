@@ -45,7 +45,8 @@ def watch(*, now: datetime) -> None:
             state__in=("reserved", "starting"), start_by__lt=now
         )
         _for_each(live.filter(slow, end_reason=""), _start_timeout, now)
-        _for_each(live.exclude(end_reason=""), _overdue, now)
+        asked = Q(assignments__drain_at__isnull=False, assignments__gone_at=None)
+        _for_each(live.filter(asked).distinct(), _overdue, now)
     gone = Q(assignments__gone_at__isnull=False, assignments__settled_at=None)
     _for_each(live.filter(gone).distinct(), _stop_waiting, now)
     _for_each(live.filter(until__lt=now, end_reason=""), _expire, now)
@@ -71,7 +72,10 @@ def reclaim(node: Node, *, why: str, now: datetime) -> None:
             if not lease.end_reason:
                 Assignment.objects.filter(pk=share.pk).update(at_fault=True)
             notice = float(share.offer.notice_s)
-            leases.drain(job, lease, "reclaimed", detail=why, grace_s=notice, now=now)
+            if leases.can_spare(job, lease, [share]):
+                leases.spare(lease, share, "reclaimed", grace_s=notice, now=now)
+            elif share.spared_at is None:
+                leases.drain(job, lease, "reclaimed", detail=why, grace_s=notice, now=now)
 
 
 def record_metrics(node: Node, samples: protocol.Samples, *, now: datetime) -> None:
@@ -127,17 +131,21 @@ def _lose_what_is_lost(job: Job, lease: Lease, now: datetime) -> None:
 
 
 def _lose(job: Job, lease: Lease, now: datetime, *, node: Node) -> None:
-    """One node of a lease is lost: the lease ends, and its GPUs there stay taken until it speaks.
+    """One node of a lease is lost: the lease ends if it can't do without, and its GPUs there stay
+    taken until it speaks.
 
     What had settled before stays as it was: a job that finished there is finished.
     """
+    lost = list(lease.assignments.filter(node=node, settled_at=None))
+    goes_on = all(share.spared_at for share in lost) or leases.can_spare(job, lease, lost)
     for share in lease.assignments.filter(node=node, settled_at=None):
         share.at_fault = True
         if share.gone_at is None:
             share.advance("go", now=now, reason="node lost", gone_at=now, exit_why="node_lost")
         share.settled_at = now
         share.save(update_fields=["at_fault", "settled_at"])
-    leases.drain(job, lease, "node_lost", detail=f"{node} fell silent", grace_s=0, now=now)
+    if not goes_on:
+        leases.drain(job, lease, "node_lost", detail=f"{node} fell silent", grace_s=0, now=now)
     leases.follow(job, lease, now=now)
 
 

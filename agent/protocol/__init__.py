@@ -15,7 +15,7 @@ All times are milliseconds of a node's own boot clock (`up_ms`) or of a process'
 VERSION history: 1: the first. 2: checkpoints say where they lay and when they were written; gangs
 over the nodes of one site (`Inventory.lan_address`, `AssignmentSpec.gang`). 3: what a job may reach
 (`egress`), and whether the owner lets it; packages of its own, and whether the node builds them;
-secrets; shells.
+secrets; shells. 4: how many GPUs a gang goes on with (`Gang.gpus_min`).
 """
 
 from agent.protocol.https import (

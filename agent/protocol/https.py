@@ -75,6 +75,8 @@ class Gang(Wire, frozen=True, kw_only=True):
     members: Annotated[list[Member], Meta(min_length=2, max_length=200)]
     gather_s: Annotated[float, Meta(gt=0, le=86_400)]
     """How long the ranks wait for each other, before they give up: the slowest one's start."""
+    gpus_min: Annotated[int, Meta(ge=1, le=1024)]
+    """While the first member and so many GPUs are left, they go on without those that are lost."""
 
 
 class Packages(Wire, frozen=True, kw_only=True):

@@ -6,8 +6,9 @@
    the newest checkpoint when one breaks.
 4. It tells the others how to leave. Nothing of Ray is stopped: it ends with the sandbox.
 
-If a rank is lost that can't be spared, all leave with `Exit.PEER_LOST`, and the market goes on
-from the last checkpoint elsewhere.
+A rank that is lost is done without while enough GPUs are left: Ray Train begins anew with those,
+from what the first rank had learnt. If it can't be spared, all leave with `Exit.PEER_LOST`, and
+the market goes on from the last checkpoint elsewhere.
 """
 
 import logging
@@ -45,8 +46,9 @@ _ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # The elastic policy trusts a stale view of the cluster for as long as this.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    # The elastic policy goes by a stale view of the cluster, and waits so long for a dead node's
+    # place before it looks again. Processes may take longer to start: that is not counted here.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
     # Every 3 s, 5 s to answer, three times: less breaks busy machines, more waits for dead ones.
     "RAY_health_check_initial_delay_ms": "3000",
     "RAY_health_check_period_ms": "3000",
@@ -72,7 +74,11 @@ def run(job: Job, path: Path, stop: Stop, tell: Callable[[str], None]) -> int:
         )
     os.environ.update(_ENVIRONMENT, RAY_AUTH_TOKEN=gang.token)
     notes.begin()
-    stop.pass_on(notes.ask_to_stop)
+    if gang.rank and gang.is_elastic:
+        # Only this node may be taken back: the first rank has all that it knows, and decides.
+        stop.pass_on(lambda: _leave(Verdict(Exit.STOPPED, "this rank leaves, as asked")))
+    else:
+        stop.pass_on(notes.ask_to_stop)
     try:
         if gang.rank:
             return _attend(gang, stop)
@@ -86,7 +92,7 @@ def _lead(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> in
     first, others = gang.addresses[0], len(gang.addresses) - 1
     code = int(Exit.PEER_LOST)
     with ExitStack() as stack:
-        usher = Usher(first, gang.token, lambda rank: _on_loss(rank, usher))
+        usher = Usher(first, gang.token, lambda rank: _on_loss(rank, gang, usher, tell))
         stack.callback(lambda: usher.dismiss(f"{_LEAVE} {code}"))
         ray = _start_ray(gang, "--head", f"--port={_RAY_PORT}")
         _await_port(first, ray, stop)
@@ -94,6 +100,7 @@ def _lead(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> in
         usher.gather(others, gang.gather_s, stop.check)
         usher.tell(_JOIN)
         threading.Thread(target=_watch_ray, args=(ray,), daemon=True).start()
+        threading.Thread(target=_watch_stop, args=(stop, usher), daemon=True).start()
         threading.Thread(target=notes.repeat, args=(tell,), daemon=True).start()
         try:
             code = _train(gang, path, stop, tell)
@@ -181,8 +188,21 @@ def _watch_ray(ray: subprocess.Popen[bytes]) -> None:
     _leave(Verdict(Exit.PEER_LOST, f"this rank's Ray has ended: {_ray_says()}"))
 
 
-def _on_loss(rank: int, usher: Usher) -> None:
+def _watch_stop(stop: Stop, usher: Usher) -> None:
+    """In a thread: while Ray begins anew nobody trains who could answer a SIGTERM, and all that
+    was learnt is saved."""
+    while not (stop.asked and notes.is_saved()):
+        time.sleep(_POLL_S)
+    usher.dismiss(f"{_LEAVE} {Exit.STOPPED:d}")
+    _leave(Verdict(Exit.STOPPED, "stopped before the end, as asked; resumable"))
+
+
+def _on_loss(rank: int, gang: Gang, usher: Usher, tell: Callable[[str], None]) -> None:
     """In a thread: a rank is gone. What the first one holds is whole, so it may save it first."""
+    left = gang.gpus[0] + sum(gang.gpus[other] for other in usher.present())
+    if left >= gang.gpus_min:
+        tell(f"rank {rank} is gone; going on with {left} of {sum(gang.gpus)} GPUs …")
+        return
     deadline = time.monotonic() + _SAVING_S
     while not (notes.is_saved() or notes.has_verdict()) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -221,11 +241,11 @@ def _train(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> i
         torch_config=TorchConfig(
             backend="nccl" if _has_gpus() else "gloo", timeout_s=_COLLECTIVE_S
         ),
-        scaling_config=ScalingConfig(num_workers=sum(gang.gpus), use_gpu=_has_gpus()),
+        scaling_config=ScalingConfig(num_workers=_workers(gang), use_gpu=_has_gpus()),
         run_config=RunConfig(
             name="job",
             storage_path=f"{notes.FOLDER}/train",
-            failure_config=FailureConfig(max_failures=_RESTARTS),
+            failure_config=FailureConfig(max_failures=_RESTARTS * len(gang.gpus)),
         ),
     )
     try:
@@ -238,6 +258,11 @@ def _train(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> i
     if verdict.code:
         raise RecipeError(Exit(verdict.code), verdict.message)
     return Exit.DONE
+
+
+def _workers(gang: Gang) -> int | tuple[int, int]:
+    most = sum(gang.gpus)
+    return (gang.gpus_min, most) if gang.is_elastic else most
 
 
 def _await_nodes(wanted: int, stop: Stop) -> None:

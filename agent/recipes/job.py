@@ -77,8 +77,15 @@ class Gang(Struct, frozen=True, kw_only=True):
     addresses: list[str]
     gpus: list[int]
     token: str
+    gpus_min: int
+    """So many are enough to go on without ranks that are lost."""
     gather_s: float = 180.0
     """How long the ranks wait for each other: the slowest may take that long to start."""
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it can do without some of its GPUs."""
+        return self.gpus_min < sum(self.gpus)
 
 
 class Job(Struct, frozen=True, kw_only=True):

@@ -47,6 +47,11 @@ class Usher:
                     raise PeerLost(f"rank {missing[0]} did not come within {within_s:.0f} s")
                 self._changed.wait(_AGAIN_S)
 
+    def present(self) -> list[int]:
+        """The other ranks that are there."""
+        with self._changed:
+            return sorted(self._present)
+
     def tell(self, words: str) -> None:
         """One line to everybody who is there."""
         with self._changed:

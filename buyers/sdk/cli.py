@@ -45,7 +45,8 @@ def _job_fields(
         list[str] | None, typer.Option("--set", "-s", help="A parameter, like steps=100")
     ] = None,
     limit: Annotated[str, typer.Option(help="Most to pay per GPU-hour")] = "",
-    gpus: Annotated[int, typer.Option(help="How many")] = 1,
+    gpus: Annotated[int, typer.Option(help="How many, or the fewest")] = 1,
+    gpus_max: Annotated[int, typer.Option(help="Up to so many, if it pays; 0: just --gpus")] = 0,
     level: Annotated[str, typer.Option(help="node, or site: over the nodes of one site")] = "",
     memory_gib: Annotated[float, typer.Option(help="On each GPU; 0: estimated")] = 0.0,
     disk_gib: Annotated[float, typer.Option(help="For its folder")] = 20.0,
@@ -65,7 +66,7 @@ def _job_fields(
         "mix": mix, "other": other, "third": third, "limit": limit, "gpus": gpus, "level": level,
         "memory_gib": memory_gib, "disk_gib": disk_gib,
         "hours": hours, "regions": region or [], "trust": trust, "deadline": deadline,
-        "name": name, "seed": seed, "egress": egress or [],
+        **({"gpus_max": gpus_max} if gpus_max else {}), "name": name, "seed": seed, "egress": egress or [],
         "packages": packages, "secrets": secret or [], "parameters": dict(map(_parameter, set_ or [])),
     }  # fmt: skip
     return {field: value for field, value in found.items() if value not in ("", 0, [])}

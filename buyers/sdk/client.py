@@ -198,7 +198,7 @@ class Client:
         """Leaves a job to the rounds: they find it the best place within its limits.
 
         Fields: recipe ("sft", "dpo", "lora", "script" …), budget ("2.50", a wall), base, dataset,
-        script, parameters, limit or limits (per GPU-hour), gpus, memory_gib, disk_gib, hours,
+        script, parameters, limit or limits (per GPU-hour), gpus, gpus_max, memory_gib, disk_gib, hours,
         regions, trust, tier, deadline, environment, seed, name, egress (names to reach), secrets
         (names of yours), packages (a lock; "none").
         """

@@ -15,6 +15,8 @@ class Wants:
 
     org: str
     gpus: int
+    """The least that it runs on."""
+    gpus_max: int
     level: int
     memory_bytes: int
     """On each GPU."""

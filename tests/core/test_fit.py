@@ -8,7 +8,7 @@ from marketplace.core.fit import Stands, Wants, misfit, suits
 
 GIB = 2**30
 WANTS = Wants(
-    org="buyer", gpus=2, level=0, memory_bytes=40 * GIB, memory_cpu_bytes=50 * GIB,
+    org="buyer", gpus=2, gpus_max=2, level=0, memory_bytes=40 * GIB, memory_cpu_bytes=50 * GIB,
     disk_bytes=100 * GIB, trust=2, tier=1, ray=False,
     regions=frozenset({"eu-west"}), environment="", runs_code=True, avoid=frozenset(),
     limits={"h100-sxm": 3_000_000},

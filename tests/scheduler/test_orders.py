@@ -195,7 +195,7 @@ class TestATake:
         world.agent(supplier, now=now, gpus=4)
         with pytest.raises(Invalid, match="several sites"):
             quoting.quote(buyer, wanted(gpus=8, level="any"), now=now)
-        with pytest.raises(Invalid, match="grow and shrink"):
+        with pytest.raises(Invalid, match="a script has one number of GPUs"):
             quoting.quote(buyer, wanted(gpus=2, gpus_max=4), now=now)
 
     def test_that_would_miss_its_deadline_does_not_fit(self, buyer, supplier, wanted, now):

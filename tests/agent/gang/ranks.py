@@ -23,7 +23,15 @@ LAN = Lan("127.0.0.1", 1450)
 class Ranks:
     """The assignments of one lease. `inputs` by name; resume is the checkpoint to go on from."""
 
-    def __init__(self, place: Path, count: int, inputs: dict[str, Path], **changes: object) -> None:
+    def __init__(
+        self,
+        place: Path,
+        count: int,
+        inputs: dict[str, Path],
+        *,
+        gpus_min: int = 0,
+        **changes: object,
+    ) -> None:
         place.mkdir(exist_ok=True)
         self.folders = [place / str(rank) for rank in range(count)]
         if "resume" in inputs:
@@ -31,6 +39,7 @@ class Ranks:
         epoch = 1 + secrets.randbelow(2**23 - 1)
         gang = Gang(
             gather_s=180.0,
+            gpus_min=gpus_min or count,
             network=epoch,
             token=f"{epoch:064x}",
             members=[

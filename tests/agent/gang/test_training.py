@@ -1,4 +1,4 @@
-"""A recipe on two nodes: Ray Train inside the sandboxes, real keepers, one broken worker."""
+"""A recipe on two nodes: Ray Train inside the sandboxes, real keepers, one node lost."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def inputs(place: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def gang(place: Path, inputs: dict[str, Path]) -> Iterator[Ranks]:
-    it = Ranks(place, 2, inputs, parameters=PARAMETERS)
+    it = Ranks(place, 2, inputs, gpus_min=1, parameters=PARAMETERS)
     yield it
     it.destroy()
 
@@ -65,27 +65,19 @@ def losses(metrics: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def workers(folder: Path) -> list[psutil.Process]:
-    """The training processes in one rank's sandbox."""
-    status = keeper.read_status(folder)
-    assert status is not None
-    below = psutil.Process(status.keeper_pid).children(recursive=True)
-    return [one for one in below if "RayTrainWorker" in " ".join(one.cmdline())]
-
-
-def test_two_nodes_learn_what_one_does_also_when_a_worker_is_killed(gang: Ranks, alone: dict):
+def test_two_nodes_learn_what_one_does_also_when_one_of_them_is_lost(gang: Ranks, alone: dict):
     links = psutil.net_if_addrs().keys()
     gang.start()
     metrics = gang.folders[0] / "job" / "metrics.jsonl"
     until(lambda: metrics.exists() and len(losses(metrics)) >= 2, gang.said, WITHIN_S)
-    [worker] = workers(gang.folders[1])
-    os.kill(worker.pid, signal.SIGKILL)
-    first, second = gang.end(WITHIN_S)
-    assert (first.exit_code, second.exit_code) == (0, 0), gang.said()
+    status = keeper.read_status(gang.folders[1])
+    assert status is not None
+    os.kill(status.keeper_pid, signal.SIGKILL)
+    first, _ = gang.end(WITHIN_S)
+    assert first.exit_code == 0, gang.said()
+    assert "rank 1 is gone; going on with 1 of 2 GPUs" in gang.said()
     together = losses(metrics)
     assert sorted(together) == sorted(alone) == list(range(1, STEPS + 1))
     assert together == pytest.approx(alone, rel=0.02)
-    artifact = gang.output() / "artifact"
-    assert (artifact / "model.safetensors").exists()
-    assert list(gang.output(1).iterdir()) == []
+    assert (gang.output() / "artifact" / "model.safetensors").exists()
     assert psutil.net_if_addrs().keys() == links
