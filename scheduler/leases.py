@@ -146,8 +146,8 @@ def can_spare(job: Job, lease: Lease, lost: Sequence[Assignment]) -> bool:
     are left."""
     if lease.state != "running" or lease.end_reason:
         return False
-    left = lease.assignments.exclude(pk__in=[share.pk for share in lost])
-    left = list(left.filter(spared_at=None, gone_at=None, drain_at=None))
+    others = lease.assignments.exclude(pk__in=[share.pk for share in lost])
+    left = list(others.filter(spared_at=None, gone_at=None, drain_at=None))
     gpus = sum(share.gpus_count for share in left)
     return gpus >= job.gpus_min and any(share.rank == 0 for share in left)
 

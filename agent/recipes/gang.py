@@ -241,7 +241,10 @@ def _train(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> i
         torch_config=TorchConfig(
             backend="nccl" if _has_gpus() else "gloo", timeout_s=_COLLECTIVE_S
         ),
-        scaling_config=ScalingConfig(num_workers=_workers(gang), use_gpu=_has_gpus()),
+        scaling_config=ScalingConfig(
+            num_workers=_workers(gang),  # type: ignore[arg-type]  # its stub knows no pairs
+            use_gpu=_has_gpus(),
+        ),
         run_config=RunConfig(
             name="job",
             storage_path=f"{notes.FOLDER}/train",
