@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from agent.recipes import notes
 from agent.recipes.catalog import Exit
@@ -221,10 +221,7 @@ def _leave(verdict: Verdict) -> None:
 def _train(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> int:
     """Lets Ray Train do it; the code that the recipe left with."""
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    from agent.recipes import worker
+    from ray.train import TrainingFailedError
 
     ray.init(
         f"{gang.addresses[0]}:{_RAY_PORT}",
@@ -235,7 +232,25 @@ def _train(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> i
     stop.install()  # Ray has put its own in its place
     _await_nodes(len(gang.addresses), stop)
     tell(f"{len(gang.addresses)} nodes train together")
-    trainer = TorchTrainer(
+    try:
+        _trainer(gang, path).fit()
+    except TrainingFailedError as error:
+        raise RecipeError(Exit.FAILED, f"training failed on a rank: {error}") from error
+    verdict = notes.verdict(Exit.FAILED, "training ended without a word")
+    if verdict.code == Exit.STOPPED:
+        raise Stopped
+    if verdict.code:
+        raise RecipeError(Exit(verdict.code), verdict.message)
+    return Exit.DONE
+
+
+def _trainer(gang: Gang, path: Path) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from agent.recipes import worker
+
+    return TorchTrainer(
         worker.work,
         train_loop_config={"job": str(path), "first": gang.addresses[0]},
         torch_config=TorchConfig(
@@ -251,16 +266,6 @@ def _train(gang: Gang, path: Path, stop: Stop, tell: Callable[[str], None]) -> i
             failure_config=FailureConfig(max_failures=_RESTARTS * len(gang.gpus)),
         ),
     )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise RecipeError(Exit.FAILED, f"training failed on a rank: {error}") from error
-    verdict = notes.verdict(Exit.FAILED, "training ended without a word")
-    if verdict.code == Exit.STOPPED:
-        raise Stopped
-    if verdict.code:
-        raise RecipeError(Exit(verdict.code), verdict.message)
-    return Exit.DONE
 
 
 def _workers(gang: Gang) -> int | tuple[int, int]:

@@ -64,9 +64,9 @@ def _job_fields(
     found = {
         "recipe": recipe, "budget": budget, "base": base, "dataset": dataset, "script": script,
         "mix": mix, "other": other, "third": third, "limit": limit, "gpus": gpus, "level": level,
-        "memory_gib": memory_gib, "disk_gib": disk_gib,
-        "hours": hours, "regions": region or [], "trust": trust, "deadline": deadline,
-        **({"gpus_max": gpus_max} if gpus_max else {}), "name": name, "seed": seed, "egress": egress or [],
+        "gpus_max": gpus_max, "memory_gib": memory_gib, "disk_gib": disk_gib, "hours": hours,
+        "regions": region or [], "trust": trust, "deadline": deadline,
+        "name": name, "seed": seed, "egress": egress or [],
         "packages": packages, "secrets": secret or [], "parameters": dict(map(_parameter, set_ or [])),
     }  # fmt: skip
     return {field: value for field, value in found.items() if value not in ("", 0, [])}
