@@ -33,9 +33,7 @@ def _job_fields(
     *,
     recipe: Annotated[str, typer.Argument(help="One of `gridloom recipes`")],
     budget: Annotated[str, typer.Option(help="A wall, in all, like 2.50")],
-    base: Annotated[
-        str, typer.Option(help="The model to start from: a name (`gridloom base list`) or an id")
-    ] = "",
+    base: Annotated[str, typer.Option(help="A name of `gridloom base list`, or an id")] = "",
     dataset: Annotated[str, typer.Option(help="Its name, name@version or id")] = "",
     script: Annotated[str, typer.Option(help="Your uploaded code, like a dataset")] = "",
     mix: Annotated[str, typer.Option(help="A dataset to blend in, so that less is forgotten")] = "",
