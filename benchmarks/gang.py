@@ -3,26 +3,29 @@
     python benchmarks/gang.py [rounds]
 
 Two nodes of this machine, each a keeper and a sandbox, train the tiny Llama together by gloo. One
-is killed (SIGKILL to its keeper, as if the machine had lost its power). Ours: the other saves what
-both have learnt and leaves; the market would then start the job on other nodes, which is done here
-at once, from that checkpoint. Ray's: in the same sandboxes, an elastic TorchTrainer as its manual
-shows it, which goes on with the node that is left; it has no checkpoint to read.
+is killed (SIGKILL to its keeper, as if the machine had lost its power). Ours, of two nodes and no
+fewer: the other saves what both have learnt and leaves; the market would then start the job on
+other nodes, which is done here at once, from that checkpoint. Ours, elastic: the other goes on from
+there alone. Ray's: in the same sandboxes, an elastic TorchTrainer as its manual shows it, which
+goes on with the node that is left; it has no checkpoint to read.
 """
 
 import json
 import os
 import platform
-import shutil
 import signal
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from agent import keeper
+from agent.recipes.catalog import Exit
 from tests import tiny_base
 from tests.agent.gang.ranks import Ranks
 
@@ -72,77 +75,97 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
           f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
-    found = [one_round() | ray_alone() for _ in range(rounds)]
+    found = [fixed() | elastic() | ray_alone() for _ in range(rounds)]
     for name in found[0]:
         values = [one[name] for one in found]
         print(f"{name}: median {statistics.median(values):.1f}, {values}")
 
 
-def one_round() -> dict[str, float]:
-    """One gang from its start over a node's death to its next step, seconds and steps."""
-    place = Path(tempfile.mkdtemp(prefix="gl-bench-"))
-    place.chmod(0o755)
-    gangs = []
-    try:
-        inputs = {
-            "base": tiny_base.write(place / "base"),
-            "dataset": tiny_base.write_dataset(place / "dataset"),
-        }
+def fixed() -> dict[str, float]:
+    """A gang that can't do without, from its start over a node's death to the next gang's step."""
+    with a_place() as (place, inputs), ExitStack() as stack:
         begun = time.monotonic()
-        first = Ranks(place / "first", 2, inputs, parameters=PARAMETERS)
-        gangs.append(first)
-        first.start()
+        first = started(stack, Ranks(place / "first", 2, inputs, parameters=PARAMETERS))
         steps = await_step(first, BEFORE)
-        started = time.monotonic()
-        status = keeper.read_status(first.folders[1])
-        assert status is not None
-        os.kill(status.keeper_pid, signal.SIGKILL)
-        killed = time.monotonic()
+        ready = time.monotonic()
+        killed = kill_second(first)
         survivor = keeper.wait(first.folders[0], WITHIN_S)
         assert survivor is not None, first.said()
-        assert survivor.exit_code == 69, first.said()
-        saved = max(first.output().glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+        assert survivor.exit_code == Exit.PEER_LOST, first.said()
+        saved = max(first.output().glob("checkpoint-*"), key=step_of)
         left = time.monotonic()
         resumed = {**inputs, "resume": saved}
-        second = Ranks(place / "second", 2, resumed, parameters=PARAMETERS)
-        gangs.append(second)
-        second.start()
-        went_on = await_step(second, int(saved.name[11:]) + 1)
+        second = started(stack, Ranks(place / "second", 2, resumed, parameters=PARAMETERS))
+        went_on = await_step(second, step_of(saved) + 1)
         return {
-            "start to first steps, s": started - begun,
-            "killed to saved and left, s": left - killed,
-            "killed to going on, s": time.monotonic() - killed,
-            "steps lost": max(0, last_step(first) - int(saved.name[11:])),
-            "steps repeated": max(0, steps - went_on + 1),
+            "start to first steps, s": ready - begun,
+            "fixed: killed to saved and left, s": left - killed,
+            "fixed: killed to going on, s": time.monotonic() - killed,
+            "fixed: steps lost": max(0, last_step(first) - step_of(saved)),
+            "fixed: steps repeated": max(0, steps - went_on + 1),
         }
-    finally:
-        for gang in gangs:
-            gang.destroy()
-        shutil.rmtree(place, ignore_errors=True)
+
+
+def elastic() -> dict[str, float]:
+    """A gang that goes on with one node."""
+    with a_place() as (place, inputs), ExitStack() as stack:
+        gang = started(stack, Ranks(place / "gang", 2, inputs, gpus_min=1, parameters=PARAMETERS))
+        await_step(gang, BEFORE)
+        killed = kill_second(gang)
+        while not list(gang.output().glob("checkpoint-*")):
+            assert time.monotonic() < killed + WITHIN_S, gang.said()
+            time.sleep(POLL_S)
+        saved = step_of(max(gang.output().glob("checkpoint-*"), key=step_of))
+        lost = max(0, last_step(gang) - saved)
+        await_step(gang, saved + 1)
+        return {
+            "elastic: killed to going on, s": time.monotonic() - killed,
+            "elastic: steps lost": lost,
+        }
 
 
 def ray_alone() -> dict[str, float]:
     """The same death under Ray's defaults."""
-    place = Path(tempfile.mkdtemp(prefix="gl-bench-"))
-    place.chmod(0o755)
-    (place / "script").mkdir()
-    (place / "script" / "main.py").write_text(RAY_ALONE)
-    gang = Ranks(
-        place / "gang", 2, {"script": place / "script"},
-        recipe="script", parameters={"entry": "main.py"},
-    )  # fmt: skip
-    try:
-        gang.start()
+    with a_place() as (place, _), ExitStack() as stack:
+        (place / "script").mkdir()
+        (place / "script" / "main.py").write_text(RAY_ALONE)
+        gang = Ranks(
+            place / "gang", 2, {"script": place / "script"},
+            recipe="script", parameters={"entry": "main.py"},
+        )  # fmt: skip
+        started(stack, gang)
         await_step(gang, BEFORE, world=2)
-        status = keeper.read_status(gang.folders[1])
-        assert status is not None
-        os.kill(status.keeper_pid, signal.SIGKILL)
-        killed = time.monotonic()
+        killed = kill_second(gang)
         await_step(gang, 1, world=1)
-        return {"Ray alone, killed to going on, s": time.monotonic() - killed}
-    finally:
-        gang.destroy()
-        shutil.rmtree(place, ignore_errors=True)
+        return {"Ray alone: killed to going on, s": time.monotonic() - killed}
+
+
+@contextmanager
+def a_place() -> Iterator[tuple[Path, dict[str, Path]]]:
+    """A folder that sandboxes may enter, with a base and rows."""
+    with tempfile.TemporaryDirectory(prefix="gl-bench-", ignore_cleanup_errors=True) as folder:
+        place = Path(folder)
+        place.chmod(0o755)
+        base, dataset = tiny_base.write(place / "base"), tiny_base.write_dataset(place / "dataset")
+        yield place, {"base": base, "dataset": dataset}
+
+
+def started(stack: ExitStack, gang: Ranks) -> Ranks:
+    stack.callback(gang.destroy)
+    gang.start()
+    return gang
+
+
+def kill_second(gang: Ranks) -> float:
+    """When its second node died."""
+    status = keeper.read_status(gang.folders[1])
+    assert status is not None
+    os.kill(status.keeper_pid, signal.SIGKILL)
+    return time.monotonic()
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def await_step(gang: Ranks, wanted: int, world: int = 0) -> int:

@@ -144,6 +144,19 @@ class Artifact(Folder, Stateful):
         return self.name
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether it is a difference to a whole model, and none by itself."""
+        return any(entry["path"] == "adapter_config.json" for entry in self.manifest)
+
+    @property
+    def whole(self) -> "Artifact | None":
+        """Itself, or the whole model that an adapter goes with; None if nobody knows that."""
+        found: Artifact | None = self
+        while found is not None and found.is_adapter:
+            found = found.job.base if found.job else None
+        return found
+
+    @property
     def repository(self) -> str:
         """`hub:repository` of a fetched base; empty for others."""
         return self.source.rpartition("@")[0]

@@ -8,7 +8,7 @@ from typing import Final
 from django.conf import settings
 
 from agent.recipes.verdict import Evaluation
-from buyers import evaluations, family, licences
+from buyers import evaluations, family, licences, reads
 from buyers.family import Kin
 from buyers.hub_models import LicenceAcceptance
 from buyers.models import Artifact, Folder, Job
@@ -73,14 +73,9 @@ class ModelView:
         return self.evaluation.dropped if self.evaluation else []
 
     @property
-    def is_adapter(self) -> bool:
-        """Whether it is a difference to its base, and no model by itself."""
-        return any(entry["path"] == "adapter_config.json" for entry in self.artifact.manifest)
-
-    @property
     def may_continue(self) -> bool:
         """Whether a job may start from it."""
-        return not self.is_adapter
+        return reads.why_not_from(self.artifact) == ""
 
     @property
     def home(self) -> str:

@@ -31,18 +31,59 @@ def model(org: Org, request: JobRequest, name: str) -> Artifact | None:
     return found
 
 
+def base(named: Artifact | None, recipe: str) -> dict[str, Artifact]:
+    """What the base of a job stands for, by the node's names: an adapter comes with the whole model
+    that it goes with, but for a script, which gets what it named."""
+    if named is None:
+        return {}
+    whole = named.whole if recipe != "script" else None
+    return {"base": named} if whole is None or whole is named else {"base": whole, "adapter": named}
+
+
 def require_whole(model: Artifact | None, *, field: str) -> None:
     """Raises Invalid for an adapter alone, and for what is no model at all."""
-    paths = {entry["path"] for entry in model.manifest} if model else set()
-    weights = any(
-        path.endswith(".safetensors") and not path.startswith("adapter") for path in paths
-    )
-    if "config.json" not in paths or not weights:
+    if not _is_whole(model):
         raise Invalid(
             f"{model} is no whole model (config.json and *.safetensors): take the base that it was "
             "made from",
             field=field,
         )
+
+
+def require_start(base: Artifact | None, parameters: Parameters) -> None:
+    """Raises Invalid unless a training can start from this base: a whole model, or an adapter that
+    goes with one."""
+    if base is None or not base.is_adapter:
+        require_whole(base, field="base")
+        return
+    if why := why_not_from(base):
+        raise Invalid(why, field="base")
+    trained = catalog.tunings(parameters)
+    if isinstance(parameters, ArithmeticParameters) or any(t.method == "reward" for t in trained):
+        raise Invalid(
+            f"{base} is an adapter, and this recipe starts from whole models only: take "
+            f"{base.whole}, or go on from the adapter with all weights (full) first",
+            field="base",
+        )
+
+
+def why_not_from(model: Artifact) -> str:
+    """Why no training can start from a model; empty if one can."""
+    if not _is_whole(model.whole):
+        return f"{model} is no model that training can start from (config.json and *.safetensors)"
+    made = model.job
+    if model.is_adapter and made is not None and "reward" in (
+        made.recipe, made.parameters.get("method")
+    ):  # fmt: skip
+        return f"{model} is an adapter that scores; a training starts from what writes"
+    return ""
+
+
+def _is_whole(model: Artifact | None) -> bool:
+    paths = {entry["path"] for entry in model.manifest} if model else set()
+    return "config.json" in paths and any(
+        path.endswith(".safetensors") and not path.startswith("adapter") for path in paths
+    )
 
 
 def require_weights(request: JobRequest, parameters: Parameters) -> None:

@@ -90,12 +90,12 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     other, third = (reads.model(org, request, name) for name in ("other", "third"))
     _check(request, parameters, base, dataset, script)
     fits.require_kinds(parameters, dataset, mix)
-    _require_sizes(request, base, other)
     lock = packages.of_request(org, request, script)
     shape, plain = sizes.shape_of(base), catalog.as_json(parameters)
-    folders = _named(base=base, dataset=dataset, script=script, mix=mix, other=other, third=third)
+    start = reads.base(base, request.recipe)
+    folders = _named(**start, dataset=dataset, script=script, mix=mix, other=other, third=third)
     fits.require(org, request, folders)
-    on_gpu, on_cpu = sizes.memory_of(request, plain, shape, sizes.shape_of(other))
+    on_gpu, on_cpu = sizes.memory_of(request, plain, base, other)
     return Plan(
         recipe=request.recipe,
         parameters=plain,
@@ -344,21 +344,7 @@ def _check_tuning(request: JobRequest, parameters: Parameters, base: Artifact | 
         for gpus in range(request.gpus_min, request.gpus_max + 1):
             if why := why_not_on(parameters, gpus):
                 raise Invalid(why, field="gpus" if gpus == request.gpus_min else "gpus_max")
-    reads.require_whole(base, field="base")
-
-
-def _require_sizes(request: JobRequest, base: Artifact | None, other: Artifact | None) -> None:
-    """What can't be estimated is for the buyer to say; a script has said it by now."""
-    sized = [base, other] if request.recipe == "distill" else [base]
-    unknown = [each for each in sized if sizes.shape_of(each) is None]
-    if not unknown or (request.memory_bytes and request.hours):
-        return
-    what = "this base" if unknown[0] is base else "the teacher"
-    raise Invalid(
-        f"the size of {what} is not known; say how much memory it needs on each GPU (memory_gib) "
-        "and how long it will about run (hours)",
-        field="hours" if request.memory_bytes else "memory_gib",
-    )
+    reads.require_start(base, parameters)
 
 
 def _require_a_save(request: JobRequest, price: int) -> None:

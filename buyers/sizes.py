@@ -6,6 +6,7 @@ from typing import Any, Final
 from agent.recipes import formats
 from buyers.models import Artifact, Dataset
 from marketplace.core import memory
+from marketplace.core.errors import Invalid
 from marketplace.core.shapes import BaseShape
 from marketplace.core.specs import JobRequest
 
@@ -38,13 +39,34 @@ def row_tokens(dataset: Dataset | None) -> float | None:
 def memory_of(
     request: JobRequest,
     parameters: Mapping[str, Any],
-    shape: BaseShape | None,
-    other: BaseShape | None = None,
+    base: Artifact | None,
+    other: Artifact | None = None,
 ) -> tuple[int, int]:
     """Bytes on each GPU, and on a processor; what the buyer books counts for both. `other` is the
-    second model's shape, which matters where it teaches."""
+    second model, which matters where it teaches.
+
+    Raises Invalid where a size is not known, and the buyer hasn't said what it comes to.
+    """
+    _require_known(request, base, other)
     if request.memory_bytes:
         return request.memory_bytes, request.memory_bytes
+    shape = shape_of(base)
     assert shape is not None, "a base of unknown size needs the buyer's word"
-    found = memory.needed(request.recipe, parameters, shape, teacher=other, world=request.gpus_min)
+    found = memory.needed(
+        request.recipe, parameters, shape, teacher=shape_of(other), world=request.gpus_min
+    )
     return found.on_gpu, found.on_cpu
+
+
+def _require_known(request: JobRequest, base: Artifact | None, other: Artifact | None) -> None:
+    """What can't be estimated is for the buyer to say; a script has said it by now."""
+    sized = [base, other] if request.recipe == "distill" else [base]
+    unknown = [each for each in sized if shape_of(each) is None]
+    if not unknown or (request.memory_bytes and request.hours):
+        return
+    what = "this base" if unknown[0] is base else "the teacher"
+    raise Invalid(
+        f"the size of {what} is not known; say how much memory it needs on each GPU (memory_gib) "
+        "and how long it will about run (hours)",
+        field="hours" if request.memory_bytes else "memory_gib",
+    )

@@ -9,6 +9,7 @@ from django.conf import settings
 
 from agent import protocol
 from agent.protocol import Gang
+from buyers import reads
 from buyers.models import Artifact, Checkpoint, Dataset, Folder, Job
 from marketplace.core import checkpoints
 from marketplace.core.hardware import is_cpu
@@ -122,20 +123,27 @@ def furthest(job: Job) -> Checkpoint | None:
 
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
     """What the job reads: (name, folder, whether it is public)."""
-    named = (
-        ("base", job.base, _is_shared(job.base)),
-        ("dataset", job.dataset, False),
-        ("script", job.script, False),
-        ("mix", job.mix, False),
-        ("other", job.other, _is_shared(job.other)),
-        ("third", job.third, _is_shared(job.third)),
-    )
-    return [(name, folder, public) for name, folder, public in named if folder is not None]
+    return [
+        *((name, model, _is_shared(model)) for name, model in _models(job).items()),
+        *((name, folder, False) for name, folder in _datasets(job).items()),
+    ]
 
 
-def _is_shared(model: Artifact | None) -> bool:
+def _models(job: Job) -> dict[str, Artifact]:
+    more = {"other": job.other, "third": job.third}
+    return reads.base(job.base, job.recipe) | {
+        name: model for name, model in more.items() if model is not None
+    }
+
+
+def _datasets(job: Job) -> dict[str, Dataset]:
+    folders = {"dataset": job.dataset, "script": job.script, "mix": job.mix}
+    return {name: folder for name, folder in folders.items() if folder is not None}
+
+
+def _is_shared(model: Artifact) -> bool:
     """Published, or fetched from an open repository: nodes may keep it for all orgs."""
-    return model is not None and (model.public or model.org_id is None)
+    return model.public or model.org_id is None
 
 
 def files_of(folder: Folder) -> list[protocol.File]:
@@ -181,15 +189,11 @@ def _resume(checkpoint: Checkpoint | None) -> protocol.Resume | None:
 
 
 def _lineage(job: Job) -> dict[str, object]:
-    folders = {"dataset": job.dataset, "script": job.script, "mix": job.mix}
+    models, datasets = _models(job), _datasets(job)
     return {
         "job": str(job.pk),
-        **{
-            name: {"name": model.name, "sha256": model.sha256}
-            for name, model in {"base": job.base, "other": job.other, "third": job.third}.items()
-            if model is not None
-        },
-        **{name: _named(folder) for name, folder in folders.items() if folder is not None},
+        **{name: {"name": each.name, "sha256": each.sha256} for name, each in models.items()},
+        **{name: _named(folder) for name, folder in datasets.items()},
         "recipe": job.recipe,
     }
 

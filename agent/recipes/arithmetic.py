@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from agent.recipes import artifact, checkpoint, evaluate, model, world
+from agent.recipes import adapters, artifact, checkpoint, evaluate, model, world
 from agent.recipes.catalog import Exit
 from agent.recipes.clock import Clock
 from agent.recipes.encode import Encoder
@@ -105,7 +105,7 @@ def _weights(job: Job, name: str) -> Mapping[str, torch.Tensor]:
     """All weights of a finished model; an adapter is merged into the base first."""
     folder, base = job.folder(name), job.folder("base")
     if (folder / checkpoint.ADAPTER).is_file():
-        found = artifact.merged(base, folder)
+        found = adapters.merged(base, folder)
     else:
         read_json(folder / "config.json", name)
         found = model.load_weights(folder, torch.float32)

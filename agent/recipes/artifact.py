@@ -1,20 +1,21 @@
 """The result: weights, tokenizer, what was measured, and a card that says how it came to be."""
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from msgspec import json as msgspec_json
-from safetensors import SafetensorError
+from msgspec.structs import replace
 from safetensors.torch import save_file
 
-from agent.recipes import checkpoint, verdict
-from agent.recipes.catalog import Exit
-from agent.recipes.job import Job, RecipeError, read_json
-from agent.recipes.model import Learner, load_weights, stored_dtype
+from agent.recipes import adapters, checkpoint, verdict
+from agent.recipes.job import Job, read_json
+from agent.recipes.model import Learner, stored_dtype
 from agent.recipes.verdict import Domain, Evaluation
 
 _TOKENIZER_FILES: Final = (
@@ -28,8 +29,28 @@ def write(job: Job, learner: Learner, base: Path, evaluation: Evaluation, final:
     """The folder `final`: weights, tokenizer, evaluation, card; raises RecipeError."""
     with checkpoint.complete_folder(final) as scratch:
         checkpoint.save_weights(learner, scratch)
+        if learner.adapter is not None and adapters.INPUT in job.inputs:
+            adapters.join(Path(job.inputs[adapters.INPUT]), scratch)
         copy_tokenizer(base, scratch)
         describe(job, evaluation, scratch)
+
+
+@contextmanager
+def start(job: Job) -> Iterator[Job]:
+    """The job, whose base is for this long what its adapter, if it has one, makes of it.
+
+    Raises RecipeError.
+    """
+    if adapters.INPUT not in job.inputs:
+        yield job
+        return
+    # Each process of a node makes its own.
+    made = Path(job.output) / f".start-{os.environ.get('LOCAL_RANK', '0')}"
+    try:
+        _merge(job.folder("base"), Path(job.inputs[adapters.INPUT]), made)
+        yield replace(job, inputs={**job.inputs, "base": str(made)})
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def whole(base: Path, made: Path, final: Path) -> None:
@@ -40,23 +61,12 @@ def whole(base: Path, made: Path, final: Path) -> None:
     if not (made / checkpoint.ADAPTER).is_file():
         made.rename(final)
         return
+    _merge(base, made, final)
+
+
+def _merge(base: Path, adapter: Path, final: Path) -> None:
     config = read_json(base / "config.json", "base")
-    write_model(merged(base, made), base, stored_dtype(config), final)
-
-
-def merged(base: Path, adapter: Path) -> Any:
-    """A base with an adapter's update in its weights, in float32; raises RecipeError."""
-    from peft import PeftModel
-
-    try:
-        found = PeftModel.from_pretrained(
-            load_weights(base, torch.float32), str(adapter), local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise RecipeError(
-            Exit.INPUT, f"the adapter does not fit this base: {str(error).splitlines()[0][:200]}"
-        ) from error
-    return found.merge_and_unload()
+    write_model(adapters.merged(base, adapter), base, stored_dtype(config), final)
 
 
 def write_model(model: Any, base: Path, dtype: torch.dtype, final: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from agent.recipes import artifact, catalog
+from agent.recipes import adapters, artifact, catalog
 from agent.recipes.catalog import Exit
 from agent.recipes.checkpoint import complete_folder, linked
 from agent.recipes.job import Job, RecipeError, Stop
@@ -43,6 +43,8 @@ def run(job: Job, parameters: ChainParameters, stop: Stop, tell: Callable[[str],
     resume = job.resume
     total = catalog.total_steps(parameters)
     tunings = [catalog.stage_of(stage) for stage in parameters.stages]
+    # The first stage's base has its adapter in it by now, and what a stage makes becomes whole.
+    inputs = {name: path for name, path in job.inputs.items() if name != adapters.INPUT}
     evaluation: Evaluation | None = None
     for index in range(progress.stage, len(tunings)):
         stage, tuning = parameters.stages[index], tunings[index]
@@ -59,7 +61,9 @@ def run(job: Job, parameters: ChainParameters, stop: Stop, tell: Callable[[str],
             keep_the_start=index > 0,
             also=_keeper(progress, base),
         )
-        told = msgspec.structs.replace(job, recipe=stage.recipe, parameters=stage.parameters)
+        told = msgspec.structs.replace(
+            job, recipe=stage.recipe, parameters=stage.parameters, inputs=inputs
+        )
         evaluation = Run(told, tuning, setting, stop, tell).to_the_end()
         gc.collect()
         resume = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from agent.recipes import arithmetic, chain, prompt, run, sweep
+from agent.recipes import arithmetic, artifact, chain, prompt, run, sweep
 from agent.recipes.catalog import Exit
 from agent.recipes.job import Job, RecipeError, Stop, parameters_of
 from agent.recipes.parameters import (
@@ -19,6 +19,11 @@ def climb(job: Job, stop: Stop, tell: Callable[[str], None]) -> None:
 
     Raises RecipeError, or Stopped once what was learnt is saved.
     """
+    with artifact.start(job) as started:
+        _climb(started, stop, tell)
+
+
+def _climb(job: Job, stop: Stop, tell: Callable[[str], None]) -> None:
     match parameters_of(job):
         case PromptParameters() as parameters:
             prompt.run(job, parameters, stop, tell)

@@ -113,13 +113,6 @@ def test_training_without_the_files_it_reads_is_refused(plan, base, org, now):
     assert plan(dataset="half", parameters={"evaluate_samples": 0, "answers": 0})
 
 
-def test_an_adapter_alone_is_no_base(plan, pairs, org, now):
-    folder(Artifact, "adapter_config.json", "adapter_model.safetensors", now=now, org=org,
-           name="adapter")  # fmt: skip
-    with pytest.raises(Invalid, match="no whole model"):
-        plan(base="adapter")
-
-
 def test_a_model_of_ones_own_has_the_size_of_what_it_was_made_from(plan, base, pairs, org, now):
     made_by = world.job(org, now=now, base=base)
     folder(Artifact, "config.json", "model.safetensors", now=now, org=org, name="mine", job=made_by)

@@ -182,4 +182,4 @@ def test_every_rung_can_be_quoted(plan, base, pairs, recipe, parameters):
 def test_nodes_are_sent_all_that_a_job_reads(base, pairs, org, now):
     job = world.job(org, now=now, base=base)
     job.mix, job.other = pairs, base
-    assert [name for name, _, _ in sent.inputs_of(job)] == ["base", "mix", "other"]
+    assert [name for name, _, _ in sent.inputs_of(job)] == ["base", "other", "mix"]
