@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent import environment
+from agent import environment, podman
 from agent.config import Network
 from agent.lan import NoLan
 from agent.lan import find as network_of
@@ -77,7 +77,7 @@ def report(
     with tempfile.TemporaryDirectory(prefix="gridloom-doctor-", dir=near) as scratch:
         place = Path(scratch)
         found = [_system(), *_sandbox(place, lan), _namespaces(), _limits(), _quota(), _gpus()]
-        found += [_machine(), _disk(place), _training(python), _reach(network)]
+        found += [_machine(), _disk(place), _training(python), _reach(network), _images(network)]
     return [*found, *(_market(market_url) if market_url else [])]
 
 
@@ -205,6 +205,15 @@ def _reach(network: Network | None) -> Finding:
         return Finding("egress", True, f"jobs reach nothing outside: {advice}")
     lies_in = f", also in {', '.join(network.allow)}" if network.allow else ""
     return Finding("egress", True, f"jobs reach the internet names that they list{lies_in}")
+
+
+def _images(network: Network | None) -> Finding:
+    allowed = network.registries if network is not None else Network().registries
+    if not allowed:
+        return Finding("images", True, "the owner lets no container images be run")
+    if why := podman.why_not():
+        return Finding("images", True, f"jobs in container images go elsewhere: {why}")
+    return Finding("images", True, f"jobs may run in container images from {', '.join(allowed)}")
 
 
 def _market(url: str) -> list[Finding]:

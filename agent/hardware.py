@@ -14,7 +14,7 @@ from typing import Final
 
 import psutil
 
-from agent import lan, protocol
+from agent import lan, podman, protocol
 from agent.config import CLOSED, Network, State
 from agent.environment import Training
 from agent.lan import Lan
@@ -79,6 +79,7 @@ def survey(
             environment=training.shown,
             sandbox=walls.shown,
             egress=network.egress,
+            registries=_registries(network, walls),
             builds=network.builds and walls.rung is not None,
             lan_address=place.address if place else "",
         ),
@@ -90,6 +91,12 @@ def survey(
         network=network,
         lan=place,
     )
+
+
+def _registries(network: Network, walls: Walls) -> list[str]:
+    """From where jobs' images are fetched: into walls, and by podman."""
+    walled = walls.rung is not None and walls.rung.wall != "none"
+    return network.registries if walled and not podman.why_not() else []
 
 
 def _place(walls: Walls, lan_address: str) -> Lan | None:

@@ -23,7 +23,9 @@ from agent.api import Api, Bearer
 from agent.client import PACE, Client, Pace
 from agent.config import Config, State
 from agent.hardware import Machine
+from agent.images import Images
 from agent.life import Life
+from agent.making import Shelves
 from agent.packages import Builds
 from agent.patience import Backoff
 from agent.protocol import (
@@ -69,6 +71,7 @@ class Daemon:
         pace: Pace = PACE,
     ) -> None:
         self._state, self._config, self._machine = state, config, machine
+        self._shelves = Shelves(state.environments, state.cache, self._is_in_use)
         bearer = Bearer()
         self._client = Client(config, key, self, bearer, pace)
         bandwidth = Bandwidth(state.root / "bandwidth")
@@ -77,7 +80,8 @@ class Daemon:
             machine=machine,
             api=api,
             downloads=Downloads(state.cache, bandwidth),
-            builds=Builds(state.environments, state.cache, machine, self._is_in_use),
+            builds=Builds(self._shelves, machine),
+            images=Images(self._shelves, machine),
             uploads=Uploads(api),
             spool=Spool(state.root, config.node, key, config.market_key),
             sampler=Sampler(machine.inventory.devices, machine.cores, machine.driver),
@@ -107,7 +111,7 @@ class Daemon:
         """Until cancelled, or gone after `leave`; raises TurnedAway when the market has turned us
         away for good."""
         await asyncio.to_thread(cache.sweep, self._state.cache)
-        await asyncio.to_thread(self._tools.builds.sweep)
+        await asyncio.to_thread(self._shelves.sweep)
         await self._find_lives()
         work = [
             asyncio.create_task(one)
@@ -328,10 +332,10 @@ class Daemon:
                 grace_s = life.spec.grace_s if life.spec else 0.0
                 life.ask_to_leave(Drain(why=_AWAY, grace_s=grace_s))
 
-    def _is_in_use(self, environment: Path) -> bool:
+    def _is_in_use(self, made: Path) -> bool:
         """Whether a job that this node has runs in it, or may."""
         orders = self._state.assignments.glob(f"*/{files.ORDER}")
-        return any(str(environment) in path.read_text(errors="replace") for path in orders)
+        return any(str(made) in path.read_text(errors="replace") for path in orders)
 
     def _is_idle(self) -> bool:
         return not self._lives

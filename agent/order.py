@@ -91,6 +91,19 @@ class Limits(_File, frozen=True, kw_only=True):
     """Of each of stdout.log and stderr.log, their rotated half included."""
 
 
+class Image(_File, frozen=True, kw_only=True):
+    """The file system that a job sees in place of the host's."""
+
+    rootfs: str
+    """Laid out by `agent.images`: what is mounted over is there, and real."""
+    env: dict[str, str] = {}
+    """What it sets for its programs."""
+
+
+Within = Path | Image | None
+"""What a job brings to run in: an environment's folder, an image, or nothing of its own."""
+
+
 class Peer(_File, frozen=True, kw_only=True):
     """A rank of a gang: its address inside, and where its machine takes the packets."""
 
@@ -134,6 +147,8 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
     environment: str = ""
     """The job's own, built of its packages and bound as well: its `python` comes first on the
     job's PATH, and nothing but the job ever starts it."""
+    image: Image | None = None
+    """None: the job sees the host's system and the training environment."""
     gpus: list[Annotated[int, Meta(ge=0, le=255)]] = []
     """Indexes N of the leased /dev/nvidiaN."""
     egress: list[str] = []
@@ -149,7 +164,8 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
         for name in self.inputs:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
                 raise ValueError(f"input name {name!r}: use letters, digits, '.', '_' and '-'")
-        for path in (*self.inputs.values(), *self.training_env, self.environment or "/"):
+        root = self.image.rootfs if self.image else "/"
+        for path in (*self.inputs.values(), *self.training_env, self.environment or "/", root):
             if not path.startswith("/"):
                 raise ValueError(f"{path!r} must be an absolute path on the host")
         for text in (*self.argv, *self.env, *self.env.values(), self.cwd):

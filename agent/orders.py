@@ -9,10 +9,10 @@ from typing import Final
 
 import msgspec
 
+from agent import images, packages
 from agent import order as files
-from agent import packages
 from agent.hardware import Machine
-from agent.order import KeeperOrder, Limits, Network, Peer
+from agent.order import Image, KeeperOrder, Limits, Network, Peer, Within
 from agent.protocol import AssignmentSpec, File, Gang, Malformed, decode, paths, sha256_hex
 from agent.recipes import catalog
 from agent.record import Record
@@ -74,11 +74,9 @@ def check(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> Non
         raise SpecRefused(why)
 
 
-def write(
-    folder: Path, spec: AssignmentSpec, machine: Machine, environment: Path | None = None
-) -> None:
+def write(folder: Path, spec: AssignmentSpec, machine: Machine, within: Within = None) -> None:
     """Makes the work folder's first files and `order.json`, for `agent.keeper.start`.
-    `environment`: the job's own, as it was built.
+    `within`: what the job brings to run in, as it was made.
 
     The inputs already lie in `inputs/`. Whatever an attempt that never ran has left is removed.
     """
@@ -93,7 +91,7 @@ def write(
     (folder / "job" / "job.json").write_bytes(msgspec.json.encode(_told(spec)))
     if spec.recipe == SCRIPT:
         _lay_out_work(folder, spec)
-    files.write(folder / files.ORDER, _order(folder, spec, machine, environment))
+    files.write(folder / files.ORDER, _order(folder, spec, machine, within))
 
 
 def folders_of(spec: AssignmentSpec) -> list[tuple[str, list[File], bool]]:
@@ -106,6 +104,9 @@ def folders_of(spec: AssignmentSpec) -> list[tuple[str, list[File], bool]]:
 
 def _unlike(spec: AssignmentSpec, machine: Machine) -> str:
     """Why this node's environment is not the job's; "" if it is, or if it will be built."""
+    if spec.image is not None:
+        own = spec.recipe == SCRIPT and spec.packages is None
+        return images.why_not(spec.image, machine) if own else "an image is for a script alone"
     if spec.packages is not None:
         return packages.why_not(spec.packages, machine)
     if spec.environment != machine.training.shown.lock:
@@ -189,9 +190,7 @@ def _laid_out(spec: AssignmentSpec) -> list[File]:
     return project + (spec.resume.files if spec.resume and spec.resume.place else [])
 
 
-def _order(
-    folder: Path, spec: AssignmentSpec, machine: Machine, environment: Path | None
-) -> KeeperOrder:
+def _order(folder: Path, spec: AssignmentSpec, machine: Machine, within: Within) -> KeeperOrder:
     assert machine.rung is not None
     parameters = catalog.validate(spec.recipe, spec.parameters)
     gpus = [uuid for uuid in spec.devices if uuid in machine.minors]
@@ -211,7 +210,8 @@ def _order(
         inputs={name: str(folder / "inputs" / name) for name in names},
         # Bound beside its own, which reads the base and torch of the node's.
         training_env=list(machine.training.folders),
-        environment=str(environment) if environment else "",
+        environment=str(within) if isinstance(within, Path) else "",
+        image=within if isinstance(within, Image) else None,
         gpus=[machine.minors[uuid] for uuid in gpus],
         egress=spec.egress,
         networks=machine.network.allow,

@@ -10,155 +10,85 @@ Then the node's build of torch, which fits its driver, is linked in, with the li
 with it (`FAMILY`), and nothing else of the node's own environment is seen: what a job gets is its
 lock, the same on every node, but for the build of torch.
 
-What is built belongs to one org, is read-only for its jobs, and goes when it was long unused.
+What is built belongs to one org and is read-only for its jobs.
 """
 
 import asyncio
-import contextlib
 import os
 import re
-import shutil
-import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-import msgspec
 import uv
 
-from agent import cache, index, keeper, protocol
-from agent import order as files
+from agent import index, making, protocol
 from agent.hardware import Machine
-from agent.order import KeeperOrder, Limits, Status
+from agent.making import NotMade, Shelves
+from agent.order import KeeperOrder, Status
 from agent.protocol import Packages
-from agent.sandbox import bubblewrap, outputs
+from agent.sandbox import bubblewrap
 
 FAMILY: Final = r"torch|triton|pytorch-triton|nvidia-(?!ml-py).*|cuda-.*"
 """torch, and what only its builds bring (buyers.requirements has the same)."""
 _GIB: Final = 2**30
-_MEMORY: Final = 4 * _GIB
 _UNPACKED: Final = 5
 """Wheels unpack to three to four times their size, as measured on torch, transformers and ray."""
 _UNKNOWN: Final = 8 * _GIB
 """Room for a lock whose index told no sizes."""
-_UNUSED_S: Final = 14 * 24 * 3600
-_FRESH_S: Final = 600
-_MOST_S: Final = 3600
-_POLL_S: Final = 0.1
 _PYTHON: Final = re.compile(r"python[0-9.]*")
 _SCRIPT: Final = Path(__file__).with_name("sandbox") / "build.py"
 
 
-class NotBuilt(RuntimeError):
-    """An environment could not be built; `why` is the word for the market."""
-
-    def __init__(self, why: str, message: str) -> None:
-        super().__init__(message)
-        self.why = why
-
-
 class Builds:
-    """All environments of this node: each is built by one, while others wait for it."""
+    """The environments of this node."""
 
-    def __init__(
-        self, root: Path, downloads: Path, machine: Machine, in_use: Callable[[Path], bool]
-    ) -> None:
-        """`root`: where built ones lie; builds go on beside it. `downloads`: the cache, which makes
-        room. `in_use`: whether a job runs in an environment."""
-        self._root, self._downloads, self._machine = root, downloads, machine
-        self._in_use = in_use
-        self._building = root / "building"
-        self._locks: weakref.WeakValueDictionary[Path, asyncio.Lock] = weakref.WeakValueDictionary()
+    def __init__(self, shelves: Shelves, machine: Machine) -> None:
+        self._shelves, self._machine = shelves, machine
 
     async def get(self, org: UUID, packages: Packages, say: Callable[[str], None]) -> Path:
-        """The environment's folder, built if it isn't there; raises NotBuilt, OSError, NoRoom."""
-        path = self._root / "orgs" / str(org) / packages.sha256
-        lock = self._locks.setdefault(path, asyncio.Lock())
-        async with lock:
-            if not path.exists():
-                await self._build(path, packages, say)
-            os.utime(path)
-        return path
+        """The environment's folder, built if it isn't there; raises NotMade, OSError, NoRoom."""
 
-    def sweep(self) -> None:
-        """Ends builds that an earlier agent has left, and removes what was unused for long."""
-        if self._building.exists():
-            for folder in self._building.iterdir():
-                _clear(folder)
-        for path in self._unused():
-            if time.time() - path.stat().st_mtime > _UNUSED_S:
-                outputs.clean(path)
+        async def build(path: Path) -> None:
+            await self._build(path, packages, say)
 
-    def _make_room(self, needed: int) -> None:
-        """From the cache, and then from environments, the longest unused first; raises NoRoom."""
-        while True:
-            try:
-                cache.make_room(self._downloads, needed)
-                return
-            except cache.NoRoom:
-                unused = self._unused()
-                if not unused:
-                    raise
-                outputs.clean(unused[0])
-
-    def _unused(self) -> list[Path]:
-        """The longest unused first; one that was just handed out may not stand in an order yet."""
-        ages = {path: time.time() - path.stat().st_mtime for path in self._root.glob("orgs/*/*")}
-        found = [path for path, age in ages.items() if age > _FRESH_S and not self._in_use(path)]
-        return sorted(found, key=ages.__getitem__, reverse=True)
+        return await self._shelves.get(
+            self._shelves.root / "orgs" / str(org) / packages.sha256, build
+        )
 
     async def _build(self, path: Path, packages: Packages, say: Callable[[str], None]) -> None:
         room = _GIB + _UNPACKED * packages.bytes if packages.bytes else _UNKNOWN
-        await asyncio.to_thread(self._make_room, room)
-        folder = self._building / f"{path.parent.name}-{packages.sha256}"
+        await asyncio.to_thread(self._shelves.make_room, room)
         say(f"building its environment of {packages.count} packages")
-        try:
-            await asyncio.to_thread(self._start, folder, packages, room)
-            status = await self._end(folder)
+        async with self._shelves.workbench(f"{path.parent.name}-{packages.sha256}") as folder:
+            (folder / "lock.txt").write_text(packages.text)
+            status = await making.run(folder, self._order(folder, packages, room))
             if status.exit_code != 0:
                 away = await asyncio.to_thread(self._why_away, packages, status)
                 raise _failure(folder, status, away)
             python = bubblewrap.python_of(self._machine.training.folders[0])
             await asyncio.to_thread(_keep, folder / "job" / "env", path, python)
-        except (files.OrderError, keeper.KeeperError) as error:
-            raise NotBuilt("start_failed", f"its environment could not be built: {error}") from None
-        finally:
-            await asyncio.shield(asyncio.to_thread(_clear, folder))
 
     def _why_away(self, packages: Packages, status: Status) -> str:
         """Why the index is to blame for a build's end; "" if it is not."""
         installed = status.why == "exited" and status.exit_signal is None
         return index.why_away(packages, self._machine.network.allow) if installed else ""
 
-    def _start(self, folder: Path, packages: Packages, room: int) -> None:
-        _clear(folder)
-        (folder / "job").mkdir(mode=0o755, parents=True)
-        (folder / "lock.txt").write_text(packages.text)
-        files.write(folder / files.ORDER, self._order(folder, packages, room))
-        files.write_paid_through(folder, _MOST_S * 1000)
-        keeper.start(folder)
-
     def _order(self, folder: Path, packages: Packages, room: int) -> KeeperOrder:
-        machine = self._machine
-        assert machine.rung is not None, "orders.check refuses it"
         inside = "/job/inputs"
-        return KeeperOrder(
-            argv=[
+        return making.order(
+            self._machine,
+            [
                 *("python", "-I", f"{inside}/build.py", f"{inside}/uv", f"{inside}/lock.txt"),
                 *("/job/env", FAMILY if packages.torch else ""),
             ],
-            # Its folder is renamed when it is done: no file system of its own.
-            rung=msgspec.structs.replace(machine.rung, disk="watchdog"),
-            limits=Limits(
-                memory_bytes=min(_MEMORY, machine.inventory.memory_bytes),
-                disk_bytes=room,
-                inodes=2_000_000,
-                cpus=list(machine.cores),
-            ),
-            save_ms=0,
-            grace_ms=0,
+            room=room,
+            inputs={
+                "build.py": str(_SCRIPT),
+                "uv": str(uv.find_uv_bin()),
+                "lock.txt": str(folder / "lock.txt"),
+            },
             env={
                 "UV_DEFAULT_INDEX": packages.index,
                 "UV_CACHE_DIR": "/job/cache",
@@ -169,23 +99,8 @@ class Builds:
                 "NO_PROXY": "",
                 "no_proxy": "",
             },
-            inputs={
-                "build.py": str(_SCRIPT),
-                "uv": str(uv.find_uv_bin()),
-                "lock.txt": str(folder / "lock.txt"),
-            },
-            training_env=list(machine.training.folders),
             egress=packages.hosts,
-            networks=machine.network.allow,
         )
-
-    async def _end(self, folder: Path) -> Status:
-        while True:
-            status = await asyncio.to_thread(keeper.read_status, folder)
-            assert status is not None, "a keeper was started here"
-            if status.state == "gone":
-                return status
-            await asyncio.sleep(_POLL_S)
 
 
 def why_not(packages: Packages, machine: Machine) -> str:
@@ -204,30 +119,27 @@ def why_not(packages: Packages, machine: Machine) -> str:
     return ""
 
 
-def _failure(folder: Path, status: Status, away: str) -> NotBuilt:
+def _failure(folder: Path, status: Status, away: str) -> NotMade:
     """Whatever ends a build once it has begun is its packages' fault, unless we ourselves found
     the index (`away`) or the sandbox to blame."""
     if not status.started_up_ms:
-        return NotBuilt("start_failed", f"its environment could not be built: {status.detail}")
+        return NotMade("start_failed", f"its environment could not be built: {status.detail}")
     if status.why != "exited":
-        return NotBuilt("environment", f"building its environment ended: {status.detail}")
-    said = ""
-    with contextlib.suppress(OSError):
-        said = (folder / "stderr.log").read_text(errors="replace")[-20_000:]
-    words = " ".join(said.replace("×", " ").replace("╰─▶", " ").replace("├─▶", " ").split())
+        return NotMade("environment", f"building its environment ended: {status.detail}")
+    words = " ".join(re.sub("×|╰─▶|├─▶", " ", making.said(folder)).split())
     failed = f"its packages could not be installed: {words[:1200]}"
     if away:
-        return NotBuilt("start_failed", f"{failed} (the index is away: {away[:200]})")
-    return NotBuilt("environment", failed)
+        return NotMade("start_failed", f"{failed} (the index is away: {away[:200]})")
+    return NotMade("environment", failed)
 
 
 def _keep(built: Path, path: Path, python: str) -> None:
     """Takes over what a build has left: a folder in its own right, whose `python` is the node's,
-    whatever a wheel has put there. Raises NotBuilt."""
+    whatever a wheel has put there. Raises NotMade."""
     try:
         _renew_python(built, python)
     except OSError as error:
-        raise NotBuilt("environment", f"its packages left no environment: {error}") from None
+        raise NotMade("environment", f"its packages left no environment: {error}") from None
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     built.rename(path)
 
@@ -249,13 +161,3 @@ def _renew_python(built: Path, python: str) -> None:
             os.symlink(python, name, dir_fd=inside)
     finally:
         os.close(inside)
-
-
-def _clear(folder: Path) -> None:
-    """Ends a build, if it goes on, and removes it."""
-    if not folder.exists():
-        return
-    with contextlib.suppress(files.OrderError):
-        keeper.kill(folder)
-    outputs.clean(folder)
-    shutil.rmtree(folder, ignore_errors=True)

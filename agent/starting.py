@@ -4,17 +4,17 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from uuid import UUID
 
 from agent import cache, keeper, orders
 from agent import order as files
 from agent import record as records
 from agent.api import Refused
 from agent.cache import BadInput, NoRoom, Shelf
+from agent.making import NotMade
+from agent.order import Within
 from agent.orders import SpecRefused
-from agent.packages import NotBuilt
 from agent.patience import all_of
-from agent.protocol import AssignmentSpec, Packages
+from agent.protocol import AssignmentSpec
 from agent.record import Record
 from agent.sandbox import workspace
 from agent.tools import Tools
@@ -58,21 +58,19 @@ async def fetch_spec(folder: Path, record: Record, tools: Tools) -> AssignmentSp
 async def prepare(
     folder: Path, spec: AssignmentSpec, tools: Tools, say: Callable[[str], None], accepted_ms: int
 ) -> None:
-    """Checks, fetches the inputs, builds the environment and writes the order; raises NotStarted,
+    """Checks, fetches the inputs, makes what it runs in and writes the order; raises NotStarted,
     OSError. `accepted_ms`: since when it is to start, by the boot clock."""
     try:
         orders.check(spec, tools.machine, tools.taken(spec.assignment))
         await _fetch_inputs(folder, spec, tools, say)
-        environment = None
-        if spec.packages is not None:
-            build_by_ms = accepted_ms + round(_BUILT_WITHIN * spec.start_timeout_s * 1000)
-            environment = await _build(spec.org, spec.packages, tools, say, build_by_ms)
-        await asyncio.to_thread(orders.write, folder, spec, tools.machine, environment)
+        made_by_ms = accepted_ms + round(_BUILT_WITHIN * spec.start_timeout_s * 1000)
+        within = await _made(spec, tools, say, made_by_ms)
+        await asyncio.to_thread(orders.write, folder, spec, tools.machine, within)
     except SpecRefused as refusal:
         raise NotStarted("refused", str(refusal)) from None
     except Refused as no:
         raise NotStarted("input", f"the market doesn't give its inputs out: {no}") from None
-    except NotBuilt as error:
+    except NotMade as error:
         raise NotStarted(error.why, str(error)) from None
     except BadInput as error:
         raise NotStarted("bad_input", str(error)) from None
@@ -80,20 +78,27 @@ async def prepare(
         raise NotStarted("input", str(error)) from None
 
 
-async def _build(
-    org: UUID, packages: Packages, tools: Tools, say: Callable[[str], None], by_ms: int
-) -> Path:
-    """Raises NotStarted when it takes too long: the packages' fault, if it could begin in time."""
+async def _made(
+    spec: AssignmentSpec, tools: Tools, say: Callable[[str], None], by_ms: int
+) -> Within:
+    """What the job brings to run in. Raises NotStarted when it takes too long: the job's fault, if
+    it could begin in time."""
+    if spec.image is None and spec.packages is None:
+        return None
     left_s = (by_ms - files.up_ms()) / 1000
     if left_s <= 0:
         raise NotStarted("start_failed", "too slow to start: no time is left for its environment")
     try:
         async with asyncio.timeout(left_s) as limit:
-            return await tools.builds.get(org, packages, say)
+            if spec.image is not None:
+                return await tools.images.get(spec.image, say)
+            assert spec.packages is not None
+            return await tools.builds.get(spec.org, spec.packages, say)
     except TimeoutError:
         if not limit.expired():
             raise
-        words = f"its {packages.count} packages took longer than {left_s:.0f} s to install"
+        what = "image" if spec.packages is None else f"{spec.packages.count} packages"
+        words = f"its {what} took longer than {left_s:.0f} s to install"
         raise NotStarted("environment", words) from None
 
 

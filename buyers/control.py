@@ -7,7 +7,7 @@ from datetime import datetime
 
 from django.contrib.auth.models import User
 
-from buyers import datasets, fetching, packages
+from buyers import datasets, fetching, images, packages
 from buyers.hub_models import Fetch
 from buyers.models import Dataset, Job, Quote
 from marketplace.core.specs import JobRequest
@@ -15,14 +15,20 @@ from marketplace.models import Org
 from scheduler import jobs, quoting, tasks
 
 
+def resolved(org: Org, request: JobRequest, *, now: datetime) -> JobRequest:
+    """The request with its image named by digest, or its packages by their lock. It takes the
+    network, and so no transaction."""
+    return packages.resolved(org, images.resolved(request, now=now), now=now)
+
+
 def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
-    """`scheduler.quoting.quote`, of a request whose packages are resolved first."""
-    return quoting.quote(org, packages.resolved(org, request, now=now), now=now)
+    """`scheduler.quoting.quote`, of a request that is resolved first."""
+    return quoting.quote(org, resolved(org, request, now=now), now=now)
 
 
 def submit(org: Org, request: JobRequest, *, by: User, now: datetime) -> Job:
-    """`scheduler.jobs.submit`, its packages resolved first; a round is rung for."""
-    job = jobs.submit(org, packages.resolved(org, request, now=now), by=by, now=now)
+    """`scheduler.jobs.submit`, resolved first; a round is rung for."""
+    job = jobs.submit(org, resolved(org, request, now=now), by=by, now=now)
     tasks.ring(tasks.clear_market)
     return job
 

@@ -224,6 +224,12 @@ class JobForm(RefusableForm):
         required=False, label="Hours it will about run", help_text="Only scripts need it"
     )
     disk_gib = forms.FloatField(initial=20, label="Disk, GiB")
+    image = forms.CharField(
+        max_length=200,
+        required=False,
+        label="Container image",
+        help_text="Like ghcr.io/organisation/name:tag, open to all; empty: the node's own system",
+    )
     egress = forms.CharField(
         max_length=2000,
         required=False,
@@ -251,6 +257,8 @@ class JobForm(RefusableForm):
         models = _NONE + [(str(base.pk), _titled(base)) for base in bases]
         named = _NONE + [(str(folder.pk), str(folder)) for folder in folders[:200]]
         self._choose("recipe", [(name, name) for name in catalog.names()])
+        if recipe != "script":
+            del self.fields["image"]
         own = [name for name in self.fields if name not in ("name", "recipe")]
         kept = Secret.objects.of(org).order_by("name").values_list("name", flat=True)
         secrets = self.fields["secrets"]

@@ -12,7 +12,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from buyers.hub_models import Fetch
-from buyers.own_models import PackageLock
+from buyers.own_models import ContainerImage, PackageLock
 from marketplace.core.hardware import Level, Tier, Trust
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MAX_AMOUNT
@@ -220,6 +220,7 @@ class Job(Stateful):
         PackageLock, models.PROTECT, null=True, related_name="jobs",
         help_text="Its own environment; none: the node's",
     )  # fmt: skip
+    image = models.ForeignKey(ContainerImage, models.PROTECT, null=True, related_name="jobs")
     secrets = models.JSONField(default=list, help_text="Names of the secrets that it is given")
     # Where it may run
     order = models.CharField(max_length=4, choices=Order)

@@ -1,4 +1,4 @@
-"""What a project of one's own brings: the lock of its packages, and tokens for its jobs."""
+"""What a project of one's own brings: its packages' lock or an image, and tokens for its jobs."""
 
 from typing import Self
 
@@ -35,6 +35,25 @@ class PackageLock(models.Model):
 
     def __str__(self) -> str:
         return f"{self.count} packages ({self.sha256[:8]})"
+
+
+class ContainerImage(models.Model):
+    """An image that jobs run in, by its digest. Never changed; everybody may fetch it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    reference = models.CharField(max_length=200, unique=True, help_text="registry/name@sha256:…")
+    registry = models.CharField(max_length=100)
+    bytes = models.BigIntegerField(help_text="To fetch")
+    created_at = models.DateTimeField()
+
+    @property
+    def sha256(self) -> str:
+        """Its digest, without what says that it is one."""
+        return self.reference.rpartition(":")[2]
+
+    def __str__(self) -> str:
+        name, _, digest = self.reference.partition("@sha256:")
+        return f"{name} ({digest[:8]})"
 
 
 class SecretQuerySet(models.QuerySet["Secret"]):

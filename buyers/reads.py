@@ -12,7 +12,7 @@ from agent.recipes.parameters import (
     PromptParameters,
 )
 from buyers import references
-from buyers.models import Artifact, Dataset
+from buyers.models import Artifact, Dataset, Job
 from marketplace.core.errors import Invalid
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
@@ -71,12 +71,15 @@ def why_not_from(model: Artifact) -> str:
     """Why no training can start from a model; empty if one can."""
     if not _is_whole(model.whole):
         return f"{model} is no model that training can start from (config.json and *.safetensors)"
-    made = model.job
-    if model.is_adapter and made is not None and "reward" in (
-        made.recipe, made.parameters.get("method")
-    ):  # fmt: skip
+    if model.is_adapter and _scores(model.job):
         return f"{model} is an adapter that scores; a training starts from what writes"
     return ""
+
+
+def _scores(made_by: Job | None) -> bool:
+    return made_by is not None and "reward" in (
+        made_by.recipe, made_by.parameters.get("method")
+    )  # fmt: skip
 
 
 def _is_whole(model: Artifact | None) -> bool:

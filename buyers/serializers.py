@@ -207,6 +207,9 @@ class JobIn(serializers.Serializer[Job]):
         required=False,
         help_text="Lock of its own packages; left out: as its project's files say; none: the node's",
     )
+    image = serializers.CharField(
+        required=False, help_text="For a script: the container image that it runs in, open to all"
+    )
     secrets = serializers.ListField(
         child=serializers.CharField(), required=False, help_text="Names of yours, like HF_TOKEN"
     )
@@ -309,6 +312,7 @@ class JobOut(serializers.Serializer[JobView]):
     egress = serializers.JSONField(source="job.egress")
     secrets = serializers.JSONField(source="job.secrets")
     packages = serializers.CharField(source="job.packages.sha256", default="")
+    image = serializers.CharField(source="job.image.reference", default="")
 
     def to_representation(self, instance: JobView) -> dict[str, Any]:
         shown: dict[str, Any] = JobRow(instance.job).data

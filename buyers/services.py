@@ -15,9 +15,9 @@ from django.contrib.auth.models import User
 from agent.recipes import catalog
 from agent.recipes.catalog import ParameterError
 from agent.recipes.parameters import FineTuning, Parameters, ScriptParameters, why_not_on
-from buyers import fits, packages, reads, references, secrets, sizes
+from buyers import fits, images, packages, reads, references, secrets, sizes
 from buyers.models import Artifact, Dataset, Folder, Job
-from buyers.own_models import PackageLock
+from buyers.own_models import ContainerImage, PackageLock
 from marketplace.core import checkpoints, estimates
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.hardware import Level
@@ -45,8 +45,8 @@ class Plan:
     mix: Dataset | None
     other: Artifact | None
     third: Artifact | None
-    packages: PackageLock | None
-    """Its own environment; None: the node's."""
+    brought: PackageLock | ContainerImage | None
+    """What it runs in; None: the node's own environment."""
     secrets_trust: int
     """The worst site that may see the secrets it asks for."""
     shape: BaseShape | None
@@ -65,6 +65,16 @@ class Plan:
     """0 where only its author knows."""
     gpus: int
 
+    @property
+    def packages(self) -> PackageLock | None:
+        """Its own packages, if it brings some."""
+        return self.brought if isinstance(self.brought, PackageLock) else None
+
+    @property
+    def image(self) -> ContainerImage | None:
+        """Its image, if it brings one."""
+        return self.brought if isinstance(self.brought, ContainerImage) else None
+
     def seconds_on(self, gpu_class: str) -> float:
         """Estimated seconds of running on a gang of this class, by its data sheet, as if its GPUs
         never waited for each other: what waiting costs is taken off a bid's value."""
@@ -78,11 +88,9 @@ class Plan:
 
 
 def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
-    """Checks a request without writing anything.
-
-    Raises Invalid, naming the field: what is unknown, what the org has none of or the recipe can't
-    use, a deadline in the past, an environment that no node offers, a size that nobody knows.
-    """
+    """Checks a request without writing anything; raises Invalid, naming the field: what is unknown,
+    what the org has none of or the recipe can't use, a deadline in the past, an environment that no
+    node offers, a size that nobody knows."""
     _require_place(request, now)
     parameters = _parameters(request)
     base, dataset, script = _inputs(org, request)
@@ -90,7 +98,7 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
     other, third = (reads.model(org, request, name) for name in ("other", "third"))
     _check(request, parameters, base, dataset, script)
     fits.require_kinds(parameters, dataset, mix)
-    lock = packages.of_request(org, request, script)
+    brought = images.of_request(request) or packages.of_request(org, request, script)
     shape, plain = sizes.shape_of(base), catalog.as_json(parameters)
     start = reads.base(base, request.recipe)
     folders = _named(**start, dataset=dataset, script=script, mix=mix, other=other, third=third)
@@ -105,13 +113,14 @@ def plan(org: Org, request: JobRequest, *, now: datetime) -> Plan:
         mix=mix,
         other=other,
         third=third,
-        packages=lock,
+        brought=brought,
         secrets_trust=secrets.worst_site(org, request.secrets),
         shape=shape,
         memory_bytes=on_gpu,
         memory_cpu_bytes=on_cpu,
         disk_bytes=request.disk_bytes,
-        bytes_in=sum(folder.bytes for folder in folders.values()) + (lock.bytes if lock else 0),
+        bytes_in=sum(folder.bytes for folder in folders.values())
+        + (brought.bytes if brought else 0),
         hours=request.hours,
         row_tokens=sizes.row_tokens(dataset),
         total_steps=catalog.total_steps(parameters),
@@ -215,6 +224,7 @@ def _what(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "dataset": plan.dataset,
         "script": plan.script,
         "packages": plan.packages,
+        "image": plan.image,
         "mix": plan.mix,
         "other": plan.other,
         "third": plan.third,

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
+from agent.protocol import REGISTRIES
 from marketplace.core.policy import Policy
 
 
@@ -43,6 +44,20 @@ def _hubs(text: str) -> dict[str, str]:
         name, _, url = part.strip().partition("=")
         if not name.isidentifier() or urlsplit(url).scheme not in ("http", "https"):
             raise ImproperlyConfigured(f"HUBS is like name=https://address,…, not {part!r}")
+        found[name] = url.rstrip("/")
+    return found
+
+
+def _registries(text: str) -> dict[str, str]:
+    """Registry, as images name it → address."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, url = part.strip().partition("=")
+        url = url or f"https://{'registry-1.docker.io' if name == 'docker.io' else name}"
+        if not name or urlsplit(url).scheme not in ("http", "https"):
+            raise ImproperlyConfigured(
+                f"IMAGE_REGISTRIES is like ghcr.io,host=https://address,…, not {part!r}"
+            )
         found[name] = url.rstrip("/")
     return found
 
@@ -192,6 +207,8 @@ S3_BUCKET = os.environ.get("S3_BUCKET", "gridloom")
 PACKAGE_INDEX_URL = _url("PACKAGE_INDEX_URL", "https://pypi.org/simple", "http", "https")
 # Where bases may be fetched from, by the names that buyers use: "name=https://address,…". Nothing
 # else is ever asked for a model, so a buyer can't send us to an address of theirs.
+# From where container images come, for jobs that name one; the agents' owners have lists of theirs.
+IMAGE_REGISTRIES = _registries(os.environ.get("IMAGE_REGISTRIES", ",".join(REGISTRIES)))
 HUBS = _hubs(os.environ.get("HUBS", "huggingface=https://huggingface.co"))
 # Where what is being fetched or checked lies meanwhile; it must hold the largest file.
 SCRATCH_DIR = Path(

@@ -131,6 +131,7 @@ def wants(job: Job) -> Wants:
         else Trust.COMMUNITY,
         python=job.packages.python if job.packages else "",
         torch=job.packages.torch if job.packages else "",
+        registry=job.image.registry if job.image else "",
     )
 
 
@@ -175,5 +176,6 @@ def _standing(offer: Offer, tier: Tier, now: datetime) -> Standing | None:
         builds=node.builds,
         python=node.python,
         torch=node.torch,
+        registries=frozenset(node.registries),
     )
     return Standing(offer, free, stands, closes_at)

@@ -64,7 +64,8 @@ def clear_market(*, now: datetime) -> int:
 
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
-    jobs = list(Job.objects.queued().order_by("queued_at", "pk").select_related("org", "packages"))
+    queued = Job.objects.queued().select_related("org", "packages", "image")
+    jobs = list(queued.order_by("queued_at", "pk"))
     rows = [row for row in market.standing(now) if row.free] if jobs else []
     wanted = {job.pk: market.wants(job) for job in jobs}
     products = _products(list(wanted.values()), rows)
@@ -104,6 +105,7 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     )
     minds_code = any(want.runs_code for want in wanted)
     minds_packages = any(want.python for want in wanted)
+    registries = frozenset(want.registry for want in wanted) - {""}
     minds_egress = any(want.egress for want in wanted)
     minds_ray = any(want.ray for want in wanted)
     of_row: dict[str, str] = {}
@@ -116,6 +118,7 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
             stands.environment[:12] if minds_environment else "",
             "recipes" if minds_code and not stands.scripts else "",
             f"py{stands.python}-{stands.torch}-{stands.builds:d}" if minds_packages else "",
+            "+".join(sorted(registries & stands.registries)),
             "closed" if minds_egress and not stands.egress else "",
             "no-ray" if minds_ray and not stands.ray else "",
             f"org-{stands.org}" if stands.own_org_only else "",

@@ -28,7 +28,7 @@ _JOB_BROKE: Final = {
     "disk": "it wrote more to disk than it booked, and was killed",
     "pids": "it started more processes than it may, and was killed",
     "hang": "it made no step and used no processor for too long, and was killed",
-    "environment": "its packages could not be installed",
+    "environment": "its environment could not be made",
     "secret": "its secrets could not be given to it",
     "output": "it left output that can't be accepted",
 }

@@ -152,6 +152,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         secrets_trust=plan.secrets_trust,
         python=plan.packages.python if plan.packages else "",
         torch=plan.packages.torch if plan.packages else "",
+        registry=plan.image.registry if plan.image else "",
     )
 
 
@@ -245,7 +246,7 @@ def _option(
         g_co2=drawn.grams_co2(site.carbon_g_per_kwh),
         notice_s=min(row.offer.notice_s for row, _ in seats),
         sandbox=node.sandbox,
-        environment=plan.packages.sha256 if plan.packages else node.environment,
+        environment=plan.brought.sha256 if plan.brought else node.environment,
         start_s=max(timing.start_seconds(plan, row.node) for row, _ in seats),
         memory_bytes=plan.memory_cpu_bytes if is_cpu(stands.gpu_class) else plan.memory_bytes,
     )

@@ -94,6 +94,7 @@ def build(
             checkpoint_s=interval,
             gang=gang,
             packages=_packages(job),
+            image=_image(job),
             egress=job.egress,
             secrets=job.secrets,
             lineage=_lineage(job),
@@ -106,8 +107,9 @@ def start_timeout(job: Job, node: Node, resume: Checkpoint | None, policy: Polic
     folders: list[Folder] = [folder for _, folder, _ in inputs_of(job)]
     size = sum(folder.bytes for folder in folders) + (resume.bytes if resume else 0)
     building = 0.0
-    if job.packages is not None:
-        size += job.packages.bytes
+    brought = job.packages or job.image
+    if brought is not None:
+        size += brought.bytes
         building = policy.build_s
     return policy.start_base_s + building + 2 * size * 8 / (max(node.bandwidth_mbps, 0.1) * 1e6)
 
@@ -165,6 +167,12 @@ def _packages(job: Job) -> protocol.Packages | None:
         count=lock.count,
         bytes=lock.bytes,
     )
+
+
+def _image(job: Job) -> protocol.Image | None:
+    if job.image is None:
+        return None
+    return protocol.Image(reference=job.image.reference, bytes=job.image.bytes)
 
 
 def _host_memory(seat: Seat) -> int:

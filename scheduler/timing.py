@@ -38,9 +38,9 @@ def measured_tflops(nodes: list[Node]) -> dict[object, float]:
 
 def start_seconds(plan: Plan, node: Node) -> float:
     """About how long a node that has nothing cached takes to fetch what a job reads, and to build
-    its environment."""
+    its environment or lay out its image."""
     fetching = plan.bytes_in * 8 / (max(node.bandwidth_mbps, 0.1) * 1e6)
-    building = _BUILD_S + plan.packages.bytes / _BUILD_BYTES_S if plan.packages else 0.0
+    building = _BUILD_S + plan.brought.bytes / _BUILD_BYTES_S if plan.brought else 0.0
     return _START_S + fetching + building
 
 

@@ -124,6 +124,7 @@ def write_inventory(node: Node, inventory: Inventory, *, at_most_as_before: bool
     node.lan_address = inventory.lan_address
     node.egress = inventory.egress
     node.builds = inventory.builds
+    node.registries = inventory.registries
     node.python = ".".join(inventory.environment.python.split(".")[:2])[:10]
     # What follows a plus tells one build of a version from another.
     node.torch = inventory.environment.packages.get("torch", "").partition("+")[0][:40]
@@ -131,7 +132,7 @@ def write_inventory(node: Node, inventory: Inventory, *, at_most_as_before: bool
         update_fields=[
             "inventory", "agent_version", "sandbox", "environment", "cpu_model", "cpu_cores",
             "memory_bytes", "disk_bytes", "nvlink", "lan_address", "egress", "builds", "python",
-            "torch",
+            "torch", "registries",
         ]
     )  # fmt: skip
     listed = _write_devices(node, inventory.devices, at_most_as_before)

@@ -113,6 +113,7 @@ class Node(Stateful):
     python = models.CharField(max_length=10, blank=True, help_text="Minor version, as 3.11")
     torch = models.CharField(max_length=40, blank=True, help_text="Public version, if it has it")
     builds = models.BooleanField(default=False, help_text="Jobs' own environments are built")
+    registries = models.JSONField(default=list, help_text="From where it fetches jobs' images")
     egress = models.BooleanField(default=False, help_text="Jobs may reach names that they list")
     bandwidth_mbps = models.FloatField(default=100.0, help_text="To our storage, as measured")
 

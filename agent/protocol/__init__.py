@@ -15,10 +15,11 @@ All times are milliseconds of a node's own boot clock (`up_ms`) or of a process'
 VERSION history: 1: the first. 2: checkpoints say where they lay and when they were written; gangs
 over the nodes of one site (`Inventory.lan_address`, `AssignmentSpec.gang`). 3: what a job may reach
 (`egress`), and whether the owner lets it; packages of its own, and whether the node builds them;
-secrets; shells. 4: how many GPUs a gang goes on with (`Gang.gpus_min`).
+secrets; shells. 4: how many GPUs a gang goes on with (`Gang.gpus_min`); container images.
 """
 
 from agent.protocol.https import (
+    REGISTRIES,
     AssignmentSpec,
     CommitReply,
     CommitRequest,
@@ -27,6 +28,7 @@ from agent.protocol.https import (
     File,
     FileToSend,
     Gang,
+    Image,
     Input,
     InputUrls,
     Member,
@@ -137,6 +139,7 @@ __all__ = [
     "Gang",
     "Heartbeat",
     "Hello",
+    "Image",
     "Input",
     "InputUrls",
     "Inventory",
@@ -158,6 +161,7 @@ __all__ = [
     "ProofOpening",
     "ProofTask",
     "Put",
+    "REGISTRIES",
     "Receipt",
     "ReceiptBody",
     "Refused",

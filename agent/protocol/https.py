@@ -1,6 +1,6 @@
 """The bodies of HTTPS calls under /agent/v1: enrolment, specs, uploads, commits."""
 
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import UUID
 
 from msgspec import Meta
@@ -98,6 +98,28 @@ class Packages(Wire, frozen=True, kw_only=True):
     """To fetch; 0 where the index tells no sizes."""
 
 
+REGISTRIES: Final = (
+    *("docker.io", "ghcr.io", "quay.io", "nvcr.io"),
+    *("public.ecr.aws", "mcr.microsoft.com", "registry.gitlab.com"),
+)
+"""From where images are fetched unless somebody says otherwise: what serves anybody, and is no
+address within an owner's network."""
+
+
+class Image(Wire, frozen=True, kw_only=True):
+    """The container image that the job runs in, to be fetched by the node."""
+
+    reference: Name
+    """registry/repository@sha256:…: of one image, or of a list of images by platform."""
+    bytes: Count
+    """To fetch."""
+
+    @property
+    def digest(self) -> str:
+        """Its name by content, without sha256:."""
+        return self.reference.rpartition(":")[2]
+
+
 class AssignmentSpec(Wire, frozen=True, kw_only=True):
     """GET /agent/v1/assignments/<id>/spec: all a node needs to know to run its share.
 
@@ -121,7 +143,7 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
     disk_bytes: Count
     environment: Sha256
     """The lock of the training environment that was quoted; another one refuses the job, unless
-    it brings packages of its own."""
+    it brings packages or an image of its own."""
     grace_s: float
     save_s: float
     start_timeout_s: float
@@ -132,6 +154,8 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
     """Of a lease on several nodes."""
     packages: Packages | None = None
     """None: it runs in the node's training environment as it is."""
+    image: Image | None = None
+    """None: it sees the node's own system."""
     egress: list[Name] = []
     """Names that the job may reach, by the gate of its sandbox; empty is nobody."""
     secrets: list[Name] = []

@@ -63,5 +63,7 @@ class Inventory(Wire, frozen=True, kw_only=True):
     nodes, and `python -m agent doctor` says why."""
     egress: bool = False
     """Whether the owner lets jobs reach the names that they list."""
+    registries: Annotated[list[Name], Meta(max_length=50)] = []
+    """From where images are fetched for jobs; empty: jobs see the node's own system."""
     builds: bool = False
     """Whether jobs' own environments are built here, from the package index."""

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import agent
 from agent.order import KeeperOrder, Network
-from agent.sandbox import nvidia
+from agent.sandbox import borrowed, image, nvidia
+from agent.sandbox.binds import each, open_folder, parents
 
 INIT = "/opt/gridloom/init.py"
 NOBODY = 65534
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # What programs look up under /etc, beside the user list that we write ourselves.
 _ETC = ("ld.so.cache", "ssl", "pki", "alternatives", "localtime")
@@ -60,14 +62,14 @@ def command(
         *("--unshare-ipc", "--unshare-pid", "--unshare-uts", "--hostname", "job"),
         *(() if order.network else ("--unshare-net",)),
         *("--unshare-cgroup-try", *(_root_rights() if as_root else _user_rights())),
-        *_system(folder),
+        *(image.system(order.image.rootfs, folder) if order.image else _system(folder)),
         *_devices(order),
-        *_training_env(order),
-        *_gridloom(),
+        *_ours(order),
         *_work(order, folder),
         *("--remount-ro", "/", "--chdir", "/"),
         *("--seccomp", str(seccomp_fd), "--info-fd", str(info_fd)),
-        *(base_python(order), "-I", "-S", INIT, str(control_fd)),
+        *(borrowed.command(base_python(order)) if order.image else [base_python(order)]),
+        *("-I", "-S", INIT, str(control_fd)),
     ]
 
 
@@ -94,14 +96,17 @@ def python_of(prefix: str) -> str:
 def environment(order: KeeperOrder) -> dict[str, str]:
     """The job's environment: ours first, then what the order sets."""
     first = order.environment or training_env(order)[0]
-    return {
-        "PATH": f"{first}/bin:/usr/local/bin:/usr/bin:/bin",
+    own = {"PATH": f"{first}/bin:{_PATH}", "PYTHONPATH": "/opt/gridloom"}
+    ours = {
+        "PATH": _PATH,
         "HOME": "/job",
         "USER": "job",
         "LANG": "C.UTF-8",
         "TMPDIR": "/tmp",
-        "PYTHONPATH": "/opt/gridloom",
         "PYTHONUNBUFFERED": "1",
+    }
+    return {
+        **(image.environment(order, ours) if order.image else ours | own),
         **({} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""}),
         **(_beside_the_gate(order) if order.egress else {}),
         **order.env,
@@ -165,18 +170,18 @@ def _system(folder: Path) -> list[str]:
             words += ["--ro-bind", str(path), str(path)]
     words += [
         *("--ro-bind", str(folder / "etc"), "/etc"),
-        *_each("--ro-bind", {str(path): str(path) for path in _host_etc()}),
+        *each("--ro-bind", {str(path): str(path) for path in _host_etc()}),
     ]
     cpus = "/sys/devices/system"  # OpenMP and psutil count cores and NUMA nodes there
-    return words + [*_parents(cpus), "--ro-bind-try", cpus, cpus]
+    return words + [*parents(cpus), "--ro-bind-try", cpus, cpus]
 
 
 def _work(order: KeeperOrder, folder: Path) -> list[str]:
     inputs = {f"/job/inputs/{name}": path for name, path in order.inputs.items()}
     return [
         *("--bind", str(folder / "job"), "/job"),
-        *(_open_folder("/job/inputs") if inputs else ()),
-        *_each("--ro-bind", inputs),
+        *(open_folder("/job/inputs") if inputs else ()),
+        *each("--ro-bind", inputs),
     ]
 
 
@@ -186,12 +191,19 @@ def _devices(order: KeeperOrder) -> list[str]:
     for folder, size in sizes.items():
         words += ["--perms", "1777", "--size", str(max(size, 1)), "--tmpfs", folder]
     masked = (f"/proc/{name}" for name in _MASKED)
-    words += _each("--ro-bind", {path: "/dev/null" for path in masked if os.path.exists(path)})
+    words += each("--ro-bind", {path: "/dev/null" for path in masked if os.path.exists(path)})
     if order.gpus:
-        words += _each("--dev-bind", {path: path for path in nvidia.device_nodes(order.gpus)})
+        words += each("--dev-bind", {path: path for path in nvidia.device_nodes(order.gpus)})
         for path in (*nvidia.driver_files(), *nvidia.SYSTEM_FOLDERS):
-            words += [*_parents(path), "--ro-bind-try", path, path]
+            words += [*parents(path), "--ro-bind-try", path, path]
     return words
+
+
+def _ours(order: KeeperOrder) -> list[str]:
+    """What of the node's own is beside the system: its training environment, or just our init."""
+    if order.image is not None:
+        return image.beside(base_python(order), _init(), driver=bool(order.gpus))
+    return [*_training_env(order), *_gridloom()]
 
 
 def _training_env(order: KeeperOrder) -> list[str]:
@@ -200,28 +212,16 @@ def _training_env(order: KeeperOrder) -> list[str]:
         # A path may lead through a symlink (/home → /data/home): scripts name either end.
         for path in dict.fromkeys((given, os.path.realpath(given))):
             if not path.startswith("/usr/") and path != "/usr":
-                words += [*_parents(path), "--ro-bind", path, path]
+                words += [*parents(path), "--ro-bind", path, path]
     if order.environment:
-        words += [*_parents(order.environment), "--ro-bind", order.environment, order.environment]
+        words += [*parents(order.environment), "--ro-bind", order.environment, order.environment]
     return words
 
 
 def _gridloom() -> list[str]:
     binds = {f"/opt/gridloom/{name}": str(path) for name, path in package_parts().items()}
-    binds[INIT] = str(Path(__file__).with_name("init.py"))
-    return [*_parents("/opt/gridloom/agent/recipes"), *_each("--ro-bind", binds)]
+    return [*parents("/opt/gridloom/agent/recipes"), *each("--ro-bind", binds | _init())]
 
 
-def _parents(path: str) -> list[str]:
-    """The folders above `path`, open to everybody: bubblewrap's own would be closed to the job."""
-    folders = [str(folder) for folder in reversed(Path(path).parents)][1:]
-    return [word for folder in folders for word in _open_folder(folder)]
-
-
-def _open_folder(path: str) -> list[str]:
-    return ["--perms", "0755", "--dir", path]
-
-
-def _each(option: str, binds: dict[str, str]) -> list[str]:
-    """target → source, as bubblewrap's words."""
-    return [word for target, source in binds.items() for word in (option, source, target)]
+def _init() -> dict[str, str]:
+    return {INIT: str(Path(__file__).with_name("init.py"))}

@@ -31,13 +31,22 @@ def device_nodes(indexes: Iterable[int]) -> list[str]:
 
 
 def driver_files() -> list[str]:
-    """Driver libraries outside /usr and /lib, which a job sees anyway (ldconfig knows them all)."""
+    """Driver libraries outside /usr and /lib, which a job sees anyway."""
+    files: dict[str, None] = {}
+    for path in driver_libraries().values():
+        files |= dict.fromkeys((path, os.path.realpath(path)))
+    return [path for path in files if not path.startswith(("/usr/", "/lib"))]
+
+
+def driver_libraries() -> dict[str, str]:
+    """The name that each of the driver's libraries is asked for by → where it lies, as ldconfig
+    knows them."""
     known = subprocess.run(
         ["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False
     ).stdout
-    files: dict[str, None] = {}
+    found: dict[str, str] = {}
     for line in known.splitlines():
         if _DRIVER.match(line) and " => " in line:
-            path = line.rsplit(" => ", 1)[1]
-            files |= dict.fromkeys((path, os.path.realpath(path)))
-    return [path for path in files if not path.startswith(("/usr/", "/lib"))]
+            name, _, path = line.strip().partition(" => ")
+            found.setdefault(name.split(" ")[0], path)
+    return found

@@ -9,7 +9,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from buyers import control, jobview, packages
+from buyers import control, jobview
 from buyers.api.base import REPEATABLE, BuyerView, shaped
 from buyers.api.data import folder_files
 from buyers.models import Job, Quote
@@ -39,10 +39,9 @@ class _JobView(BuyerView):
         return get_object_or_404(Job.objects.of(self.org), pk=pk)
 
     def asked_for(self) -> JobRequest:
-        """The job as wanted, its packages resolved: that takes the network, and so no
-        transaction (`once` opens one)."""
-        asked = specs.parse(self.body())
-        return packages.resolved(self.org, asked, now=timezone.now())
+        """The job as wanted, resolved: that takes the network, and so no transaction (`once` opens
+        one)."""
+        return control.resolved(self.org, specs.parse(self.body()), now=timezone.now())
 
     def seen(self, job: Job) -> dict[str, Any]:
         """The job as it now is."""

@@ -29,6 +29,11 @@ tokens.register(app)
 JobArgument = Annotated[str, typer.Argument(help="The job's id; `gridloom jobs` lists them")]
 
 
+_Parameters = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="A parameter, like steps=100")
+]
+
+
 def _job_fields(
     *,
     recipe: Annotated[str, typer.Argument(help="One of `gridloom recipes`")],
@@ -39,9 +44,7 @@ def _job_fields(
     mix: Annotated[str, typer.Option(help="A dataset to blend in, so that less is forgotten")] = "",
     other: Annotated[str, typer.Option(help="A second model: the teacher, or what is added")] = "",
     third: Annotated[str, typer.Option(help="A third model, to merge with the second")] = "",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="A parameter, like steps=100")
-    ] = None,
+    set_: _Parameters = None,
     limit: Annotated[str, typer.Option(help="Most to pay per GPU-hour")] = "",
     gpus: Annotated[int, typer.Option(help="How many, or the fewest")] = 1,
     gpus_max: Annotated[int, typer.Option(help="Up to so many, if it pays; 0: just --gpus")] = 0,
@@ -55,6 +58,7 @@ def _job_fields(
     name: Annotated[str, typer.Option(help="To know it by")] = "",
     seed: Annotated[int, typer.Option(help="Of its randomness")] = 0,
     packages: Annotated[str, typer.Option(help="A lock; none: the node's; empty: as it says")] = "",
+    image: Annotated[str, typer.Option(help="Container image for a script, open to all")] = "",
     secret: Annotated[list[str] | None, typer.Option(help="A secret's name; repeatable")] = None,
     egress: Annotated[list[str] | None, typer.Option(help="Like .wandb.ai; repeatable")] = None,
 ) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def _job_fields(
         "mix": mix, "other": other, "third": third, "limit": limit, "gpus": gpus, "level": level,
         "gpus_max": gpus_max, "memory_gib": memory_gib, "disk_gib": disk_gib, "hours": hours,
         "regions": region or [], "trust": trust, "deadline": deadline,
-        "name": name, "seed": seed, "egress": egress or [],
+        "name": name, "seed": seed, "egress": egress or [], "image": image,
         "packages": packages, "secrets": secret or [], "parameters": dict(map(_parameter, set_ or [])),
     }  # fmt: skip
     return {field: value for field, value in found.items() if value not in ("", 0, [])}

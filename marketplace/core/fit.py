@@ -45,6 +45,9 @@ class Wants:
     torch: str = ""
     """Version of torch that its packages leave to the node."""
 
+    registry: str = ""
+    """From where its image is fetched; empty: it runs on the node's own system."""
+
     def memory_on(self, gpu_class: str) -> int:
         """Bytes needed on a device of this class."""
         return self.memory_cpu_bytes if is_cpu(gpu_class) else self.memory_bytes
@@ -78,6 +81,8 @@ class Stands:
     """Whether jobs' own environments are built there."""
     python: str = ""
     torch: str = ""
+    registries: frozenset[str] = frozenset()
+    """From where images are fetched for jobs."""
 
 
 def misfit(wants: Wants, stands: Stands) -> str:
@@ -120,11 +125,8 @@ def _not_suited(wants: Wants, stands: Stands) -> str:
         return f"needs {wants.disk_bytes / _GIB:.0f} GiB of disk, it has less"
     if stands.tier > wants.tier:
         return "the node is less proven than the job demands"
-    if wants.python:
-        if why := _no_environment(wants, stands):
-            return why
-    elif wants.environment and stands.environment != wants.environment:
-        return "another training environment"
+    if why := _no_environment(wants, stands):
+        return why
     if wants.ray and not stands.ray:
         return "its training environment has no Ray, which recipes on several GPUs need"
     if stands.node in wants.avoid:
@@ -137,6 +139,17 @@ def _not_suited(wants: Wants, stands: Stands) -> str:
 
 
 def _no_environment(wants: Wants, stands: Stands) -> str:
+    if wants.registry:
+        known = wants.registry in stands.registries
+        return "" if known else f"no images from {wants.registry} are run there"
+    if wants.python:
+        return _no_packages(wants, stands)
+    if wants.environment and stands.environment != wants.environment:
+        return "another training environment"
+    return ""
+
+
+def _no_packages(wants: Wants, stands: Stands) -> str:
     if not stands.builds:
         return "no environments of jobs' own are built there"
     if stands.python != wants.python:

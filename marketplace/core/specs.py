@@ -20,7 +20,7 @@ GIB: Final = 2**30
 _KNOWN: Final = frozenset(
     "name recipe parameters base dataset script mix other third gpus gpus_max level memory_gib "
     "disk_gib regions trust tier kappa limit limits budget deadline hours environment seed egress "
-    "packages secrets".split()
+    "packages image secrets".split()
 )
 NO_PACKAGES: Final = "none"
 MAX_EGRESS: Final = 32
@@ -78,6 +78,9 @@ class JobRequest:
     """Names that it must reach, like huggingface.co or .wandb.ai (with all below it)."""
     secrets: tuple[str, ...] = ()
     """Names of the org's secrets that it is given as variables."""
+    image: str = ""
+    """The container image that its script runs in, by tag or digest; `buyers.images` finds the
+    digest. Empty: it sees the node's own system."""
     packages: str = ""
     """SHA-256 of the lock of its own packages; empty: as its project's files say, which
     `buyers.packages` resolves; "none": it runs in the node's own environment."""
@@ -141,6 +144,7 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
         seed=_integer(raw, "seed", 0, low=0, high=2**31 - 1),
         egress=_egress(raw.get("egress") or ()),
         secrets=_names(raw.get("secrets") or ()),
+        image=_text(raw, "image", most=200),
         packages=_text(raw, "packages", most=64),
     )
 

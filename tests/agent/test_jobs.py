@@ -76,14 +76,16 @@ async def test_a_job_runs_from_a_wish_to_its_artifact(market: Market, node: Stat
 async def test_the_final_claim_is_made_before_the_job_is_settled(
     market: Market, node: State, device: str
 ):
-    market.faults.lose_receipts = 1
+    market.faults.lose_receipts = 99
     job = market.want(spec(market.offer({"main.py": b""}, "script"), devices=[device]))
-    await market.until(lambda: market.claims)
+    await market.until(lambda: market.claims and market.claims[-1].final)
     assert market.settled(job) is None  # nobody has answered for it yet
+    market.faults.lose_receipts = 0
     market.cut()  # on the next socket it is claimed again
     await _ended(market, job)
-    assert len(market.claims) >= 2
-    assert market.claims[0] == market.claims[-1]
+    finals = [claim for claim in market.claims if claim.final]
+    assert len(finals) >= 2
+    assert all(claim == finals[0] for claim in finals)
 
 
 async def test_a_job_goes_on_from_its_checkpoint(market: Market, node: State, device: str):

@@ -14,6 +14,7 @@ import pytest
 
 from agent import config, orders, packages
 from agent.config import Network, State
+from agent.making import NotMade, Shelves
 from agent.protocol import Packages
 from agent.sandbox import bubblewrap
 from buyers import requirements
@@ -121,12 +122,12 @@ def test_what_is_no_folder_of_its_own_is_not_kept(tmp_path: Path):
     away = tmp_path / "away"
     (away / "bin").mkdir(parents=True)
     (tmp_path / "env").symlink_to(away)
-    with pytest.raises(packages.NotBuilt) as refused:
+    with pytest.raises(NotMade) as refused:
         packages._keep(tmp_path / "env", tmp_path / "kept" / "env", "/usr/bin/python3")
     assert refused.value.why == "environment"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "bin").symlink_to(away / "bin")
-    with pytest.raises(packages.NotBuilt):
+    with pytest.raises(NotMade):
         packages._keep(tmp_path / "other", tmp_path / "kept" / "other", "/usr/bin/python3")
     assert list((away / "bin").iterdir()) == []
 
@@ -227,7 +228,7 @@ async def test_orgs_whose_ids_begin_alike_build_the_same_lock_side_by_side(
     sha = index.add("greeting", "2.1", code=CODE)
     wanted = lock(index, f"greeting==2.1 --hash=sha256:{sha}")
     builds = packages.Builds(
-        state.environments, state.cache, nodes.machine(state), lambda path: False
+        Shelves(state.environments, state.cache, lambda path: False), nodes.machine(state)
     )
     orgs = [UUID(int=7), UUID(int=8)]
     built = await asyncio.gather(*(builds.get(org, wanted, print) for org in orgs))
@@ -243,9 +244,6 @@ def test_environments_that_were_long_unused_go_and_those_in_use_stay(state: Stat
         os.utime(folder, (time.time() - age,) * 2)
     left_over = state.environments / "building" / "half" / "job"
     left_over.mkdir(parents=True)
-    builds = packages.Builds(
-        state.environments, state.cache, nodes.machine(state), lambda path: path.name == "used"
-    )
-    builds.sweep()
+    Shelves(state.environments, state.cache, lambda path: path.name == "used").sweep()
     assert [name for name, folder in folders.items() if folder.exists()] == ["used", "new"]
     assert not left_over.parent.exists()

@@ -14,6 +14,10 @@ from tests.buyers.conftest import folder
 
 pytestmark = pytest.mark.usefixtures("valkey")
 
+WHOLE = [
+    {"path": path, "bytes": 10, "sha256": "0" * 64} for path in ("config.json", "model.safetensors")
+]
+
 
 def measured(*, dropped: bool = False) -> dict[str, object]:
     """An evaluation as a recipe writes it; `dropped`: poems were forgotten."""
@@ -34,6 +38,7 @@ def measured(*, dropped: bool = False) -> dict[str, object]:
 def model(ran):
     ran.artifact.evaluation = measured()
     ran.artifact.lineage = {"recipe": "lora"}
+    ran.artifact.manifest = WHOLE
     ran.artifact.save()
     return ran.artifact
 
@@ -184,7 +189,11 @@ def test_an_adapter_says_what_can_be_done_with_it(member, model):
     model.save()
     page = page_of(member, model)
     assert "This is an adapter" in page
-    assert "Continue from this" not in page
+    assert "Continue from this" not in page  # nobody knows to what
+
+    model.job.base = Artifact.objects.create(**folder(manifest=WHOLE, public=True))
+    model.job.save()
+    assert "Continue from this" in page_of(member, model)
 
 
 def test_the_card_says_what_the_run_took_and_leaves_the_manifest_alone(member, api, model):

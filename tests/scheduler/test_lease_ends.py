@@ -91,7 +91,7 @@ def test_a_job_that_is_killed_again_and_again_without_progress_fails(buyer, node
         ("disk", "more to disk than it booked"),
         ("pids", "more processes than it may"),
         ("hang", "made no step"),
-        ("environment", "packages could not be installed"),
+        ("environment", "environment could not be made"),
         ("output", "output that can't be accepted"),
     ],
 )

@@ -18,15 +18,15 @@ from tests.agent.sandbox.jobs import IS_ROOT, place, until
 __all__ = ["place"]
 pytestmark = [
     pytest.mark.skipif(not IS_ROOT, reason="making a lease's network takes root"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 STEPS = 40
 PARAMETERS = {
     "steps": STEPS, "batch_size": 4, "max_length": 64, "answers": 0, "evaluate_samples": 8,
     "precision": "fp32",
 }  # fmt: skip
-WITHIN_S = 240.0
-"""Ray's dozen processes take half a minute to start on two busy cores."""
+WITHIN_S = 600.0
+"""Ray's dozen processes take half a minute to start on two busy cores, and on slow ones minutes."""
 
 
 @pytest.fixture
