@@ -20,6 +20,8 @@ from tests.agent.conftest import spec
 from tests.agent.market import Market
 from tests.registry import Registry, layer, served
 
+pytestmark = pytest.mark.timeout(600)  # podman may have to be installed first
+
 SHELL = {"command": ["sh", "main.sh"]}
 LOOKS = b"""
 echo "$GREETING from $0, $HOME, $(whoami)"
