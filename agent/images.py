@@ -5,6 +5,11 @@ sandbox that every job has, with the image's files where it would have seen the 
 holds for jobs (their network, limits, logs, checkpoints) holds in an image as well, and the image
 is read-only. Its entry point is not run, nor is its user: the job's command is, as the job's user.
 
+That is not so for images made to break out, and hence nodes offer none unless their owner lists
+registries: until our init has dropped its rights, this host's loader and Python, which run as root,
+may read the image's files (`/etc/ld.so.preload`, locales); what podman fetches is bounded by free
+disk alone; and a manifest's foreign layers may name addresses in the owner's network.
+
 An image is laid out once for all orgs: it comes from registries that ask nobody who they are, and
 is named by its content.
 """
@@ -117,7 +122,6 @@ async def _fetch(folder: Path, image: Image, archive: Path) -> dict[str, object]
                 f"its image is for {found.os} on {found.architecture}, not for Linux on amd64",
             )
         await store.export(id, archive)
-        await store.forget()
     return {"reference": image.reference, "env": _variables(found.env)}
 
 

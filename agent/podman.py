@@ -81,11 +81,6 @@ class Podman:
         said = await self._run("create", "--network", "none", image, "true")
         await self._run("export", "--output", str(archive), said.decode().strip().splitlines()[-1])
 
-    async def forget(self) -> None:
-        """Gives its storage back, as soon as that is of no more use."""
-        with contextlib.suppress(PodmanError):
-            await self._run("system", "reset", "--force")
-
     async def _run(self, *words: str) -> bytes:
         places = {"root": str(self._folder / "root"), "runroot": self._notes.name}
         process = await asyncio.create_subprocess_exec(

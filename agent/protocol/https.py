@@ -102,8 +102,8 @@ REGISTRIES: Final = (
     *("docker.io", "ghcr.io", "quay.io", "nvcr.io"),
     *("public.ecr.aws", "mcr.microsoft.com", "registry.gitlab.com"),
 )
-"""From where images are fetched unless somebody says otherwise: what serves anybody, and is no
-address within an owner's network."""
+"""From where the market takes images unless its operator says otherwise: what serves anybody, and
+is no address within an owner's network. Each owner allows registries of their own."""
 
 
 class Image(Wire, frozen=True, kw_only=True):
