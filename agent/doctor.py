@@ -208,12 +208,13 @@ def _reach(network: Network | None) -> Finding:
 
 
 def _images(network: Network | None) -> Finding:
-    allowed = network.registries if network is not None else Network().registries
-    if not allowed:
+    if network is None or not network.registries:
         return Finding("images", True, "the owner lets no container images be run")
     if why := podman.why_not():
         return Finding("images", True, f"jobs in container images go elsewhere: {why}")
-    return Finding("images", True, f"jobs may run in container images from {', '.join(allowed)}")
+    return Finding(
+        "images", True, f"jobs may run in container images from {', '.join(network.registries)}"
+    )
 
 
 def _market(url: str) -> list[Finding]:

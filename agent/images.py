@@ -32,7 +32,7 @@ from agent.podman import Podman, PodmanError
 from agent.protocol import Image
 from agent.sandbox import unpack, workspace
 
-REFERENCE: Final = re.compile(r"([a-z0-9.:-]+)/([a-z0-9._/-]+)@sha256:([0-9a-f]{64})")
+_REFERENCE: Final = re.compile(r"([a-z0-9.:-]+)/([a-z0-9._/-]+)@sha256:([0-9a-f]{64})")
 _ROOM: Final = 12
 """Layers unpack to three to four times their size, and are there three times: in podman's storage,
 in its archive, and laid out."""
@@ -94,9 +94,8 @@ class Images:
                 room=_LEAST + 2 * size,
                 inputs={"unpack.py": unpack.__file__, "image.tar": str(archive)},
             ),
+            "its image could not be laid out",
         )
-        if not status.started_up_ms:
-            raise NotMade("start_failed", f"its image could not be laid out: {status.detail}")
         if status.exit_code != 0:
             why = making.said(folder)[:1200] or status.detail
             raise NotMade("environment", f"its image could not be laid out: {why}")
@@ -104,7 +103,7 @@ class Images:
 
 def why_not(image: Image, machine: Machine) -> str:
     """Why this node does not run jobs in it; "" if it does."""
-    parts = REFERENCE.fullmatch(image.reference)
+    parts = _REFERENCE.fullmatch(image.reference)
     if parts is None:
         return f"{image.reference[:200]!r} names no image by its digest"
     if parts[1] not in machine.inventory.registries:

@@ -107,19 +107,22 @@ class Shelves:
         outputs.clean(gone)
 
 
-async def run(folder: Path, order: KeeperOrder) -> Status:
+async def run(folder: Path, order: KeeperOrder, otherwise: str) -> Status:
     """Runs an order in the folder of a workbench, by a keeper like any job's, to its end; raises
-    NotMade if it can't begin."""
+    NotMade, beginning with `otherwise`, if it can't begin."""
     try:
         await asyncio.to_thread(_start, folder, order)
         while True:
             status = await asyncio.to_thread(keeper.read_status, folder)
             assert status is not None, "a keeper was started here"
             if status.state == "gone":
-                return status
+                break
             await asyncio.sleep(_POLL_S)
     except (files.OrderError, keeper.KeeperError) as error:
-        raise NotMade("start_failed", f"its environment could not be built: {error}") from None
+        raise NotMade("start_failed", f"{otherwise}: {error}") from None
+    if not status.started_up_ms:
+        raise NotMade("start_failed", f"{otherwise}: {status.detail}")
+    return status
 
 
 def order(

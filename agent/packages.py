@@ -63,7 +63,8 @@ class Builds:
         say(f"building its environment of {packages.count} packages")
         async with self._shelves.workbench(f"{path.parent.name}-{packages.sha256}") as folder:
             (folder / "lock.txt").write_text(packages.text)
-            status = await making.run(folder, self._order(folder, packages, room))
+            order = self._order(folder, packages, room)
+            status = await making.run(folder, order, "its environment could not be built")
             if status.exit_code != 0:
                 away = await asyncio.to_thread(self._why_away, packages, status)
                 raise _failure(folder, status, away)
@@ -121,9 +122,7 @@ def why_not(packages: Packages, machine: Machine) -> str:
 
 def _failure(folder: Path, status: Status, away: str) -> NotMade:
     """Whatever ends a build once it has begun is its packages' fault, unless we ourselves found
-    the index (`away`) or the sandbox to blame."""
-    if not status.started_up_ms:
-        return NotMade("start_failed", f"its environment could not be built: {status.detail}")
+    the index (`away`) to blame."""
     if status.why != "exited":
         return NotMade("environment", f"building its environment ended: {status.detail}")
     words = " ".join(re.sub("×|╰─▶|├─▶", " ", making.said(folder)).split())

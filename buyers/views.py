@@ -192,7 +192,7 @@ def resume(request: MemberRequest, pk: UUID) -> HttpResponse:
 
 
 def _job(request: MemberRequest, pk: UUID) -> Job:
-    mine = Job.objects.of(org_of(request)).select_related("created_by", "packages")
+    mine = Job.objects.of(org_of(request)).select_related("created_by", "packages", "image")
     return get_object_or_404(mine, pk=pk)
 
 

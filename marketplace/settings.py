@@ -205,10 +205,10 @@ S3_BUCKET = os.environ.get("S3_BUCKET", "gridloom")
 
 # Whose wheels jobs' own environments are made of; nodes reach it too.
 PACKAGE_INDEX_URL = _url("PACKAGE_INDEX_URL", "https://pypi.org/simple", "http", "https")
-# Where bases may be fetched from, by the names that buyers use: "name=https://address,…". Nothing
-# else is ever asked for a model, so a buyer can't send us to an address of theirs.
 # From where container images come, for jobs that name one; the agents' owners have lists of theirs.
 IMAGE_REGISTRIES = _registries(os.environ.get("IMAGE_REGISTRIES", ",".join(REGISTRIES)))
+# Where bases may be fetched from, by the names that buyers use: "name=https://address,…". Nothing
+# else is ever asked for a model, so a buyer can't send us to an address of theirs.
 HUBS = _hubs(os.environ.get("HUBS", "huggingface=https://huggingface.co"))
 # Where what is being fetched or checked lies meanwhile; it must hold the largest file.
 SCRATCH_DIR = Path(

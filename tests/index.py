@@ -9,6 +9,8 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+from tests.serving import on_loopback, running
+
 
 class Index:
     """Serve it with `served`. `gets` are the paths that somebody asked for."""
@@ -95,17 +97,12 @@ def served(index: Index) -> Iterator[Index]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    index.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield index
-    finally:
-        index.answers.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with running(on_loopback(Handler)) as server:
+        index.port = server.server_port
+        try:
+            yield index
+        finally:
+            index.answers.set()
 
 
 def _wheel(

@@ -10,6 +10,12 @@ def parents(path: str) -> list[str]:
     return [word for folder in folders for word in open_folder(folder)]
 
 
+def cores() -> list[str]:
+    """Where OpenMP and psutil count cores and NUMA nodes."""
+    path = "/sys/devices/system"
+    return [*parents(path), "--ro-bind-try", path, path]
+
+
 def open_folder(path: str) -> list[str]:
     """A folder that everybody may look into."""
     return ["--perms", "0755", "--dir", path]

@@ -18,7 +18,7 @@ from pathlib import Path
 import agent
 from agent.order import KeeperOrder, Network
 from agent.sandbox import borrowed, image, nvidia
-from agent.sandbox.binds import each, open_folder, parents
+from agent.sandbox.binds import cores, each, open_folder, parents
 
 INIT = "/opt/gridloom/init.py"
 NOBODY = 65534
@@ -172,8 +172,7 @@ def _system(folder: Path) -> list[str]:
         *("--ro-bind", str(folder / "etc"), "/etc"),
         *each("--ro-bind", {str(path): str(path) for path in _host_etc()}),
     ]
-    cpus = "/sys/devices/system"  # OpenMP and psutil count cores and NUMA nodes there
-    return words + [*parents(cpus), "--ro-bind-try", cpus, cpus]
+    return words + cores()
 
 
 def _work(order: KeeperOrder, folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from agent.order import KeeperOrder
 from agent.sandbox import borrowed, nvidia
-from agent.sandbox.binds import each, parents
+from agent.sandbox.binds import cores, each, parents
 from agent.sandbox.unpack import MOUNTS
 
 _OURS: Final = "/opt/gridloom"
@@ -23,11 +23,10 @@ assert {"sys", _OURS[1:]} <= set(MOUNTS)
 def system(rootfs: str, folder: Path) -> list[str]:
     """The image's root, with the job's own users and hosts. `folder` is the assignment's."""
     etc = {f"/etc/{name}": str(folder / "etc" / name) for name in ("passwd", "group", "hosts")}
-    cpus = "/sys/devices/system"  # OpenMP and psutil count cores and NUMA nodes there
     return [
         *("--ro-bind", rootfs, "/"),
         *each("--ro-bind", etc),
-        *("--perms", "0755", "--tmpfs", "/sys", *parents(cpus), "--ro-bind-try", cpus, cpus),
+        *("--perms", "0755", "--tmpfs", "/sys", *cores()),
     ]
 
 

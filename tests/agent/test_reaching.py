@@ -1,7 +1,6 @@
 """Jobs that list names to reach: the owner's word, the gate, and what the log says of it."""
 
 import http.server
-import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -12,6 +11,7 @@ from agent.config import Network, State
 from tests.agent import node as nodes
 from tests.agent.conftest import spec
 from tests.agent.market import Market
+from tests.serving import on_loopback, running
 
 ASK = b"""
 import os, socket
@@ -36,11 +36,8 @@ def port() -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
+    with running(on_loopback(Hello)) as server:
+        yield server.server_port
 
 
 @pytest.fixture

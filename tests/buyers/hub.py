@@ -3,17 +3,16 @@
 Large files are led to a store under another host name, as a CDN would be; small ones come at once.
 """
 
-import contextlib
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests import tiny_base
+from tests.serving import running
 
 TOKEN = "hf_let_me_in"
 
@@ -172,17 +171,8 @@ def model(tmp_path: Any, **more: bytes) -> dict[str, bytes]:
     return {**files, **beside, **more}
 
 
-@contextlib.contextmanager
-def serving() -> Iterator[FakeHub]:
-    server = FakeHub()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def serving() -> AbstractContextManager[FakeHub]:
+    return running(FakeHub())
 
 
 def _git(data: bytes) -> str:

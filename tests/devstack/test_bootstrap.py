@@ -6,7 +6,6 @@ import io
 import json
 import re
 import sys
-import threading
 import tomllib
 import zipfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from marketplace.devstack import bootstrap
 from marketplace.devstack.bootstrap import Registry, SetupError
+from tests.serving import on_loopback, running
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = "http://127.0.0.1:9/simple"
@@ -174,10 +174,8 @@ def index():
         def log_message(self, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with running(on_loopback(Index)) as server:
         yield lambda form: (f"http://127.0.0.1:{server.server_port}/{form}", wheel)
-        server.shutdown()
 
 
 def _name(requirement: str) -> str:

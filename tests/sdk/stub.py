@@ -1,9 +1,10 @@
 """An HTTP server that misbehaves on purpose, on a real socket."""
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.serving import running
 
 
 class Request(BaseHTTPRequestHandler):
@@ -56,15 +57,6 @@ class Server(ThreadingHTTPServer):
         pass  # it hung up on purpose
 
 
-@contextlib.contextmanager
-def serving(script: Callable[[Request], None]) -> Iterator[Server]:
+def serving(script: Callable[[Request], None]) -> AbstractContextManager[Server]:
     """A server that answers by `script`."""
-    server = Server(script)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return running(Server(script))

@@ -1,25 +1,20 @@
 """The doctor says what this machine can do as a node, and what would help."""
 
 import http.server
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from agent import doctor
 from agent.sandbox import bubblewrap
+from tests.serving import on_loopback, running
 
 
 @pytest.fixture
 def market() -> Iterator[str]:
     """Something that answers over HTTP and says what time it is."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(on_loopback(Quiet)) as server:
+        yield f"http://127.0.0.1:{server.server_port}/"
 
 
 class Quiet(http.server.BaseHTTPRequestHandler):

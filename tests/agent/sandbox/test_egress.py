@@ -5,7 +5,6 @@ import http.server
 import json
 import os
 import signal
-import threading
 from collections.abc import Iterator
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 from agent import keeper
 from agent.sandbox import gate
 from tests.agent.sandbox.jobs import Assignment, each_rung, each_wall, until
+from tests.serving import on_loopback, running
 
 # Asks the gate for each target in turn, as CONNECT and as a plain request; prints what came.
 ASK = """
@@ -59,13 +59,8 @@ class _Hello(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def port() -> Iterator[int]:
     """A server of the host's own, which a job may reach only by the gate."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hello)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(on_loopback(_Hello)) as server:
+        yield server.server_port
 
 
 def _asks(assignment: Assignment, rung, targets: list[str], port: int, **order) -> dict:
