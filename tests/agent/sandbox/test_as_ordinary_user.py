@@ -53,6 +53,7 @@ def copy() -> Iterator[Path]:
     shutil.copytree(CHECKOUT / "agent", folder / "agent", ignore=skip)
     for part in ("keeper", "sandbox"):
         shutil.copytree(CHECKOUT / "tests/agent" / part, folder / "tests/agent" / part, ignore=skip)
+    shutil.copy(CHECKOUT / "tests/serving.py", folder / "tests")
     for package in ("tests", "tests/agent"):
         (folder / package / "__init__.py").touch()
     for package in PACKAGES:
