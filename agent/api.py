@@ -94,12 +94,12 @@ class Api:
         """The spec's bytes."""
         return await self._call("GET", f"/assignments/{assignment}/spec")
 
-    async def inputs(self, assignment: UUID) -> dict[str, str]:
-        """SHA-256 → presigned GET URL."""
+    async def inputs(self, assignment: UUID) -> InputUrls:
+        """Where the files are that it reads."""
         body = await self._call("GET", f"/assignments/{assignment}/inputs")
-        urls = _read(body, InputUrls).urls
-        self._require_private(urls.values())
-        return urls
+        reply = _read(body, InputUrls)
+        self._require_private(reply.urls.values())
+        return reply
 
     async def secrets(self, assignment: UUID) -> dict[str, str]:
         """The values of the job's secrets; never to be written into a log."""

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
 from agent.owner import Rules
+from agent.protocol import REGISTRIES
 
 DEFAULT: Final = Path("~/.gridloom-agent")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -34,9 +35,8 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whether jobs may reach the names that they list."""
     builds: bool = True
     """Whether jobs' own environments are built here: a build reaches the market's package index."""
-    registries: list[str] = []
-    """From where images may be fetched for jobs to run in, given podman; empty: from nowhere. Only
-    for images that the owner trusts as root: see `agent.images`."""
+    registries: list[str] = msgspec.field(default_factory=lambda: list(REGISTRIES))
+    """From where container images may be fetched for jobs to run in; empty: from nowhere."""
     allow: list[str] = []
     """Networks like 10.1.0.0/16 that these names may lie in, beside the public internet: for a
     mirror on a private address. Everything in them is open to strangers who know its name."""
@@ -47,7 +47,7 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 CLOSED: Final = Network()
-"""As owners begin: jobs reach nothing, environments are built."""
+"""As owners begin: jobs reach nothing, environments are built, images fetched."""
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent import environment, podman
+from agent import environment
 from agent.config import Network
+from agent.hardware import why_no_images
 from agent.lan import NoLan
 from agent.lan import find as network_of
 from agent.nvml import open_nvml
@@ -210,7 +211,7 @@ def _reach(network: Network | None) -> Finding:
 def _images(network: Network | None) -> Finding:
     if network is None or not network.registries:
         return Finding("images", True, "the owner lets no container images be run")
-    if why := podman.why_not():
+    if why := why_no_images():
         return Finding("images", True, f"jobs in container images go elsewhere: {why}")
     return Finding(
         "images", True, f"jobs may run in container images from {', '.join(network.registries)}"

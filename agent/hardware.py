@@ -14,7 +14,7 @@ from typing import Final
 
 import psutil
 
-from agent import lan, podman, protocol
+from agent import lan, protocol
 from agent.config import CLOSED, Network, State
 from agent.environment import Training
 from agent.lan import Lan
@@ -93,10 +93,16 @@ def survey(
     )
 
 
+def why_no_images() -> str:
+    """Why no container images are run on this machine; "" if they can be."""
+    machine = platform.machine()
+    return "" if machine == "x86_64" else f"the market's images are for x86_64, not {machine}"
+
+
 def _registries(network: Network, walls: Walls) -> list[str]:
-    """From where jobs' images are fetched: into walls, and by podman."""
+    """From where jobs' images are fetched: into walls, and for the processors that they are for."""
     walled = walls.rung is not None and walls.rung.wall != "none"
-    return network.registries if walled and not podman.why_not() else []
+    return network.registries if walled and not why_no_images() else []
 
 
 def _place(walls: Walls, lan_address: str) -> Lan | None:

@@ -7,12 +7,16 @@ in a folder that is cleared when its maker ends, or by the next agent.
 
 import asyncio
 import contextlib
+import ctypes
+import logging
 import os
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import msgspec
 
@@ -20,7 +24,9 @@ from agent import cache, keeper
 from agent import order as files
 from agent.hardware import Machine
 from agent.order import KeeperOrder, Limits, Status
-from agent.sandbox import outputs
+from agent.sandbox import outputs, workspace
+
+log = logging.getLogger(__name__)
 
 _MEMORY: Final = 4 * 2**30
 _UNUSED_S: Final = 14 * 24 * 3600
@@ -46,14 +52,15 @@ class Shelves:
         self.root = root
         self._downloads, self._in_use = downloads, in_use
         self._locks: weakref.WeakValueDictionary[Path, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._dropping = threading.Lock()
+        """Held while one is marked as used, or loses its name."""
 
     async def get(self, path: Path, make: Callable[[Path], Awaitable[None]]) -> Path:
         """The folder, made if it isn't there; raises what `make` raises."""
         lock = self._locks.setdefault(path, asyncio.Lock())
         async with lock:
-            if not await asyncio.to_thread(path.exists):
+            while not self._touch(path):
                 await make(path)
-            os.utime(path)
         return path
 
     @contextlib.asynccontextmanager
@@ -70,10 +77,12 @@ class Shelves:
         """Ends what an earlier agent was about to make, and removes what was unused for long."""
         if self._workbenches.exists():
             for folder in self._workbenches.iterdir():
-                _clear(folder)
-        for path in self._unused():
-            if time.time() - path.stat().st_mtime > _UNUSED_S:
-                self._drop(path)
+                try:
+                    _clear(folder)
+                except OSError as error:  # a job's start will say so, if it stands in its way
+                    log.warning("%s can't be removed: %s", folder, error)
+        for path in self._unused(_UNUSED_S):
+            self._drop(path, _UNUSED_S)
 
     def make_room(self, needed: int) -> None:
         """From the cache, and then from what was made, the longest unused first; raises NoRoom."""
@@ -82,28 +91,40 @@ class Shelves:
                 cache.make_room(self._downloads, needed)
                 return
             except cache.NoRoom:
-                unused = self._unused()
+                unused = self._unused(_FRESH_S)
                 if not unused:
                     raise
-                self._drop(unused[0])
+                self._drop(unused[0], _FRESH_S)
 
     @property
     def _workbenches(self) -> Path:
         return self.root / "building"
 
-    def _unused(self) -> list[Path]:
-        """The longest unused first; one that was just handed out may not stand in an order yet."""
+    def _touch(self, path: Path) -> bool:
+        """Marks it as used; False if it isn't there."""
+        with self._dropping:
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def _unused(self, least_s: float) -> list[Path]:
+        """For so long, the longest first. One that was just handed out may not stand in an order
+        yet."""
         made = (*self.root.glob("orgs/*/*"), *self.root.glob("images/*"))
-        ages = {path: time.time() - path.stat().st_mtime for path in made}
-        found = [path for path, age in ages.items() if age > _FRESH_S and not self._in_use(path)]
+        ages = {path: _age_s(path) for path in made}
+        found = [path for path, age in ages.items() if age > least_s and not self._in_use(path)]
         return sorted(found, key=ages.__getitem__, reverse=True)
 
-    def _drop(self, path: Path) -> None:
-        """Half removed it has its name no more."""
-        gone = self._workbenches / f"gone-{path.name}"
-        gone.parent.mkdir(mode=0o755, exist_ok=True)
-        _clear(gone)
-        path.rename(gone)
+    def _drop(self, path: Path, least_s: float) -> None:
+        """Unless it was used since, or is gone. Half removed it has its name no more."""
+        gone = self._workbenches / f"gone-{uuid4()}"
+        with self._dropping:
+            if _age_s(path) <= least_s:
+                return
+            gone.parent.mkdir(mode=0o755, exist_ok=True)
+            path.rename(gone)
         outputs.clean(gone)
 
 
@@ -118,7 +139,7 @@ async def run(folder: Path, order: KeeperOrder, otherwise: str) -> Status:
             if status.state == "gone":
                 break
             await asyncio.sleep(_POLL_S)
-    except (files.OrderError, keeper.KeeperError) as error:
+    except (files.OrderError, keeper.KeeperError, workspace.WorkspaceError) as error:
         raise NotMade("start_failed", f"{otherwise}: {error}") from None
     if not status.started_up_ms:
         raise NotMade("start_failed", f"{otherwise}: {status.detail}")
@@ -156,6 +177,19 @@ def order(
     )
 
 
+def keep(made: Path, path: Path) -> None:
+    """Takes over a folder as `path`, safe from a loss of power: it has that name once it is on the
+    disk."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(folder) != 0:
+            raise OSError(ctypes.get_errno(), "syncfs")
+    finally:
+        os.close(folder)
+    made.rename(path)
+
+
 def said(folder: Path) -> str:
     """The last that was written to standard error, on one line."""
     try:
@@ -183,3 +217,11 @@ def _clear(folder: Path) -> None:
     with contextlib.suppress(files.OrderError):
         keeper.kill(folder)
     outputs.clean(folder)
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since it was used; less than none for what is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return -1.0

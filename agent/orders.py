@@ -13,7 +13,16 @@ from agent import images, packages
 from agent import order as files
 from agent.hardware import Machine
 from agent.order import Image, KeeperOrder, Limits, Network, Peer, Within
-from agent.protocol import AssignmentSpec, File, Gang, Malformed, decode, paths, sha256_hex
+from agent.protocol import (
+    AssignmentSpec,
+    File,
+    Gang,
+    Malformed,
+    decode,
+    image_room,
+    paths,
+    sha256_hex,
+)
 from agent.recipes import catalog
 from agent.record import Record
 from agent.sandbox import outputs, reach, workspace
@@ -176,6 +185,10 @@ def _misfit(spec: AssignmentSpec, machine: Machine, taken: Collection[str]) -> s
             f"its project and checkpoint have {laid >> 20} MiB, and it books "
             f"{spec.disk_bytes >> 20} MiB of disk"
         )
+    if spec.image is not None:
+        room = spec.disk_bytes + spec.image.bytes + image_room(spec.image.bytes)
+        if room > machine.inventory.disk_bytes:
+            return f"its image and its disk may take {room >> 30} GiB, which are not free here"
     if spec.memory_bytes > machine.inventory.memory_bytes:
         has, books = machine.inventory.memory_bytes >> 20, spec.memory_bytes >> 20
         return f"it books {books} MiB of memory, and this machine has {has} MiB"

@@ -139,8 +139,7 @@ def _keep(built: Path, path: Path, python: str) -> None:
         _renew_python(built, python)
     except OSError as error:
         raise NotMade("environment", f"its packages left no environment: {error}") from None
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    built.rename(path)
+    making.keep(built, path)
 
 
 def _renew_python(built: Path, python: str) -> None:

@@ -18,7 +18,7 @@ from agent.protocol import AssignmentSpec
 from agent.record import Record
 from agent.sandbox import workspace
 from agent.tools import Tools
-from agent.transfer import Progress
+from agent.transfer import Progress, Source
 
 START_BY_S: Final = 120.0
 """How long a start may take until the spec says it."""
@@ -62,14 +62,17 @@ async def prepare(
     OSError. `accepted_ms`: since when it is to start, by the boot clock."""
     try:
         orders.check(spec, tools.machine, tools.taken(spec.assignment))
-        await _fetch_inputs(folder, spec, tools, say)
+        urls = _Urls(tools, spec)
+        await _fetch_inputs(folder, spec, tools, urls, say)
         made_by_ms = accepted_ms + round(_BUILT_WITHIN * spec.start_timeout_s * 1000)
-        within = await _made(spec, tools, say, made_by_ms)
+        within = await _made(spec, tools, urls, say, made_by_ms)
         await asyncio.to_thread(orders.write, folder, spec, tools.machine, within)
     except SpecRefused as refusal:
         raise NotStarted("refused", str(refusal)) from None
     except Refused as no:
-        raise NotStarted("input", f"the market doesn't give its inputs out: {no}") from None
+        # Something is to be had no more, if the market can say so much: no node's fault.
+        why = "refused" if no.code == "conflict" else "input"
+        raise NotStarted(why, f"the market doesn't give its inputs out: {no}") from None
     except NotMade as error:
         raise NotStarted(error.why, str(error)) from None
     except BadInput as error:
@@ -79,10 +82,10 @@ async def prepare(
 
 
 async def _made(
-    spec: AssignmentSpec, tools: Tools, say: Callable[[str], None], by_ms: int
+    spec: AssignmentSpec, tools: Tools, urls: "_Urls", say: Callable[[str], None], by_ms: int
 ) -> Within:
-    """What the job brings to run in. Raises NotStarted when it takes too long: the job's fault, if
-    it could begin in time."""
+    """What the job brings to run in. Raises NotStarted when it takes too long: not the node's fault,
+    if it could begin in time."""
     if spec.image is None and spec.packages is None:
         return None
     left_s = (by_ms - files.up_ms()) / 1000
@@ -91,14 +94,16 @@ async def _made(
     try:
         async with asyncio.timeout(left_s) as limit:
             if spec.image is not None:
-                return await tools.images.get(spec.image, say)
+                return await tools.images.get(spec.image, urls, say)
             assert spec.packages is not None
             return await tools.builds.get(spec.org, spec.packages, say)
     except TimeoutError:
         if not limit.expired():
             raise
-        what = "image" if spec.packages is None else f"{spec.packages.count} packages"
-        words = f"its {what} took longer than {left_s:.0f} s to install"
+        if spec.packages is None:  # its registry may be slow: another node may try
+            words = f"its image took longer than {left_s:.0f} s to fetch and lay out"
+            raise NotStarted("bad_input", words) from None
+        words = f"its {spec.packages.count} packages took longer than {left_s:.0f} s to install"
         raise NotStarted("environment", words) from None
 
 
@@ -137,11 +142,10 @@ async def start(folder: Path, secrets: dict[str, str]) -> None:
 
 
 async def _fetch_inputs(
-    folder: Path, spec: AssignmentSpec, tools: Tools, say: Callable[[str], None]
+    folder: Path, spec: AssignmentSpec, tools: Tools, urls: "_Urls", say: Callable[[str], None]
 ) -> None:
     """All inputs into `inputs/<name>`, from the cache as far as it has them."""
     downloads = tools.downloads
-    urls = _Urls(tools, spec)
     wanted = [
         (name, these, Shelf(downloads.root, spec.org, public))
         for name, these, public in orders.folders_of(spec)
@@ -165,24 +169,28 @@ async def _fetch_inputs(
 
 
 class _Urls:
-    """Presigned URLs of one assignment's inputs: asked for when the first is needed."""
+    """Where one assignment's files are: asked for when the first is needed."""
 
     def __init__(self, tools: Tools, spec: AssignmentSpec) -> None:
         self._tools, self._spec = tools, spec
-        self._urls: dict[str, str] = {}
+        self._sources: dict[str, Source] = {}
         self._lock = asyncio.Lock()
 
-    async def get(self, sha256: str) -> str:
+    async def get(self, sha256: str) -> Source:
         """Raises BadInput if the market knows of no such file."""
         async with self._lock:
-            if not self._urls:
-                self._urls = await self._tools.api.inputs(self._spec.assignment)
-        if sha256 not in self._urls:
+            if not self._sources:
+                found = await self._tools.api.inputs(self._spec.assignment)
+                self._sources = {
+                    name: Source(url, found.authorization.get(name, ""))
+                    for name, url in found.urls.items()
+                }
+        if sha256 not in self._sources:
             raise BadInput(f"the market has no file with the SHA-256 {sha256}")
-        return self._urls[sha256]
+        return self._sources[sha256]
 
-    async def renew(self, stale: str) -> None:
-        """One URL has run out: all of them have."""
+    async def renew(self, stale: Source) -> None:
+        """One has run out: all of them have."""
         async with self._lock:
-            if stale in self._urls.values():
-                self._urls = {}
+            if stale in self._sources.values():
+                self._sources = {}

@@ -6,10 +6,10 @@ import hashlib
 import logging
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import httpx
 
@@ -26,16 +26,24 @@ _CHUNK: Final = 1024 * 1024
 _TIMEOUT: Final = httpx.Timeout(30, connect=10, pool=None)
 _TRIES_AT_HASH: Final = 2
 _TRIES_AT_URL: Final = 3
+_MOST_HOPS: Final = 5
 _LEAST_MEASURED: Final = 4 * 2**20
 """Bytes below which a transfer says nothing about bandwidth."""
 
 
+class Source(NamedTuple):
+    """Where a file is to be had, and what to show for it, if anything."""
+
+    url: str
+    authorization: str = ""
+
+
 class Urls(Protocol):
-    """Where files are to be had; `renew` says that a URL opens nothing any more."""
+    """Where files are to be had; `renew` says that a source opens nothing any more."""
 
-    async def get(self, sha256: str) -> str: ...
+    async def get(self, sha256: str) -> Source: ...
 
-    async def renew(self, stale: str) -> None: ...
+    async def renew(self, stale: Source) -> None: ...
 
 
 class Bandwidth:
@@ -127,14 +135,14 @@ class Downloads:
             arrived(partial.size)
             backoff, expired = Backoff(), 0
             while partial.size < file.bytes:
-                before, url = partial.size, await urls.get(file.sha256)
+                before, source = partial.size, await urls.get(file.sha256)
                 try:
-                    await self._stream(file, partial, url, arrived)
+                    await self._stream(file, partial, source, arrived)
                 except _Expired as error:
                     expired += 1
                     if expired >= _TRIES_AT_URL:
                         raise BadInput(f"{file.path} can't be fetched: {error}") from None
-                    await urls.renew(url)
+                    await urls.renew(source)
                 except (_Broken, httpx.TransportError) as error:
                     log.info("%s broke off at %d bytes: %s", file.path, partial.size, error)
                     if partial.size > before:
@@ -145,14 +153,16 @@ class Downloads:
             partial.close()
 
     async def _stream(
-        self, file: File, partial: "_Partial", url: str, arrived: Callable[[int], None]
+        self, file: File, partial: "_Partial", source: Source, arrived: Callable[[int], None]
     ) -> None:
         """One request: from where the partial file ends to the end, or as far as it gets."""
         headers = {"accept-encoding": "identity"}
+        if source.authorization:
+            headers["authorization"] = source.authorization
         if partial.size:
             headers["range"] = f"bytes={partial.size}-"
         begun, before = time.monotonic(), partial.size
-        async with self._client(url).stream("GET", url, headers=headers) as answer:
+        async with self._answer(source.url, headers) as answer:
             _check(answer)
             if partial.size and answer.status_code != 206:
                 arrived(-partial.size)
@@ -167,13 +177,34 @@ class Downloads:
         if partial.size < file.bytes:
             raise _Broken("the answer ended early")
 
-    def _client(self, url: str) -> httpx.AsyncClient:
-        """Storage on this machine itself is reached through no proxy."""
-        return client_for(self._clients, url)
+    @contextlib.asynccontextmanager
+    async def _answer(self, url: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
+        """What is sent for a URL, or for those that it leads to: registries send on to where their
+        bytes lie. httpx shows the authorization to no other host."""
+        request = client_for(self._clients, url).build_request("GET", url, headers=headers)
+        for _ in range(_MOST_HOPS):
+            client = client_for(self._clients, str(request.url))
+            answer = await client.send(request, stream=True)
+            try:
+                if answer.next_request is None:
+                    yield answer
+                    return
+                _require_as_safe(request.url, answer.next_request.url)
+                request = answer.next_request
+            finally:
+                await answer.aclose()
+        raise _Expired("the storage sends on without end")
+
+
+def _require_as_safe(url: httpx.URL, next_url: httpx.URL) -> None:
+    """Raises _Expired for a step from https to anything else, or from elsewhere to this machine."""
+    if next_url.scheme != url.scheme or is_loopback(str(next_url)) > is_loopback(str(url)):
+        raise _Expired(f"the storage sends on to {next_url.scheme}://{next_url.host}")
 
 
 def client_for(clients: dict[bool, httpx.AsyncClient], url: str) -> httpx.AsyncClient:
-    """The client for storage at `url`: one for this machine, which needs no proxy, one beyond."""
+    """The client for storage at `url`: one for this machine itself, which is reached through no
+    proxy, one beyond."""
     local = is_loopback(url)
     if local not in clients:
         clients[local] = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=not local)

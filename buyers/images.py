@@ -8,10 +8,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+import msgspec
+from django.db.models import QuerySet
+
 from buyers import registry
 from buyers.own_models import ContainerImage
-from buyers.registry import Reference
-from marketplace.core.errors import Invalid
+from buyers.registry import Places, Reference
+from marketplace.core.errors import Conflict, Invalid
 from marketplace.core.ids import uuid7
 from marketplace.core.specs import NO_PACKAGES, JobRequest
 
@@ -25,17 +28,20 @@ def resolved(request: JobRequest, *, now: datetime) -> JobRequest:
         return request
     _require_alone(request)
     named = Reference.parse(request.image)
-    known = ContainerImage.objects.filter(reference=named.at(named.digest)).first()
+    digest = registry.digest_now(named)
+    known = _looked_at().filter(reference=named.at(digest)).first()
     if known is None:
-        found = registry.look(named)
-        known, _ = ContainerImage.objects.get_or_create(
-            reference=named.at(found.digest),
-            defaults={
-                "id": uuid7(),
-                "registry": named.registry,
-                "bytes": found.bytes,
-                "created_at": now,
-            },
+        found = registry.look(named, digest)
+        facts = {
+            "registry": named.registry,
+            "bytes": sum(layer.bytes for layer in found.layers),
+            "layers": msgspec.to_builtins(found.layers),
+            "env": found.env,
+        }
+        known, _ = ContainerImage.objects.update_or_create(
+            reference=named.at(digest),
+            defaults=facts,
+            create_defaults={**facts, "id": uuid7(), "created_at": now},
         )
     return replace(request, image=known.reference, packages=NO_PACKAGES)
 
@@ -48,10 +54,25 @@ def of_request(request: JobRequest) -> ContainerImage | None:
     if not request.image:
         return None
     _require_alone(request)
-    found = ContainerImage.objects.filter(reference=request.image).first()
+    found = _looked_at().filter(reference=request.image).first()
     if found is None:
         raise Invalid("its image has not been looked at; ask for a quote first", field="image")
     return found
+
+
+def places(image: ContainerImage) -> Places:
+    """Where a node fetches its layers. Raises Unavailable if the registry is away, and Conflict if
+    it gives the image to nobody any more."""
+    layers = [layer["sha256"] for layer in image.layers]
+    try:
+        return registry.places(Reference.parse(image.reference), layers)
+    except Invalid as gone:
+        raise Conflict(f"its image can't be fetched any more: {gone}") from None
+
+
+def _looked_at() -> QuerySet[ContainerImage]:
+    """Layers were not asked for at first."""
+    return ContainerImage.objects.exclude(layers=[])
 
 
 def _require_alone(request: JobRequest) -> None:

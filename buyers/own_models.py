@@ -4,6 +4,7 @@ from typing import Self
 
 from django.db import models
 
+from agent.protocol import image_room
 from marketplace.core.hardware import Trust
 from marketplace.core.ids import uuid7
 from marketplace.models import Org
@@ -44,7 +45,14 @@ class ContainerImage(models.Model):
     reference = models.CharField(max_length=200, unique=True, help_text="registry/name@sha256:…")
     registry = models.CharField(max_length=100)
     bytes = models.BigIntegerField(help_text="To fetch")
+    layers = models.JSONField(default=list, help_text="[{path, bytes, sha256}], the lowest first")
+    env = models.JSONField(default=dict, help_text="What it sets for its programs")
     created_at = models.DateTimeField()
+
+    @property
+    def room(self) -> int:
+        """Bytes of a node's disk that it may take."""
+        return self.bytes + image_room(self.bytes)
 
     @property
     def sha256(self) -> str:

@@ -2,23 +2,29 @@
 module that knows its addresses.
 
 `/v2/<repository>/manifests/<tag or digest>` tells an image's layers, or lists images by platform;
-a registry that wants to know who asks is told nobody, and gives a token for what everybody may
-read. Only the registries that the market's operator lists are asked.
+`/v2/<repository>/blobs/<digest>` has a layer's bytes, which nodes fetch, or what the image says of
+itself. A registry that wants to know who asks is told nobody, and gives a token for what everybody
+may read. Only the registries that the market's operator lists are asked, and whatever else a
+manifest tells to fetch from is not.
 """
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Annotated, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 from django.conf import settings
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from agent.protocol import MOST_LAYERS, File
 from marketplace.core.errors import Invalid, Unavailable
 
+MOST_REFERENCE: Final = 200
+"""Characters of an image's name with its digest."""
 _HUB: Final = "docker.io"
 _WAITS: Final = httpx.Timeout(20, connect=10)
 _MOST: Final = 4 * 2**20
@@ -36,7 +42,17 @@ _REFERENCE: Final = re.compile(
     re.ASCII,
 )
 _CHALLENGE: Final = re.compile(r'(realm|service|scope)="([^"]*)"')
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _PLATFORM: Final = ("linux", "amd64")
+_LAYER: Final = re.compile(
+    r"application/vnd\.(?:oci\.image\.layer\.v1|docker\.image\.rootfs\.diff)\.tar"
+    r"(?:[.+](?:gzip|zstd))?"
+)
+"""What registries give out themselves; others name places of their own."""
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_PROXY: Final = re.compile(r"(?i)\w*_proxy")
+_MOST_ENV: Final = 64 * 1024
+_MOST_HOPS: Final = 5
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,10 @@ class Reference:
             raise Invalid(f"no images are taken from {registry}, but from {known}", field="image")
         official = registry == _HUB and "/" not in found[1]
         repository = f"library/{found[1]}" if official else found[1]
-        return cls(registry, repository, found[2] or "latest", found[3] or "")
+        named = cls(registry, repository, found[2] or "latest", found[3] or "")
+        if len(named.at("sha256:") + 64 * "f") > MOST_REFERENCE:
+            raise Invalid(f"an image's name has at most {MOST_REFERENCE} characters", field="image")
+        return named
 
     def at(self, digest: str) -> str:
         """The name of what has this digest."""
@@ -76,23 +95,61 @@ class Reference:
 
 @dataclass(frozen=True)
 class Found:
-    """An image as its registry describes it: `digest` of what was named, `bytes` to fetch."""
+    """An image for our machines, as its registry describes it."""
 
-    digest: str
-    bytes: int
+    layers: Sequence[File]
+    env: dict[str, str]
+    """What it sets for its programs."""
 
 
-def look(reference: Reference) -> Found:
-    """What a name means now. Raises Invalid if there is no such image for anybody, or none for our
-    machines, and Unavailable if the registry gives no answer."""
-    with httpx.Client(timeout=_WAITS, headers={"User-Agent": "gridloom"}) as http:
+@dataclass(frozen=True)
+class Places:
+    """Where layers are to be fetched, and what to show for them, if anything."""
+
+    urls: dict[str, str]
+    """SHA-256 → URL."""
+    authorization: str
+
+
+def digest_now(reference: Reference) -> str:
+    """The digest that a name means now. Raises as `look` does."""
+    if reference.digest:
+        return reference.digest
+    with _asking() as http:
+        return _Asked(http, reference).digest(reference.tag)
+
+
+def look(reference: Reference, digest: str) -> Found:
+    """What an image is made of. Raises Invalid if there is no such image for anybody, or none for
+    our machines, and Unavailable if the registry gives no answer."""
+    with _asking() as http:
         asked = _Asked(http, reference)
-        digest, manifest = asked.manifest(reference.digest or reference.tag)
+        manifest = asked.manifest(digest)
         if manifest.manifests:
-            _, manifest = asked.manifest(asked.ours_of(manifest.manifests).digest)
-    if manifest.config is None or not manifest.layers:
-        raise Invalid(f"{asked.name} is no container image", field="image")
-    return Found(digest, manifest.config.size + sum(layer.size for layer in manifest.layers))
+            manifest = asked.manifest(asked.ours_of(manifest.manifests).digest)
+        if manifest.config is None or not manifest.layers:
+            raise Invalid(f"{asked.name} is no container image", field="image")
+        config = asked.config(manifest.config)
+    _require_fetchable(asked.name, manifest.layers)
+    if (config.os, config.architecture) != _PLATFORM:
+        raise Invalid(
+            f"{asked.name} is for {config.os} on {config.architecture}, not for Linux on amd64",
+            field="image",
+        )
+    layers = [
+        File(path=f"{at:03}", bytes=layer.size, sha256=layer.digest.removeprefix("sha256:"))
+        for at, layer in enumerate(manifest.layers)
+    ]
+    return Found(layers, _variables(asked.name, config.config.Env or ()))
+
+
+def places(reference: Reference, layers: Sequence[str]) -> Places:
+    """Where nodes fetch these layers (SHA-256). Raises as `look` does."""
+    with _asking() as http:
+        asked = _Asked(http, reference)
+        asked.digest(reference.digest)
+        urls = {sha256: asked.url("blobs", f"sha256:{sha256}") for sha256 in layers}
+        return Places(urls, asked.authorization)
 
 
 class _Platform(Struct, frozen=True):
@@ -100,9 +157,10 @@ class _Platform(Struct, frozen=True):
     architecture: str
 
 
-class _Blob(Struct, frozen=True):
-    digest: str
-    size: int
+class _Blob(Struct, frozen=True, rename={"kind": "mediaType"}):
+    digest: Annotated[str, Meta(pattern=f"^{_DIGEST.pattern}$")]
+    size: Annotated[int, Meta(ge=0, le=2**50)]
+    kind: str = ""
     platform: _Platform | None = None
 
 
@@ -114,6 +172,19 @@ class _Manifest(Struct, frozen=True):
     manifests: list[_Blob] = []
 
 
+class _Run(Struct, frozen=True):
+    Env: list[str] | None = None
+
+
+class _Config(_Platform, frozen=True):
+    """What an image says of itself."""
+
+    config: _Run = _Run()
+
+
+_Said = TypeVar("_Said", _Manifest, _Config)
+
+
 class _Asked:
     """One registry, asked about one repository."""
 
@@ -123,21 +194,50 @@ class _Asked:
         self._token = ""
         self.name = f"{reference.registry}/{reference.repository}"
 
-    def manifest(self, wanted: str) -> tuple[str, _Manifest]:
-        """(digest, manifest) of a tag or a digest, held against the latter."""
-        url = f"{self._base}/v2/{self._reference.repository}/manifests/{wanted}"
-        answer = self._get(url, {"Accept": _KINDS})
-        if answer.status_code == httpx.codes.UNAUTHORIZED and not self._token:
-            self._token = self._ask_for_token(answer.headers.get("WWW-Authenticate", ""))
-            answer = self._get(url, {"Accept": _KINDS})
-        self._require_success(answer, wanted)
-        digest = f"sha256:{hashlib.sha256(answer.content).hexdigest()}"
-        if wanted.startswith("sha256:") and digest != wanted:
-            raise Unavailable(f"{self._reference.registry} sends another image than {wanted[:19]}…")
+    @property
+    def authorization(self) -> str:
+        """What it has given to show; "" if it asks for nothing."""
+        return f"Bearer {self._token}" if self._token else ""
+
+    def url(self, kind: str, wanted: str) -> str:
+        """Of a manifest or a blob."""
+        return f"{self._base}/v2/{self._reference.repository}/{kind}/{wanted}"
+
+    def digest(self, wanted: str) -> str:
+        """Of a tag, or a digest itself, once the registry has it. HEAD is what registries count
+        for nothing."""
+        answer = self._ask("HEAD", "manifests", wanted)
+        said = str(answer.headers.get("Docker-Content-Digest", ""))
+        if _DIGEST.fullmatch(said):
+            return said
+        return _digest_of(self._ask("GET", "manifests", wanted).content)
+
+    def manifest(self, digest: str) -> _Manifest:
+        """What has this digest, held against it."""
+        return self._read("manifests", digest, _Manifest)
+
+    def config(self, blob: _Blob) -> _Config:
+        """What an image says of itself, held against its digest."""
+        return self._read("blobs", blob.digest, _Config)
+
+    def _read(self, kind: str, digest: str, into: type[_Said]) -> _Said:
+        body = self._ask("GET", kind, digest).content
+        if _digest_of(body) != digest:
+            raise Unavailable(f"{self._reference.registry} sends another image than {digest[:19]}…")
         try:
-            return digest, msgspec.json.decode(answer.content, type=_Manifest)
+            return msgspec.json.decode(body, type=into)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unavailable(f"what is said of {self.name} makes no sense: {error}") from None
+
+    def _ask(self, method: str, kind: str, wanted: str) -> httpx.Response:
+        """The answer, with a token if one is wanted; raises Invalid, Unavailable."""
+        url, headers = self.url(kind, wanted), {"Accept": _KINDS}
+        answer = self._get(url, headers, method)
+        if answer.status_code == httpx.codes.UNAUTHORIZED and not self._token:
+            self._token = self._ask_for_token(answer.headers.get("WWW-Authenticate", ""))
+            answer = self._get(url, headers, method)
+        self._require_success(answer, wanted)
+        return answer
 
     def ours_of(self, listed: list[_Blob]) -> _Blob:
         """The image for our machines, of a list by platform; raises Invalid."""
@@ -153,25 +253,43 @@ class _Asked:
         if urlsplit(realm).scheme != urlsplit(self._base).scheme:
             return ""
         told.setdefault("scope", f"repository:{self._reference.repository}:pull")
-        answer = self._get(str(httpx.URL(realm, params=told)), {})
+        try:
+            answer = self._get(str(httpx.URL(realm, params=told)), {})
+        except httpx.InvalidURL:
+            return ""
         try:
             found = msgspec.json.decode(answer.content, type=dict[str, str | int | None])
         except (msgspec.DecodeError, UnicodeDecodeError):
             return ""
         return str(found.get("token") or found.get("access_token") or "")
 
-    def _get(self, url: str, headers: dict[str, str]) -> httpx.Response:
-        own = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+    def _get(self, url: str, headers: dict[str, str], method: str = "GET") -> httpx.Response:
+        """The answer of a URL, or of where it leads; httpx shows the token to no other host."""
+        own = {"Authorization": self.authorization} if self._token else {}
+        request = self._http.build_request(method, url, headers=headers | own)
         try:
-            with self._http.stream("GET", url, headers=headers | own) as answer:
-                body = bytearray()
-                for chunk in answer.iter_bytes():
-                    body += chunk
-                    if len(body) > _MOST:
-                        raise Invalid(f"{self.name} has too large a manifest", field="image")
-        except httpx.HTTPError as error:
+            for _ in range(_MOST_HOPS):
+                answer = self._http.send(request, stream=True)
+                if answer.next_request is None:
+                    return self._read_all(answer)
+                answer.close()
+                request = answer.next_request
+                if request.url.scheme != urlsplit(self._base).scheme:
+                    raise Unavailable(f"{self._reference.registry} sends on to {request.url.host}")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             why = str(error) or type(error).__name__
             raise Unavailable(f"{self._reference.registry} does not answer ({why})") from None
+        raise Unavailable(f"{self._reference.registry} sends on without end")
+
+    def _read_all(self, answer: httpx.Response) -> httpx.Response:
+        body = bytearray()
+        try:
+            for chunk in answer.iter_bytes():
+                body += chunk
+                if len(body) > _MOST:
+                    raise Invalid(f"{self.name} has too large a manifest", field="image")
+        finally:
+            answer.close()
         return httpx.Response(
             answer.status_code, headers=_plain(answer.headers), content=bytes(body)
         )
@@ -192,3 +310,40 @@ class _Asked:
 def _plain(headers: httpx.Headers) -> dict[str, str]:
     """Without what says how the body was packed: it is unpacked by now."""
     return {name: value for name, value in headers.items() if name != "content-encoding"}
+
+
+def _asking() -> httpx.Client:
+    return httpx.Client(timeout=_WAITS, headers={"User-Agent": "gridloom"})
+
+
+def _digest_of(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def _require_fetchable(name: str, layers: Sequence[_Blob]) -> None:
+    """Raises Invalid unless nodes may fetch them all from the registry, and hold them."""
+    if strange := [layer.kind for layer in layers if not _LAYER.fullmatch(layer.kind)]:
+        raise Invalid(
+            f"{name} has layers of the kind {strange[0][:100]!r}, which can't be fetched from its "
+            "registry",
+            field="image",
+        )
+    size, most = sum(layer.size for layer in layers), settings.POLICY.image_bytes
+    if size > most or len(layers) > MOST_LAYERS:
+        raise Invalid(
+            f"{name} has {len(layers)} layers of {size >> 20} MiB to fetch; the most are "
+            f"{MOST_LAYERS} of {most >> 20} MiB",
+            field="image",
+        )
+
+
+def _variables(name: str, env: Sequence[str]) -> dict[str, str]:
+    """What an image sets for its programs, but for their way out, which is the sandbox's."""
+    pairs = (line.partition("=")[::2] for line in env if "\0" not in line)
+    found = {key: value for key, value in pairs if _NAME.fullmatch(key)}
+    found = {key: value for key, value in found.items() if not _PROXY.fullmatch(key)}
+    if len(msgspec.json.encode(found)) > _MOST_ENV:
+        raise Invalid(
+            f"{name} sets more than {_MOST_ENV >> 10} KiB of environment variables", field="image"
+        )
+    return found

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Prefetch
 
 from agent import protocol
-from buyers import secrets
+from buyers import images, secrets
 from buyers.models import Folder, Job
 from marketplace import storage
 from marketplace.core.errors import Conflict, Missing
@@ -63,10 +63,11 @@ def spec(node: Node, assignment_id: UUID) -> bytes:
     return bytes(of_node(node, assignment_id).spec)
 
 
-def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
-    """SHA-256 → presigned GET, for each file that the assignment reads.
+def inputs(node: Node, assignment_id: UUID) -> protocol.InputUrls:
+    """Where the node fetches each file that the assignment reads. Asks its image's registry.
 
-    Raises Missing, and Conflict once the assignment is no longer wanted.
+    Raises Missing, Conflict once the assignment is no longer wanted or its image is to be had no
+    more, and Unavailable if its registry is away.
     """
     share = of_node(node, assignment_id)
     if share.settled_at is not None:
@@ -75,7 +76,7 @@ def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
     folders: list[Folder] = [folder for _, folder, _ in specs.inputs_of(job)]
     if (resume := restores.given(share)) is not None:
         folders.append(resume)
-    return {
+    urls = {
         entry["sha256"]: storage.signed_get(
             storage.file_key(folder.prefix, entry["sha256"]),
             seconds=settings.POLICY.upload_url_s,
@@ -83,6 +84,11 @@ def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
         for folder in folders
         for entry in folder.manifest
     }
+    if job.image is None:
+        return protocol.InputUrls(urls=urls)
+    image = images.places(job.image)
+    shown = dict.fromkeys(image.urls, image.authorization) if image.authorization else {}
+    return protocol.InputUrls(urls={**urls, **image.urls}, authorization=shown)
 
 
 def secret_values(node: Node, assignment_id: UUID, *, now: datetime) -> dict[str, str]:
@@ -106,6 +112,7 @@ def of_node(node: Node, assignment_id: UUID) -> Assignment:
         .filter(pk=assignment_id)
         .select_related(
             "lease__job__base",
+            "lease__job__image",
             "lease__job__dataset",
             "lease__job__script",
             "lease__job__mix",

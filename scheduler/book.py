@@ -116,7 +116,7 @@ def wants(job: Job) -> Wants:
         level=job.level,
         memory_bytes=job.memory_bytes,
         memory_cpu_bytes=job.memory_cpu_bytes or job.memory_bytes,
-        disk_bytes=job.disk_bytes,
+        disk_bytes=job.disk_bytes + (job.image.room if job.image else 0),
         trust=job.trust,
         tier=job.tier,
         regions=frozenset(job.regions),

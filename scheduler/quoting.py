@@ -139,7 +139,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         level=request.level,
         memory_bytes=plan.memory_bytes,
         memory_cpu_bytes=plan.memory_cpu_bytes,
-        disk_bytes=plan.disk_bytes,
+        disk_bytes=plan.disk_bytes + (plan.image.room if plan.image else 0),
         trust=request.trust,
         tier=request.tier,
         regions=frozenset(request.regions),

@@ -172,7 +172,8 @@ def _packages(job: Job) -> protocol.Packages | None:
 def _image(job: Job) -> protocol.Image | None:
     if job.image is None:
         return None
-    return protocol.Image(reference=job.image.reference, bytes=job.image.bytes)
+    layers = [protocol.File(**layer) for layer in job.image.layers]
+    return protocol.Image(reference=job.image.reference, layers=layers, env=job.image.env)
 
 
 def _host_memory(seat: Seat) -> int:

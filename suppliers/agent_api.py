@@ -106,9 +106,8 @@ def spec(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 @_endpoint("GET")
 def inputs(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Presigned GETs for all that the assignment reads."""
-    urls = assignments.input_urls(_trusted(request), pk)
-    return _answer(protocol.InputUrls(urls=urls))
+    """Where to fetch all that the assignment reads."""
+    return _answer(assignments.inputs(_trusted(request), pk))
 
 
 @_endpoint("GET")

@@ -19,16 +19,11 @@ def chromium() -> str:
     return found or _installed("chromium")
 
 
-def podman() -> str:
-    """Path of podman, with what it needs to fetch images."""
-    return _found("podman") or _installed("podman", "--no-install-recommends")
-
-
 def _found(*names: str) -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def _installed(package: str, *options: str) -> str:
+def _installed(package: str) -> str:
     apt = shutil.which("apt-get")
     assert os.getuid() == 0, f"install the Debian package {package}, or run as root"
     assert apt, f"install {package}: this is no Debian machine, where the tests could do it"
@@ -37,7 +32,7 @@ def _installed(package: str, *options: str) -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not shutil.which(package):
             quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            for words in (["update", "-qq"], ["install", "-y", "-qq", *options, package]):
+            for words in (["update", "-qq"], ["install", "-y", "-qq", package]):
                 subprocess.run([apt, *words], env=quiet, check=True, capture_output=True)
     path = shutil.which(package)
     assert path, f"apt installed {package}, and it isn't on the PATH"

@@ -1,11 +1,12 @@
 """A registry of a few tiny container images: what its protocol asks of one that is read only."""
 
+import gzip
 import hashlib
 import http.server
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from tests.serving import on_loopback, running
@@ -13,7 +14,8 @@ from tests.serving import on_loopback, running
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
-_LAYER = "application/vnd.oci.image.layer.v1.tar"
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+_TOKEN = "anybody"
 
 
 class Registry:
@@ -28,6 +30,10 @@ class Registry:
         self.is_away = False
         self.asks = False
         """Whether it wants a token, which it gives to anybody."""
+        self.sends_on = False
+        """Whether layers lie on another host, which would refuse a token."""
+        self.names_digests = True
+        """Whether it says what a tag means without sending it."""
         self.port = 0
 
     @property
@@ -41,9 +47,10 @@ class Registry:
         env: Mapping[str, str] | None = None,
         architecture: str = "amd64",
         index: bool = False,
+        kind: str = LAYER,
     ) -> str:
         """An image `repository:tag` of these layers (`layer`); its digest. `index`: what the tag
-        names is a list of images by platform, with this one in it."""
+        names is a list of images by platform, with this one in it. `kind`: its layers' type."""
         facts = {"architecture": architecture, "os": "linux"}
         config = self._put(_CONFIG, {
             **facts,
@@ -54,7 +61,7 @@ class Registry:
             "schemaVersion": 2,
             "mediaType": _MANIFEST,
             "config": config,
-            "layers": [self._keep(_LAYER, data) for data in layers],
+            "layers": [self._keep(kind, data) for data in layers],
         })  # fmt: skip
         if index:
             listed = {**manifest, "platform": facts}
@@ -79,10 +86,21 @@ class Registry:
         return {"mediaType": kind, "digest": _digest(data), "size": len(data)}
 
 
-def layer(files: Mapping[str, str | bytes], *, links: Mapping[str, str] | None = None) -> bytes:
-    """A layer's archive: path → content, and path → what it links to."""
+def layer(
+    files: Mapping[str, str | bytes],
+    *,
+    links: Mapping[str, str] | None = None,
+    hard: Mapping[str, str] | None = None,
+    folders: Sequence[str] = (),
+    packed: bool = False,
+) -> bytes:
+    """A layer's archive: folders first, then path → content, and path → what it links to."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as archive:
+        for path in folders:
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o700
+            archive.addfile(entry)
         for path, text in files.items():
             data = text.encode() if isinstance(text, str) else text
             entry = tarfile.TarInfo(path)
@@ -94,7 +112,11 @@ def layer(files: Mapping[str, str | bytes], *, links: Mapping[str, str] | None =
             entry = tarfile.TarInfo(path)
             entry.type, entry.linkname = tarfile.SYMTYPE, target
             archive.addfile(entry)
-    return raw.getvalue()
+        for path, target in (hard or {}).items():
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.linkname = tarfile.LNKTYPE, target
+            archive.addfile(entry)
+    return gzip.compress(raw.getvalue(), mtime=0) if packed else raw.getvalue()
 
 
 @contextmanager
@@ -105,16 +127,28 @@ def served(registry: Registry) -> Iterator[Registry]:
         def do_GET(self) -> None:
             registry.gets.append(self.path)
             if self.path.startswith("/token"):
-                self._answer("application/json", b'{"token": "anybody"}')
+                self._answer("application/json", f'{{"token": "{_TOKEN}"}}'.encode())
                 return
-            if registry.asks and self.headers["Authorization"] != "Bearer anybody":
+            path = self.path.removeprefix("/v2/")
+            if path.startswith("/elsewhere/"):
+                assert self.headers["Authorization"] is None
+                assert not self.headers["Host"].startswith("127.")
+                self._answer(*registry.blobs[path.removeprefix("/elsewhere/")])
+                return
+            if registry.asks and self.headers["Authorization"] != f"Bearer {_TOKEN}":
                 self.send_response(401)
                 realm = f'Bearer realm="http://{registry.host}/token",service="tests"'
                 self.send_header("WWW-Authenticate", realm)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            path = self.path.removeprefix("/v2/")
+            if registry.sends_on and "/blobs/" in path:
+                self.send_response(307)
+                at = f"http://localhost:{registry.port}/elsewhere/"
+                self.send_header("Location", at + path.rpartition("/blobs/")[2])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             found = ("application/json", b"{}") if not path else registry.answer(path)
             if registry.is_away or found is None:
                 self.send_error(503 if registry.is_away else 404)
@@ -125,7 +159,8 @@ def served(registry: Registry) -> Iterator[Registry]:
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("Docker-Content-Digest", _digest(body))
+            if registry.names_digests:
+                self.send_header("Docker-Content-Digest", _digest(body))
             self.end_headers()
             if self.command == "GET":
                 with suppress(BrokenPipeError):

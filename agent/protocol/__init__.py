@@ -15,10 +15,12 @@ All times are milliseconds of a node's own boot clock (`up_ms`) or of a process'
 VERSION history: 1: the first. 2: checkpoints say where they lay and when they were written; gangs
 over the nodes of one site (`Inventory.lan_address`, `AssignmentSpec.gang`). 3: what a job may reach
 (`egress`), and whether the owner lets it; packages of its own, and whether the node builds them;
-secrets; shells. 4: how many GPUs a gang goes on with (`Gang.gpus_min`); container images.
+secrets; shells. 4: how many GPUs a gang goes on with (`Gang.gpus_min`); container images. 5: an
+image's layers are named, and fetched like files.
 """
 
 from agent.protocol.https import (
+    MOST_LAYERS,
     REGISTRIES,
     AssignmentSpec,
     CommitReply,
@@ -42,6 +44,7 @@ from agent.protocol.https import (
     Upload,
     UploadReply,
     UploadRequest,
+    image_room,
 )
 from agent.protocol.node import (
     Device,
@@ -145,6 +148,7 @@ __all__ = [
     "Inventory",
     "LogChunk",
     "MAX_MESSAGE",
+    "MOST_LAYERS",
     "Malformed",
     "Member",
     "Metric",
@@ -178,6 +182,7 @@ __all__ = [
     "UploadKind",
     "UploadReply",
     "UploadRequest",
+    "image_room",
     "Usage",
     "VERSION",
     "Wanted",

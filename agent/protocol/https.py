@@ -102,22 +102,43 @@ REGISTRIES: Final = (
     *("docker.io", "ghcr.io", "quay.io", "nvcr.io"),
     *("public.ecr.aws", "mcr.microsoft.com", "registry.gitlab.com"),
 )
-"""From where the market takes images unless its operator says otherwise: what serves anybody, and
-is no address within an owner's network. Each owner allows registries of their own."""
+"""From where images come unless the market's operator, or a node's owner, says otherwise."""
+MOST_LAYERS: Final = 256
+_UNPACKED: Final = 5
+"""Layers unpack to three to four times their size."""
 
 
 class Image(Wire, frozen=True, kw_only=True):
-    """The container image that the job runs in, to be fetched by the node."""
+    """The container image that the job runs in: layers, which the node fetches from its registry
+    like any file, and lays out."""
 
     reference: Name
     """registry/repository@sha256:…: of one image, or of a list of images by platform."""
-    bytes: Count
-    """To fetch."""
+    layers: Annotated[list[File], Meta(min_length=1, max_length=MOST_LAYERS)]
+    """From the lowest up; their paths are in this order as well."""
+    env: dict[str, str] = {}
+    """What it sets for its programs."""
+
+    @property
+    def registry(self) -> str:
+        """The first part of its name."""
+        return self.reference.partition("/")[0]
 
     @property
     def digest(self) -> str:
         """Its name by content, without sha256:."""
         return self.reference.rpartition(":")[2]
+
+    @property
+    def bytes(self) -> int:
+        """To fetch."""
+        return sum(layer.bytes for layer in self.layers)
+
+
+def image_room(size: int) -> int:
+    """Bytes of disk that an image of so many bytes may take laid out, its layers not counted:
+    many small files take more than they hold."""
+    return 2**30 + _UNPACKED * size
 
 
 class AssignmentSpec(Wire, frozen=True, kw_only=True):
@@ -165,9 +186,12 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
 
 
 class InputUrls(Wire, frozen=True, kw_only=True):
-    """GET …/inputs: SHA-256 → presigned GET URL, for each file of inputs and resume."""
+    """GET …/inputs: SHA-256 → presigned GET URL, for each file of inputs and resume, and each
+    layer of an image."""
 
     urls: dict[str, str]
+    authorization: dict[str, str] = {}
+    """SHA-256 → what to show for it: registries tell anybody who asks."""
 
 
 class SecretValues(Wire, frozen=True, kw_only=True):

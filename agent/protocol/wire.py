@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-VERSION: Final = 4
+VERSION: Final = 5
 MAX_MESSAGE: Final = 64 * 1024
 PART_BYTES: Final = 64 * 2**20
 """Files are sent in parts of this size; only the last may be smaller."""

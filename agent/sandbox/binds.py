@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def parents(path: str) -> list[str]:
-    """The folders above `path`, open to everybody: bubblewrap's own would be closed to the job."""
+def parents(path: str, top: str = "") -> list[str]:
+    """The folders above `path` and below `top`, open to everybody: bubblewrap's own would be closed
+    to the job."""
     folders = [str(folder) for folder in reversed(Path(path).parents)][1:]
-    return [word for folder in folders for word in open_folder(folder)]
+    return [word for folder in folders for word in open_folder(top + folder)]
 
 
-def cores() -> list[str]:
-    """Where OpenMP and psutil count cores and NUMA nodes."""
+def cores(top: str = "") -> list[str]:
+    """Where OpenMP and psutil count cores and NUMA nodes. `top`: the job's root."""
     path = "/sys/devices/system"
-    return [*parents(path), "--ro-bind-try", path, path]
+    return [*parents(path, top), "--ro-bind-try", path, top + path]
 
 
 def open_folder(path: str) -> list[str]:

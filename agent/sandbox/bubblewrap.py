@@ -17,7 +17,7 @@ from pathlib import Path
 
 import agent
 from agent.order import KeeperOrder, Network
-from agent.sandbox import borrowed, image, nvidia
+from agent.sandbox import image, nvidia
 from agent.sandbox.binds import cores, each, open_folder, parents
 
 INIT = "/opt/gridloom/init.py"
@@ -57,20 +57,29 @@ def command(
     bubblewrap writes the host's pid of our init to `info_fd`; init speaks over `control_fd`.
     """
     as_root = order.rung.wall == "root"
+    top = root(order)
     return [
         *(str(find_bwrap()), "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"),
         *("--unshare-ipc", "--unshare-pid", "--unshare-uts", "--hostname", "job"),
         *(() if order.network else ("--unshare-net",)),
-        *("--unshare-cgroup-try", *(_root_rights() if as_root else _user_rights())),
-        *(image.system(order.image.rootfs, folder) if order.image else _system(folder)),
-        *_devices(order),
-        *_ours(order),
-        *_work(order, folder),
+        *("--unshare-cgroup-try", *(() if as_root else _as_nobody()), "--cap-drop", "ALL"),
+        *(word for right in _rights(order) for word in ("--cap-add", right)),
+        *_system(folder),
+        *(image.system(order.image.rootfs, folder) if order.image else ()),
+        *_devices(order, top),
+        *_training_env(order),
+        *_gridloom(),
+        *(image.ours(order) if order.image else ()),
+        *_work(order, folder, top),
         *("--remount-ro", "/", "--chdir", "/"),
         *("--seccomp", str(seccomp_fd), "--info-fd", str(info_fd)),
-        *(borrowed.command(base_python(order)) if order.image else [base_python(order)]),
-        *("-I", "-S", INIT, str(control_fd)),
+        *(base_python(order), "-I", "-S", INIT, str(control_fd)),
     ]
+
+
+def root(order: KeeperOrder) -> str:
+    """Where the job's root lies as our init finds it; "" if it is init's own."""
+    return image.TOP if order.image else ""
 
 
 def training_env(order: KeeperOrder) -> list[str]:
@@ -93,8 +102,9 @@ def python_of(prefix: str) -> str:
     raise NoSandbox(f"the training environment has no {folder}/python")
 
 
-def environment(order: KeeperOrder) -> dict[str, str]:
-    """The job's environment: ours first, then what the order sets."""
+def environment(order: KeeperOrder, secrets: dict[str, str]) -> dict[str, str]:
+    """The job's environment: an image's first, then ours, then secrets, which are none of ours,
+    then what the order sets."""
     first = order.environment or training_env(order)[0]
     own = {"PATH": f"{first}/bin:{_PATH}", "PYTHONPATH": "/opt/gridloom"}
     ours = {
@@ -107,6 +117,7 @@ def environment(order: KeeperOrder) -> dict[str, str]:
     }
     return {
         **(image.environment(order, ours) if order.image else ours | own),
+        **{name: value for name, value in secrets.items() if name not in ours | own},
         **({} if order.gpus else {"CUDA_VISIBLE_DEVICES": ""}),
         **(_beside_the_gate(order) if order.egress else {}),
         **order.env,
@@ -149,15 +160,16 @@ def _host_etc() -> list[Path]:
     return [path for path in (Path("/etc", name) for name in _ETC) if path.exists()]
 
 
-def _root_rights() -> list[str]:
-    # Kept until init has become the job's uid; it then empties the bounding set as well.
-    kept = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
-    return ["--cap-drop", "ALL", *(word for cap in kept for word in ("--cap-add", cap))]
-
-
-def _user_rights() -> list[str]:
+def _as_nobody() -> list[str]:
     nobody = ("--uid", str(NOBODY), "--gid", str(NOBODY))
-    return ["--unshare-user", "--disable-userns", *nobody, "--cap-drop", "ALL"]
+    return ["--unshare-user", "--disable-userns", *nobody]
+
+
+def _rights(order: KeeperOrder) -> list[str]:
+    """What init keeps until the job's root is its own, and it has become the job's uid; it then
+    empties the bounding set as well."""
+    as_root = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"] if order.rung.wall == "root" else []
+    return [*as_root, *(["CAP_SYS_CHROOT"] if order.image else [])]
 
 
 def _system(folder: Path) -> list[str]:
@@ -175,34 +187,29 @@ def _system(folder: Path) -> list[str]:
     return words + cores()
 
 
-def _work(order: KeeperOrder, folder: Path) -> list[str]:
-    inputs = {f"/job/inputs/{name}": path for name, path in order.inputs.items()}
+def _work(order: KeeperOrder, folder: Path, top: str) -> list[str]:
+    inputs = {f"{top}/job/inputs/{name}": path for name, path in order.inputs.items()}
     return [
-        *("--bind", str(folder / "job"), "/job"),
-        *(open_folder("/job/inputs") if inputs else ()),
+        *("--bind", str(folder / "job"), f"{top}/job"),
+        *(open_folder(f"{top}/job/inputs") if inputs else ()),
         *each("--ro-bind", inputs),
     ]
 
 
-def _devices(order: KeeperOrder) -> list[str]:
-    words = ["--dev", "/dev", "--proc", "/proc"]
+def _devices(order: KeeperOrder, top: str) -> list[str]:
+    words = ["--dev", f"{top}/dev", "--proc", f"{top}/proc"]
     sizes = {"/tmp": order.limits.tmp_bytes, "/dev/shm": order.limits.shm_bytes}
     for folder, size in sizes.items():
-        words += ["--perms", "1777", "--size", str(max(size, 1)), "--tmpfs", folder]
-    masked = (f"/proc/{name}" for name in _MASKED)
-    words += each("--ro-bind", {path: "/dev/null" for path in masked if os.path.exists(path)})
+        words += ["--perms", "1777", "--size", str(max(size, 1)), "--tmpfs", top + folder]
+    masked = [f"/proc/{name}" for name in _MASKED if os.path.exists(f"/proc/{name}")]
+    words += each("--ro-bind", {top + path: "/dev/null" for path in masked})
     if order.gpus:
-        words += each("--dev-bind", {path: path for path in nvidia.device_nodes(order.gpus)})
-        for path in (*nvidia.driver_files(), *nvidia.SYSTEM_FOLDERS):
-            words += [*parents(path), "--ro-bind-try", path, path]
+        nodes = nvidia.device_nodes(order.gpus)
+        words += each("--dev-bind", {top + path: path for path in nodes})
+        # Beside an image, the driver's libraries have a folder of their own.
+        for path in (*(() if top else nvidia.driver_files()), *nvidia.SYSTEM_FOLDERS):
+            words += [*parents(path, top), "--ro-bind-try", path, top + path]
     return words
-
-
-def _ours(order: KeeperOrder) -> list[str]:
-    """What of the node's own is beside the system: its training environment, or just our init."""
-    if order.image is not None:
-        return image.beside(base_python(order), _init(), driver=bool(order.gpus))
-    return [*_training_env(order), *_gridloom()]
 
 
 def _training_env(order: KeeperOrder) -> list[str]:
@@ -219,8 +226,5 @@ def _training_env(order: KeeperOrder) -> list[str]:
 
 def _gridloom() -> list[str]:
     binds = {f"/opt/gridloom/{name}": str(path) for name, path in package_parts().items()}
-    return [*parents("/opt/gridloom/agent/recipes"), *each("--ro-bind", binds | _init())]
-
-
-def _init() -> dict[str, str]:
-    return {INIT: str(Path(__file__).with_name("init.py"))}
+    binds[INIT] = str(Path(__file__).with_name("init.py"))
+    return [*parents("/opt/gridloom/agent/recipes"), *each("--ro-bind", binds)]

@@ -1,45 +1,45 @@
-"""A sandbox whose files are an image's: what bubblewrap mounts in place of the host's system.
+"""A job that sees an image's files in place of the host's.
 
-The image's root is bound read-only; over it lie what every sandbox has, and under /opt/gridloom
-our init with this host's Python (`agent.sandbox.borrowed`) and, for a job with GPUs, this host's
-driver. Of the host's other files nothing is seen.
+The image's root is bound read-only at `TOP`, with all that every sandbox mounts below it. Our init
+starts outside, on the host's system as ever, and makes `TOP` its root before it drops its rights:
+so nothing of an image is read or run by anybody but the job's own uid, and a job that got out of
+that root would find what every job sees.
 """
 
 from pathlib import Path
 from typing import Final
 
 from agent.order import KeeperOrder
-from agent.sandbox import borrowed, nvidia
-from agent.sandbox.binds import cores, each, parents
-from agent.sandbox.unpack import MOUNTS
+from agent.sandbox import nvidia
+from agent.sandbox.binds import cores, each
+from agent.sandbox.unpack import FILES, MOUNTS
 
-_OURS: Final = "/opt/gridloom"
-DRIVER: Final = f"{_OURS}/driver"
-"""Where the driver's libraries are looked for first."""
+TOP: Final = "/image"
+DRIVER: Final = "/opt/gridloom/driver"
+"""Inside: where the host's NVIDIA driver lies, and is looked for first."""
 _KEPT: Final = ("HOME", "USER", "TMPDIR")
-assert {"sys", _OURS[1:]} <= set(MOUNTS)
+assert {"sys", "opt/gridloom"} <= set(MOUNTS)
 
 
 def system(rootfs: str, folder: Path) -> list[str]:
     """The image's root, with the job's own users and hosts. `folder` is the assignment's."""
-    etc = {f"/etc/{name}": str(folder / "etc" / name) for name in ("passwd", "group", "hosts")}
+    etc = {f"{TOP}/{name}": str(folder / name) for name in FILES}
     return [
-        *("--ro-bind", rootfs, "/"),
+        *("--ro-bind", rootfs, TOP),
         *each("--ro-bind", etc),
-        *("--perms", "0755", "--tmpfs", "/sys", *cores()),
+        *("--perms", "0755", "--tmpfs", f"{TOP}/sys", *cores(TOP)),
     ]
 
 
-def beside(python: str, init: dict[str, str], *, driver: bool) -> list[str]:
-    """What of this host is there: its Python with `init` (target → source), and its driver's
-    libraries. To be mounted last: nobody writes beside them."""
-    binds = {**borrowed.binds(python), **init}
-    if driver:
-        binds |= {f"{DRIVER}/{name}": path for name, path in nvidia.driver_libraries().items()}
-    words = ["--perms", "0755", "--tmpfs", _OURS]
-    for target in binds:
-        words += parents(target)
-    return [*words, *each("--ro-bind", binds), "--remount-ro", _OURS, "--remount-ro", "/sys"]
+def ours(order: KeeperOrder) -> list[str]:
+    """Under /opt/gridloom, where nobody writes: the driver's libraries, for a job with GPUs. To be
+    mounted last."""
+    words = ["--perms", "0755", "--tmpfs", f"{TOP}/opt/gridloom"]
+    if order.gpus:
+        libraries = nvidia.driver_libraries()
+        binds = {f"{TOP}{DRIVER}/{name}": path for name, path in libraries.items()}
+        words += ["--perms", "0755", "--dir", TOP + DRIVER, *each("--ro-bind", binds)]
+    return [*words, "--remount-ro", f"{TOP}/opt/gridloom", "--remount-ro", f"{TOP}/sys"]
 
 
 def environment(order: KeeperOrder, ours: dict[str, str]) -> dict[str, str]:

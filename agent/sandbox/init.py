@@ -44,11 +44,14 @@ def prctl(option: int, value: int) -> None:
 def main() -> NoReturn:
     control = int(sys.argv[1])
     os.set_inheritable(control, False)
-    uid, cwd, has_door, limits, argv, env = receive(control)
+    uid, root, cwd, has_door, limits, argv, env = receive(control)
     alone = os.getpid() == 1
     if not alone:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
-    give_up_rights(uid)
+    if root:
+        change_root(root)
+    if root or uid >= 0:
+        give_up_rights(uid)
     set_limits(limits)
     if has_door:
         env = open_door(control) | env
@@ -74,17 +77,17 @@ def main() -> NoReturn:
     os._exit(0)
 
 
-def receive(control: int) -> tuple[int, str, bool, dict[str, int], list[str], dict[str, str]]:
+def receive(control: int) -> tuple[int, str, str, bool, dict[str, int], list[str], dict[str, str]]:
     """The keeper's message: 4 bytes of length, then fields that end in NUL."""
     length = int.from_bytes(read_exactly(control, 4), "little")
     fields = os.fsdecode(read_exactly(control, length)).split("\0")[:-1]
-    uid, cwd, has_door = int(fields[0]), fields[1], fields[2] == "door"
-    count, rest = int(fields[3]), fields[4:]
+    uid, root, cwd, has_door = int(fields[0]), fields[1], fields[2], fields[3] == "door"
+    count, rest = int(fields[4]), fields[5:]
     limits = {name: int(value) for name, value in (one.split("=") for one in rest[:count])}
     count, rest = int(rest[count]), rest[count + 1 :]
     pairs = (one.partition("=") for one in rest[count:])
     env = {name: value for name, _, value in pairs}
-    return uid, cwd, has_door, limits, rest[:count], env
+    return uid, root, cwd, has_door, limits, rest[:count], env
 
 
 def read_exactly(control: int, length: int) -> bytes:
@@ -97,21 +100,35 @@ def read_exactly(control: int, length: int) -> bytes:
     return data
 
 
+def change_root(root: str) -> None:
+    """Makes an image's files the only ones there are. Nothing of ours comes from them: all that is
+    imported later is imported now, and no place is left to import from."""
+    import _socket  # noqa: F401
+    import fcntl  # noqa: F401
+    import termios  # noqa: F401
+    import warnings  # noqa: F401
+
+    sys.path.clear()
+    sys.path_importer_cache.clear()
+    os.chroot(root)
+    os.chdir("/")
+
+
 def give_up_rights(uid: int) -> None:
-    """Drops every capability and becomes `uid`; -1 means that there is nothing to drop."""
-    if uid < 0:
-        return
+    """Drops every capability and becomes `uid`, unless that is -1: it is the job's already."""
     for capability in range(LAST_CAPABILITY + 1):
         prctl(PR_CAPBSET_DROP, capability)
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)  # clears the permitted, effective and ambient sets
+    if uid >= 0:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)  # clears the permitted, effective and ambient sets
     version_3_of_this_process = (ctypes.c_uint32 * 2)(0x20080522, 0)
     none = (ctypes.c_uint32 * 6)()
-    if libc.capset(version_3_of_this_process, none) != 0:  # the inheritable set
+    if libc.capset(version_3_of_this_process, none) != 0:  # all that is left of them
         raise OSError(ctypes.get_errno(), "capset")
-    # Changing the uid cleared it, and the socket alone is not enough for a frozen process.
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if uid >= 0:
+        # Changing the uid cleared it, and the socket alone is not enough for a frozen process.
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def set_limits(limits: dict[str, int]) -> None:

@@ -183,12 +183,13 @@ def launch(folder: Path, order: KeeperOrder, secrets: dict[str, str] | None = No
 def message(folder: Path, order: KeeperOrder, secrets: dict[str, str]) -> bytes:
     """Our init's only message: its limits and the job's command and environment."""
     limits = _rlimits(order)
-    argv, env, cwd = order.argv, {**secrets, **bubblewrap.environment(order)}, order.cwd
+    argv, env, cwd = order.argv, bubblewrap.environment(order, secrets), order.cwd
     if order.rung.wall == "none":
         [*argv, cwd], env = plain.translate(folder, [*argv, cwd], env)
     uid = workspace.owner(folder, order.rung) if order.rung.wall == "root" else -1
     fields = [
         str(uid),
+        bubblewrap.root(order),
         cwd,
         "door" if order.egress else "",
         str(len(limits)),
@@ -266,7 +267,10 @@ def _command(folder: Path, order: KeeperOrder, fds: _Descriptors, control: int) 
         plain.prepare(folder, order)
         init = str(Path(__file__).with_name("init.py"))
         return [bubblewrap.base_python(order), "-I", "-S", init, str(control)]
-    os.write(fds.filter, seccomp.program(also_refused=_unbounded(order.rung.limits)))
+    # For our init: the job itself lacks the right to.
+    allowed = ["chroot"] if order.image else []
+    refused = _unbounded(order.rung.limits)
+    os.write(fds.filter, seccomp.program(also_refused=refused, also_allowed=allowed))
     os.lseek(fds.filter, 0, os.SEEK_SET)
     uid = _shown_uid(folder, order.rung)
     if order.rung.wall == "root":

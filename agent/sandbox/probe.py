@@ -147,8 +147,6 @@ def _candidates() -> tuple[list[Rung], list[str]]:
         seccomp.program()
     except (bubblewrap.NoSandbox, seccomp.UnsupportedMachine) as error:
         return [], [str(error)]
-    if shutil.which("podman"):
-        reasons.append("podman is installed, but this agent doesn't use it yet")
     kinds: list[str] = ["rlimits"]
     try:
         kinds.insert(0, cgroups.version())

@@ -49,17 +49,25 @@ UNBOUNDED_MEMORY: Final = ("shmget",)
 """To refuse where memory is watched: a detached segment belongs to no process."""
 
 
-def program(machine: str | None = None, *, also_refused: Collection[str] = ()) -> bytes:
+def program(
+    machine: str | None = None,
+    *,
+    also_refused: Collection[str] = (),
+    also_allowed: Collection[str] = (),
+) -> bytes:
     """The filter for `machine` (as platform.machine() says it) as bytes for `bwrap --seccomp`.
 
-    also_refused: calls from our tables that this job may not make (see `UNBOUNDED`). Raises
-    UnsupportedMachine.
+    Calls from our tables that this job may not make (see `UNBOUNDED`), or may (what the kernel
+    refuses it all the same). Raises UnsupportedMachine.
     """
-    return b"".join(struct.pack("<HBBI", *one) for one in instructions(machine, also_refused))
+    found = instructions(machine, also_refused, also_allowed)
+    return b"".join(struct.pack("<HBBI", *one) for one in found)
 
 
 def instructions(
-    machine: str | None = None, also_refused: Collection[str] = ()
+    machine: str | None = None,
+    also_refused: Collection[str] = (),
+    also_allowed: Collection[str] = (),
 ) -> Sequence[Instruction]:
     """The filter, readable; see `program`."""
     machine = machine or platform.machine()
@@ -75,16 +83,19 @@ def instructions(
         Instruction(_IF_EQUAL, len(foreign), 0, AUDIT_ARCH[machine]),
         *foreign,
         _load(_NUMBER),
-        *_bisect(_verdicts(machine, also_refused)),
+        *_bisect(_verdicts(machine, also_refused, also_allowed)),
     ]
 
 
-def _verdicts(machine: str, also_refused: Collection[str]) -> list[tuple[int, _Code]]:
+def _verdicts(
+    machine: str, also_refused: Collection[str], also_allowed: Collection[str]
+) -> list[tuple[int, _Code]]:
     """(first number, what happens from there on) in order, neighbours with one verdict merged."""
     column = 0 if machine == "x86_64" else 1
     codes = {name: _allow() for name in ALLOWED} | {name: _refuse() for name in REFUSED}
     codes |= {name: judge() for name, judge in _JUDGES.items()}
     codes |= {name: _refuse() for name in also_refused}
+    codes |= {name: _allow() for name in also_allowed}
     numbers = ALLOWED | JUDGED | REFUSED
     by_number = {numbers[name][column]: code for name, code in codes.items()}
     unknown = _deny(_ERRNO | errno.ENOSYS)

@@ -84,6 +84,8 @@ class Policy:
     """What an org may have begun to upload and not committed: four of the largest versions."""
     base_bytes: int = 200 * 2**30
     """Largest base model that is fetched from a hub: a 100 B model in bfloat16."""
+    image_bytes: int = 40 * 2**30
+    """Largest container image, as it is fetched; those of CUDA with torch have 3 to 10 GiB."""
     open_fetches: int = 5
     """Most bases that one org has on their way at once."""
     fetched_bytes: int = 2**40

@@ -55,7 +55,10 @@ class Endpoints:
                 sha: f"{self.market.url}/store/get/{sha}?{uuid4()}"
                 for sha in self.market.store.objects
             }
-            return 200, protocol.InputUrls(urls=urls)
+            shown = self.market.elsewhere.authorization
+            return 200, protocol.InputUrls(
+                urls={**urls, **self.market.elsewhere.urls}, authorization=shown
+            )
         if parts[2] == "uploads":
             return self._grant(id, protocol.decode(body, protocol.UploadRequest))
         return self._commit(id, protocol.decode(body, protocol.CommitRequest))

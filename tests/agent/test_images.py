@@ -3,25 +3,27 @@
 import asyncio
 import os
 import re
-import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 import pytest
 
-from agent import config, orders
+from agent import config, images, orders
 from agent.config import Network, State
-from agent.protocol import Image, Input
+from agent.protocol import File, Image, Input, InputUrls, sha256_hex
 from agent.sandbox import unpack
-from tests import debian
+from agent.transfer import Source
 from tests.agent import node as nodes
 from tests.agent.conftest import spec
 from tests.agent.market import Market
+from tests.agent.sandbox.test_image import system
 from tests.registry import Registry, layer, served
 
-pytestmark = pytest.mark.timeout(600)  # podman may have to be installed first
-
+TOOLS = ("sh", "cat", "whoami", "mkdir", "cp")
+ONE = [File(path="000", bytes=1, sha256="0" * 64)]
 SHELL = {"command": ["sh", "main.sh"]}
 LOOKS = b"""
 echo "$GREETING from $0, $HOME, $(whoami)"
@@ -34,29 +36,10 @@ mkdir "$GRIDLOOM_OUTPUT/artifact" && cp /etc/motd "$GRIDLOOM_OUTPUT/artifact/"
 """
 
 
-def system() -> dict[str, bytes]:
-    """This host's shell and a few tools, with the C library that they need: paths as in a tar."""
-    found: dict[str, bytes] = {}
-    for name in ("sh", "cat", "whoami", "mkdir", "cp"):
-        program = Path("/bin", name).resolve()
-        found[f"bin/{name}"] = program.read_bytes()
-        told = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-        for path in re.findall(r"(/\S+) \(0x", told):
-            found[path.lstrip("/")] = Path(path).read_bytes()
-    return found
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _podman() -> None:
-    debian.podman()
-
-
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Registry]:
+def registry() -> Iterator[Registry]:
     with served(Registry()) as it:
-        settings = tmp_path / "registries.conf"
-        settings.write_text(f'[[registry]]\nlocation = "{it.host}"\ninsecure = true\n')
-        monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(settings))
+        it.asks = it.sends_on = True
         yield it
 
 
@@ -78,9 +61,24 @@ def script(market: Market) -> Input:
     return market.offer({"main.sh": LOOKS}, "script")
 
 
-def image(registry: Registry, digest: str) -> Image:
-    size = sum(len(data) for _, data in registry.blobs.values())
-    return Image(reference=f"{registry.host}/team/tools@{digest}", bytes=size)
+@pytest.fixture
+def put(market: Market, registry: Registry):
+    """Makes an image of these layers, and the market know where they lie."""
+
+    def put(*layers: bytes, env: dict[str, str] | None = None) -> Image:
+        digest = registry.add("team/tools:1", *layers, env=env)
+        files = [
+            File(path=f"{at:03}", bytes=len(data), sha256=sha256_hex(data))
+            for at, data in enumerate(layers)
+        ]
+        at = f"http://{registry.host}/v2/team/tools/blobs/sha256:"
+        urls = {file.sha256: at + file.sha256 for file in files}
+        shown = dict.fromkeys(urls, "Bearer anybody")
+        market.elsewhere = InputUrls(urls=urls, authorization=shown)
+        reference = f"{registry.host}/team/tools@{digest}"
+        return Image(reference=reference, layers=files, env=env or {})
+
+    return put
 
 
 async def ended(market: Market, asked) -> tuple[str, dict[str, bytes]]:
@@ -93,16 +91,14 @@ async def ended(market: Market, asked) -> tuple[str, dict[str, bytes]]:
 
 
 async def test_a_job_runs_in_an_image_that_is_fetched_once(
-    market: Market, node: State, device: str, registry: Registry, script: Input
+    market: Market, node: State, device: str, registry: Registry, script: Input, put
 ):
-    digest = registry.add(
-        "team/tools:1",
-        layer({**system(), "etc/motd": "old\n", "etc/shadow.bak": "x"}),
+    wanted = put(
+        layer({**system(*TOOLS), "etc/motd": "old\n", "etc/shadow.bak": "x"}, packed=True),
         layer({"etc/motd": "from the image\n", "etc/.wh.shadow.bak": ""}),
         env={"GREETING": "hello", "HOME": "/root", "PATH": "/bin"},
-        index=True,
     )
-    asked = {"devices": [device], "image": image(registry, digest), "parameters": SHELL}
+    asked = {"devices": [device], "image": wanted, "parameters": SHELL}
     for _ in range(2):
         said, logs = await ended(market, spec(script, **asked))
         assert said.startswith("0 exited"), (said, logs)
@@ -112,65 +108,131 @@ async def test_a_job_runs_in_an_image_that_is_fetched_once(
             "read-only",
             "here",
         ]
-    assert sum("/blobs/" in path for path in registry.gets) == 3  # a configuration, two layers
-    rootfs = node.environments / "images" / digest.removeprefix("sha256:") / "rootfs"
+    assert sum("/blobs/" in path for path in registry.gets) == 2
+    rootfs = node.environments / "images" / wanted.digest
+    assert (rootfs / "etc/motd").read_text() == "from the image\n"
     assert not (rootfs / "etc/shadow.bak").exists()
     assert list((node.environments / "building").iterdir()) == []
 
 
-async def test_a_jobs_sandbox_holds_in_an_image_too(
-    market: Market, node: State, device: str, registry: Registry
-):
+async def test_a_jobs_sandbox_holds_in_an_image_too(market: Market, node: State, device: str, put):
     tries = b"""
-    for path in / /usr /etc /opt/gridloom /opt/gridloom/host /sys /proc/sys/kernel; do
+    for path in / /usr /etc /opt/gridloom /opt/gridloom/driver /sys /proc/sys/kernel /job/..; do
         (echo x > $path/x) 2>/dev/null && echo "wrote in $path"
     done
+    chroot . /bin/true && echo "changed its root"
+    cat /proc/1/root/etc/hostname /proc/1/environ && echo "looked out"
     cat /proc/self/status /proc/net/dev
     """
-    digest = registry.add("team/tools:1", layer(system()))
-    asked = {"devices": [device], "image": image(registry, digest), "parameters": SHELL}
+    asked = {
+        "devices": [device],
+        "image": put(layer(system(*TOOLS, "chroot"))),
+        "parameters": SHELL,
+    }
     said, logs = await ended(market, spec(market.offer({"main.sh": tries}, "script"), **asked))
     assert said.startswith("0 exited"), (said, logs)
     seen = logs["stdout.log"].decode()
-    assert "wrote in" not in seen
-    assert re.search(r"^CapEff:\s+0+$", seen, re.MULTILINE)
+    for word in ("wrote in", "changed its root", "looked out"):
+        assert word not in seen
+    for mask in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert re.search(rf"^{mask}:\s+0+$", seen, re.MULTILINE)
     assert re.search(r"^Seccomp:\s+2$", seen, re.MULTILINE)
     assert re.findall(r"^\s*(\w+):\s+\d+ .*\d$", seen.partition("Inter-")[2], re.MULTILINE) == [
         "lo"
     ]
+    assert "Operation not permitted" in logs["stderr.log"].decode()
 
 
-async def test_an_image_that_is_gone_is_no_fault_of_the_node(
-    market: Market, node: State, device: str, registry: Registry, script: Input
+async def test_nothing_of_an_image_is_run_but_by_its_job(
+    market: Market, node: State, device: str, put
 ):
-    gone = image(registry, f"sha256:{'0' * 64}")
-    said, _ = await ended(market, spec(script, devices=[device], image=gone, parameters=SHELL))
-    assert "bad_input" in said
-    assert "its image can't be fetched" in said
+    """Our init is no program of the image's: neither its loader nor its Python are read by it."""
+    files = {**system(*TOOLS), "etc/ld.so.preload": "/trap.so\n"}
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for top in (sys.base_prefix.lstrip("/"), "usr", "usr/local"):
+        for name in ("warnings", "termios", "encodings/__init__", "os"):
+            files[f"{top}/lib/{version}/{name}.py"] = "open('/job/sprung', 'w')"
+    look = market.offer({"main.sh": b"[ -e /job/sprung ] && echo sprung"}, "script")
+    asked = spec(look, devices=[device], image=put(layer(files)), parameters=SHELL)
+    said, logs = await ended(market, asked)
+    assert said.startswith("1 exited"), (said, logs)
+    # One program of the image's was started: the job's shell.
+    assert logs["stderr.log"].count(b"/etc/ld.so.preload") == 1
+    assert "stdout.log" not in logs
 
 
-async def test_an_image_for_another_kind_of_machine_is_its_buyers_mistake(
-    market: Market, node: State, device: str, registry: Registry, script: Input
+async def test_secrets_and_ways_out_are_not_the_images_to_set(
+    market: Market, node: State, device: str, put
 ):
-    digest = registry.add("team/tools:1", layer(system()), architecture="arm64")
-    asked = spec(script, devices=[device], image=image(registry, digest), parameters=SHELL)
-    said, _ = await ended(market, asked)
-    assert "environment" in said
-    assert "its image is for linux on arm64" in said
+    market.secrets = {"TOKEN": "the buyer's"}
+    wanted = put(layer(system(*TOOLS)), env={"TOKEN": "the image's", "KEPT": "yes", "TMPDIR": "/x"})
+    look = market.offer({"main.sh": b'echo "$TOKEN $KEPT $TMPDIR"'}, "script")
+    asked = spec(look, devices=[device], image=wanted, parameters=SHELL, secrets=["TOKEN"])
+    said, logs = await ended(market, asked)
+    assert said.startswith("0 exited"), (said, logs)
+    assert logs["stdout.log"].decode() == "[TOKEN] yes /tmp\n"
+
+
+async def test_a_layer_that_is_gone_is_no_fault_of_the_node(
+    market: Market, node: State, device: str, registry: Registry, script: Input, put
+):
+    wanted = put(layer(system(*TOOLS)))
+    registry.blobs.clear()
+    registry.sends_on = False
+    said, _ = await ended(market, spec(script, devices=[device], image=wanted, parameters=SHELL))
+    assert "bad_input 000 can't be fetched" in said
+
+
+async def test_an_image_that_no_one_gives_out_any_more_is_no_fault_of_the_node(
+    market: Market, node: State, device: str, script: Input, put
+):
+    wanted = put(layer(system(*TOOLS)))
+    market.elsewhere = InputUrls(urls={})
+    said, _ = await ended(market, spec(script, devices=[device], image=wanted, parameters=SHELL))
+    assert "bad_input the market has no file" in said
 
 
 async def test_a_layer_that_is_not_what_its_digest_names_is_refused(
-    market: Market, node: State, device: str, registry: Registry, script: Input
+    market: Market, node: State, device: str, registry: Registry, script: Input, put
 ):
-    digest = registry.add("team/tools:1", layer({"etc/motd": "honest\n"}))
-    other = layer({"etc/motd": "forged\n"})
-    for key, (kind, data) in registry.blobs.items():
-        if kind.endswith(".tar"):
-            assert len(data) == len(other)
-            registry.blobs[key] = (kind, other)
-    asked = spec(script, devices=[device], image=image(registry, digest), parameters=SHELL)
-    said, _ = await ended(market, asked)
-    assert "its image can't be fetched" in said
+    wanted = put(layer({"etc/motd": "honest\n"}))
+    forged = layer({"etc/motd": "forged\n"})
+    digest = f"sha256:{wanted.layers[0].sha256}"
+    assert len(forged) == wanted.layers[0].bytes
+    registry.blobs[digest] = (registry.blobs[digest][0], forged)
+    said, _ = await ended(market, spec(script, devices=[device], image=wanted, parameters=SHELL))
+    assert "bad_input 000 is not what its manifest says" in said
+
+
+async def test_a_layer_that_is_no_archive_is_its_makers_mistake(
+    market: Market, node: State, device: str, script: Input, put
+):
+    wanted = put(b"no archive")
+    said, _ = await ended(market, spec(script, devices=[device], image=wanted, parameters=SHELL))
+    assert "environment its image could not be laid out: its files can't be laid out" in said
+
+
+async def test_an_image_that_unpacks_without_end_fills_no_disk(
+    market: Market, node: State, device: str, script: Input, put, monkeypatch
+):
+    monkeypatch.setattr(images.protocol, "image_room", lambda size: 2**20)
+    wanted = put(layer({"zeros": bytes(64 * 2**20)}, packed=True))
+    assert wanted.bytes < 2**17
+    said, _ = await ended(market, spec(script, devices=[device], image=wanted, parameters=SHELL))
+    assert "environment its image could not be laid out" in said
+    assert list((node.environments / "building").iterdir()) == []
+
+
+def test_an_image_that_the_disk_has_no_room_for_is_refused(
+    market: Market, state: State, device: str, script: Input
+):
+    machine = nodes.machine(state)
+    layers = [File(path="000", bytes=machine.inventory.disk_bytes // 6, sha256="0" * 64)]
+    machine.inventory.registries.append("ghcr.io")
+    named = Image(reference=f"ghcr.io/team/tools@sha256:{'0' * 64}", layers=layers)
+    asked = spec(script, devices=[device], image=named, parameters=SHELL)
+    with pytest.raises(orders.SpecRefused, match="which are not free here"):
+        orders.check(asked, machine, ())
 
 
 @pytest.mark.parametrize(
@@ -183,29 +245,37 @@ async def test_a_layer_that_is_not_what_its_digest_names_is_refused(
 def test_what_the_owner_does_not_allow_is_refused(
     market: Market, state: State, device: str, registry: Registry, script: Input, reference, why
 ):
-    named = Image(reference=reference.format(digest="0" * 64, host=registry.host), bytes=1)
+    named = Image(reference=reference.format(digest="0" * 64, host=registry.host), layers=ONE)
     asked = spec(script, devices=[device], image=named, parameters=SHELL)
     with pytest.raises(orders.SpecRefused, match=re.escape(why)):
         orders.check(asked, nodes.machine(state), ())
 
 
 def test_an_image_is_for_scripts_alone(market: Market, state: State, device: str, script: Input):
-    named = Image(reference=f"ghcr.io/team/tools@sha256:{'0' * 64}", bytes=1)
+    named = Image(reference=f"ghcr.io/team/tools@sha256:{'0' * 64}", layers=ONE)
     asked = spec(script, devices=[device], image=named, recipe="prompt", parameters={})
     with pytest.raises(orders.SpecRefused, match="for a script alone"):
         orders.check(asked, nodes.machine(state), ())
 
 
+def laid_out(folder: Path, *layers: bytes) -> Path:
+    """Where they lie, one over the other."""
+    source, rootfs = folder / "layers", folder / "rootfs"
+    source.mkdir()
+    for at, data in enumerate(layers):
+        (source / f"{at:03}").write_bytes(data)
+    assert unpack.main(str(source), str(rootfs)) == 0
+    return rootfs
+
+
 def test_whatever_lies_where_a_sandbox_mounts_makes_way(tmp_path: Path):
-    archive = tmp_path / "image.tar"
-    archive.write_bytes(
+    rootfs = laid_out(
+        tmp_path,
         layer(
             {"etc/hosts": "1.2.3.4 market\n", "opt/gridloom": "a file", "bin/run": "#!/bin/sh\n"},
             links={"job": "/", "proc": "nowhere", "etc/passwd": "/etc/hosts", "lib": "usr/lib"},
-        )
+        ),
     )
-    assert unpack.main(str(archive), str(tmp_path / "rootfs")) == 0
-    rootfs = tmp_path / "rootfs"
     for path in unpack.MOUNTS:
         assert (rootfs / path).is_dir()
         assert not (rootfs / path).is_symlink()
@@ -217,20 +287,84 @@ def test_whatever_lies_where_a_sandbox_mounts_makes_way(tmp_path: Path):
     assert (rootfs / "etc/hosts").stat().st_mode & 0o777 == 0o644
 
 
-def test_an_archive_that_leads_out_is_refused(tmp_path: Path):
-    archive = tmp_path / "image.tar"
-    archive.write_bytes(layer({"a/../../out": "x"}))
-    said = unpack.main(str(archive), str(tmp_path / "rootfs"))
-    assert "leads out of it" in str(said)
+def test_a_layer_changes_those_below_it(tmp_path: Path):
+    below = layer(
+        {
+            "kept/a": "a", "gone/a": "a", "emptied/a": "a", "emptied/deep/b": "b", "file": "f",
+            "folder/a": "a", "usr/bin/tool": "1",
+        },
+        links={"bin": "usr/bin", "var/run": "/run", "emptied/link": "a", "swapped": "kept"},
+    )  # fmt: skip
+    above = layer(
+        {
+            "kept/b": "b", ".wh.gone": "", "emptied/new": "n", "emptied/deep/c": "c",
+            "emptied/.wh..wh..opq": "", "file/now": "a folder", "folder/.wh.a": "",
+            "bin/tool": "2", "bin/more": "3", "var/run/pid": "1", "kept/.wh..wh.plnk": "",
+        },
+        hard={"usr/bin/same": "bin/tool"},
+        folders=["swapped"],
+    )  # fmt: skip
+    rootfs = laid_out(tmp_path, below, above)
+    found = {
+        str(path.relative_to(rootfs)): path.read_text()
+        for path in rootfs.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.relative_to(rootfs).parts[0] != "etc"
+    }
+    assert found == {
+        "kept/a": "a", "kept/b": "b", "emptied/new": "n", "emptied/deep/c": "c",
+        "file/now": "a folder", "usr/bin/tool": "2", "usr/bin/more": "3", "usr/bin/same": "2",
+        "run/pid": "1",
+    }  # fmt: skip
+    assert not (rootfs / "swapped").is_symlink()
+    assert (rootfs / "usr/bin/same").stat().st_nlink == 2
+
+
+def test_layers_packed_by_zstd_are_read(tmp_path: Path):
+    packed = pa.compress(layer({"a": "x"}), codec="zstd", asbytes=True)
+    assert (laid_out(tmp_path, packed) / "a").read_text() == "x"
+
+
+@pytest.mark.parametrize("archive", [
+    layer({"a/../../out": "x"}),
+    layer({"a/b": "x"}, links={"loop": "loop"}) + b"",
+    layer({}, hard={"out": "../../out"}),
+    layer({"big": bytes(2**20)}, packed=True)[:-100],
+])  # fmt: skip
+def test_an_archive_that_leads_out_or_nowhere_is_refused(tmp_path: Path, archive):
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "layers/000").write_bytes(archive)
+    (tmp_path / "layers/001").write_bytes(layer({"loop/x": "x"}))
+    said = unpack.main(str(tmp_path / "layers"), str(tmp_path / "rootfs"))
+    assert "its files can't be laid out" in str(said)
     assert not (tmp_path / "out").exists()
 
 
+def test_symlinks_of_an_image_lead_within_it(tmp_path: Path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    layers = (
+        layer({}, links={"a": str(outside), "b": "../../../../outside"}),
+        layer({"a/one": "1", "b/two": "2"}),
+    )
+    rootfs = laid_out(tmp_path, *layers)
+    assert list(outside.iterdir()) == []
+    assert (rootfs / str(outside).lstrip("/") / "one").read_text() == "1"
+    assert (rootfs / "outside/two").read_text() == "2"
+
+
 async def test_two_jobs_wait_for_one_image(
-    market: Market, node: State, device: str, registry: Registry, script: Input
+    market: Market, node: State, device: str, registry: Registry, put
 ):
-    digest = registry.add("team/tools:1", layer(system()))
-    wanted = image(registry, digest)
-    daemon = nodes.daemon(node)
-    found = await asyncio.gather(*(daemon._tools.images.get(wanted, print) for _ in range(2)))
+    wanted = put(layer(system(*TOOLS)))
+
+    class Urls:
+        async def get(self, sha256: str) -> Source:
+            return Source(market.elsewhere.urls[sha256], market.elsewhere.authorization[sha256])
+
+        async def renew(self, stale: Source) -> None:
+            raise AssertionError(stale)
+
+    images = nodes.daemon(node)._tools.images
+    found = await asyncio.gather(*(images.get(wanted, Urls(), print) for _ in range(2)))
     assert found[0] == found[1]
-    assert sum("/blobs/" in path for path in registry.gets) == 2
+    assert sum("/blobs/" in path for path in registry.gets) == 1

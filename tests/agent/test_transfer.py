@@ -12,7 +12,7 @@ from agent import cache, uploads
 from agent.api import Api, Bearer, Refused
 from agent.cache import BadInput, NoRoom, Shelf, lay_out, make_room
 from agent.protocol import File
-from agent.transfer import Bandwidth, Downloads, Progress
+from agent.transfer import Bandwidth, Downloads, Progress, Source
 from agent.uploads import Fenced, Folder, NotSent, Outgoing, Uploads
 from tests.agent.conftest import spec
 from tests.agent.market import Market
@@ -24,10 +24,10 @@ class _Urls:
     def __init__(self, market: Market) -> None:
         self.market, self.renewed = market, 0
 
-    async def get(self, sha256: str) -> str:
-        return f"{self.market.url}/store/get/{sha256}?{self.renewed}"
+    async def get(self, sha256: str) -> Source:
+        return Source(f"{self.market.url}/store/get/{sha256}?{self.renewed}")
 
-    async def renew(self, stale: str) -> None:
+    async def renew(self, stale: Source) -> None:
         self.renewed += 1
 
 
@@ -211,7 +211,7 @@ async def test_no_file_goes_where_it_could_be_read_on_the_way(
 async def test_the_storage_may_be_the_market_or_far_and_encrypted(market, job, sender, monkeypatch):
     for url in ("https://storage.example", "http://localhost:1", market.url):
         monkeypatch.setattr(type(market), "url", property(lambda self, url=url: url))
-        [given] = (await sender.api.inputs(job)).values()
+        [given] = (await sender.api.inputs(job)).urls.values()
         assert given.startswith(url)
 
 

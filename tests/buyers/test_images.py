@@ -1,18 +1,21 @@
 """Container images: a name becomes a digest before anybody pays, and jobs run where it is taken."""
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
+import httpx
 import pytest
 from django.urls import reverse
 
 from agent import protocol
-from buyers import images, registry, services
+from buyers import images, services
 from buyers.own_models import ContainerImage
 from buyers.registry import Reference
 from marketplace.core import specs
-from marketplace.core.errors import Invalid, Unavailable
+from marketplace.core.errors import Conflict, Invalid, Unavailable
 from marketplace.core.money import MICRO
-from scheduler import quoting
+from scheduler import assignments, quoting
 from tests import world
 from tests.buyers import folders
 from tests.registry import Registry, layer, served
@@ -59,7 +62,11 @@ def test_a_tag_becomes_the_digest_that_it_names_now(ask, remote, listed, asks):
     assert found.image == f"{remote.host}/team/tools@{digest}"
     assert found.packages == "none"  # whatever its project lists: the image has it
     image = ContainerImage.objects.get()
-    assert image.bytes > sum(map(len, LAYERS))
+    assert image.bytes == sum(map(len, LAYERS))
+    assert [layer["bytes"] for layer in image.layers] == [*map(len, LAYERS)]
+    gets = len(remote.gets)
+    assert ask() == found
+    assert len(remote.gets) - gets <= (3 if asks else 1)  # its digest alone
     remote.add("team/tools:1", LAYERS[0])
     assert ask().image != found.image
     remote.is_away = True
@@ -68,8 +75,13 @@ def test_a_tag_becomes_the_digest_that_it_names_now(ask, remote, listed, asks):
 
 def test_what_is_no_image_for_everybody_and_our_machines_is_refused(ask, remote):
     remote.add("team/tools:arm", *LAYERS, index=True, architecture="arm64")
+    remote.add("team/tools:arm1", *LAYERS, architecture="arm64")
+    remote.add("team/tools:many", *LAYERS * 200)
     for name, why in [
         ("team/tools:arm", "no image for Linux on amd64"),
+        ("team/tools:arm1", "is for linux on arm64, not for Linux on amd64"),
+        ("team/tools:many", "has 400 layers of"),
+        ("a" * 200, "at most 200 characters"),
         ("team/tools:2", "no image 2 that everybody may fetch"),
         (f"team/tools@sha256:{'0' * 64}", "that everybody may fetch"),
         ("Team/tools", "an image is named like"),
@@ -106,7 +118,56 @@ def test_a_forged_answer_is_no_answer(ask, remote):
     kind, data = remote.blobs[digest]
     remote.blobs[digest] = (kind, data + b" ")
     with pytest.raises(Unavailable, match="sends another image than"):
-        registry.look(Reference.parse(f"{remote.host}/team/tools@{digest}"))
+        ask(f"team/tools@{digest}")
+
+
+def test_a_registry_that_names_no_digests_is_read(ask, remote):
+    digest = remote.add("team/tools:1", *LAYERS)
+    remote.names_digests = False
+    assert ask().image.endswith(digest)
+
+
+def test_an_image_over_the_limit_is_refused(ask, remote, settings):
+    remote.add("team/tools:1", *LAYERS)
+    settings.POLICY = replace(settings.POLICY, image_bytes=1000)
+    with pytest.raises(Invalid, match="the most are 256 of 0 MiB"):
+        ask()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.in-toto+json",
+    ],
+)
+def test_layers_that_lie_elsewhere_or_are_none_are_refused(ask, remote, kind):
+    remote.add("team/tools:1", *LAYERS, kind=kind)
+    with pytest.raises(Invalid, match="can't be fetched from its registry"):
+        ask()
+
+
+@pytest.mark.parametrize(
+    ("told", "into"), [(b'"size": ', b'"size": -'), (b'"sha256:', b'"sha512:'), (b"{", b"[")]
+)
+def test_a_manifest_that_makes_no_sense_is_no_answer(ask, remote, told, into):
+    kind, data = remote.blobs[remote.add("team/tools:1", *LAYERS)]
+    strange = data.replace(told, into, 1)
+    remote.tags["team/tools:1"] = f"sha256:{hashlib.sha256(strange).hexdigest()}"
+    remote.blobs[remote.tags["team/tools:1"]] = (kind, strange)
+    with pytest.raises(Unavailable, match="makes no sense"):
+        ask()
+
+
+def test_what_an_image_sets_is_kept_but_for_its_ways_out(ask, remote):
+    env = {"PATH": "/bin", "http_proxy": "http://x", "HTTPS_PROXY": "x", "no-name": "x", "A": ""}
+    remote.add("team/tools:1", *LAYERS, env=env)
+    ask()
+    assert ContainerImage.objects.get().env == {"PATH": "/bin", "A": ""}
+    remote.add("team/tools:1", *LAYERS, env={"A": "x" * 2**16})
+    with pytest.raises(Invalid, match="more than 64 KiB of environment variables"):
+        ask()
 
 
 @pytest.mark.parametrize(
@@ -141,6 +202,7 @@ def test_only_nodes_that_take_from_its_registry_are_offered_and_told(ask, org, r
     there = world.agent(supplier, now=now, registries=[remote.host])
     quote = quoting.quote(org, asked, now=now)
     (option,) = quote.options
+    assert not option["why"]
     assert option["environment"] == ContainerImage.objects.get().sha256
     plan = services.plan(org, asked, now=now)
     assert plan.bytes_in >= plan.image.bytes
@@ -150,6 +212,49 @@ def test_only_nodes_that_take_from_its_registry_are_offered_and_told(ask, org, r
     sent = protocol.decode(bytes(share.spec), protocol.AssignmentSpec)
     assert sent.image.reference == plan.image.reference
     assert sent.image.bytes == plan.image.bytes
+    assert [len(data) for data in LAYERS] == [layer.bytes for layer in sent.image.layers]
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_its_node_is_told_where_the_layers_are(ask, org, remote, now, asks):
+    remote.add("team/tools:1", *LAYERS, index=True)
+    remote.asks = asks
+    there = world.agent(world.org("Supplier", now=now), now=now, registries=[remote.host])
+    plan = services.plan(org, ask(), now=now)
+    job = world.job(org, now=now, image=plan.image, script=plan.script)
+    share = world.lease(job, there, now=now).assignments.get()
+    given = assignments.inputs(there.node, share.pk)
+    for entry in plan.image.layers:
+        sha256 = entry["sha256"]
+        shown = given.authorization.get(sha256)
+        answer = httpx.get(given.urls[sha256], headers={"authorization": shown} if asks else {})
+        assert answer.content in LAYERS
+    assert {entry["sha256"] for entry in plan.script.manifest} <= given.urls.keys()
+    assert given.authorization.keys() == (
+        {entry["sha256"] for entry in plan.image.layers} if asks else set()
+    )
+    remote.is_away = True
+    with pytest.raises(Unavailable):
+        assignments.inputs(there.node, share.pk)
+    remote.is_away = False
+    remote.blobs.clear()
+    with pytest.raises(Conflict, match="can't be fetched any more"):
+        assignments.inputs(there.node, share.pk)
+
+
+def test_a_node_needs_room_for_the_image(ask, org, remote, now):
+    remote.add("team/tools:1", *LAYERS)
+    world.listening(now)
+    there = world.agent(world.org("Supplier", now=now), now=now, registries=[remote.host])
+    asked = ask(disk_gib=1)
+    there.node.disk_bytes = 2**30 + ContainerImage.objects.get().room - 1
+    there.node.save()
+    (option,) = quoting.quote(org, asked, now=now).options
+    assert "of disk, it has less" in option["why"]
+    there.node.disk_bytes += 1
+    there.node.save()
+    (option,) = quoting.quote(org, asked, now=now).options
+    assert not option["why"]
 
 
 def test_its_page_names_the_image(member, ran):
