@@ -290,6 +290,7 @@ class FinishedRun(models.Model):
     base_parameters = models.BigIntegerField(help_text="Weights of the base; 0 if not known")
     tokens_per_s = models.FloatField(null=True, help_text="Median, as the recipe reported it")
     share = models.FloatField(null=True, help_text="Of the benchmark's arithmetic, that it reached")
+    overhead = models.FloatField(null=True, help_text="Beside arithmetic, over what was reckoned")
     seconds = models.FloatField(help_text="Billed running time, over all attempts")
     charged_micros = models.BigIntegerField()
     quoted_s = models.FloatField(null=True)

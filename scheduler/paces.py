@@ -1,7 +1,8 @@
 """How finished jobs ran beside what was foretold: the next quotes learn from it, all may see it.
 
 A run's speed is the median of the tokens a second that its recipe reported, turned into a share of
-what its devices' benchmark could do, so that it says something about other base models, too.
+what its devices' benchmark could do, so that it says something about other base models, too. What
+it took beside that is its overhead, told as a factor of what was reckoned.
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ def note(job: Job, lease: Lease, *, now: datetime) -> None:
     """Keeps how a job that has just succeeded ran. Call with the job locked, once."""
     shares = list(lease.assignments.select_related("node").order_by("rank"))
     tokens_per_s = _tokens_per_s(job, lease)
+    share, overhead = _shown(job, lease, tokens_per_s)
     FinishedRun.objects.create(
         job=job,
         supplier_id=shares[0].supplier_id,
@@ -38,7 +40,8 @@ def note(job: Job, lease: Lease, *, now: datetime) -> None:
         gpus=lease.gpus_count,
         base_parameters=_size(job),
         tokens_per_s=tokens_per_s,
-        share=_share(job, lease, tokens_per_s),
+        share=share,
+        overhead=overhead,
         seconds=_seconds(job),
         charged_micros=job.spent_micros,
         quoted_s=job.quoted.get("seconds"),
@@ -62,15 +65,17 @@ def expected(plan: Plan, *, now: datetime) -> Mapping[str, Pace]:
             at__gte=now - _REMEMBERED,
         )
         .order_by("-at")
-        .values_list("gpu_class", "supplier", "share")[:_MOST_RUNS]
+        .values_list("gpu_class", "supplier", "share", "overhead")[:_MOST_RUNS]
     )
-    seen: dict[str, dict[object, list[float]]] = {}
-    for gpu_class, supplier, share in runs:
-        if share is not None:
-            seen.setdefault(gpu_class, {}).setdefault(supplier, []).append(share)
+    shares: dict[str, dict[object, list[float]]] = {}
+    overheads: dict[str, dict[object, list[float]]] = {}
+    for gpu_class, supplier, share, overhead in runs:
+        for seen, value in ((shares, share), (overheads, overhead)):
+            if value is not None:
+                seen.setdefault(gpu_class, {}).setdefault(supplier, []).append(value)
     return {
-        name: paces.believed(estimates.usual_share(name), by_supplier)
-        for name, by_supplier in seen.items()
+        name: paces.believed(estimates.usual_share(name), by_supplier, overheads.get(name, {}))
+        for name, by_supplier in shares.items()
     }
 
 
@@ -102,21 +107,27 @@ def _tokens_per_s(job: Job, lease: Lease) -> float | None:
     return median(speeds) if len(speeds) >= _LEAST_POINTS else None
 
 
-def _share(job: Job, lease: Lease, tokens_per_s: float | None) -> float | None:
-    """None where nothing can be told: of a script, of recipes made of others, of gangs, whose
-    ranks wait for each other."""
+def _shown(job: Job, lease: Lease, tokens_per_s: float | None) -> tuple[float | None, float | None]:
+    """Its share and its overhead, None where nothing can be told: of a script, of recipes made of
+    others, of gangs, whose ranks wait for each other; of the overhead of several attempts."""
     shape = sizes.shape_of(job.base)
     if lease.gpus_count > 1 or not estimates.is_one_training(job.recipe, job.parameters):
-        return None
+        return None, None
     nodes = [share.node for share in lease.assignments.select_related("node")]
     speeds = timing.measured_tflops(nodes)
     slowest = min((speeds.get(node.pk, 0.0) for node in nodes), default=0.0)
     if tokens_per_s is None or shape is None or not slowest:
-        return None
-    flops = estimates.flops_per_token(
-        job.recipe, job.parameters, shape, row_tokens=sizes.row_tokens(job.dataset)
-    )
-    return tokens_per_s * flops / (slowest * 1e12)
+        return None, None
+    row_tokens = sizes.row_tokens(job.dataset)
+    flops = estimates.flops_per_token(job.recipe, job.parameters, shape, row_tokens=row_tokens)
+    share = tokens_per_s * flops / (slowest * 1e12)
+    if job.leases.count() > 1:
+        return share, None
+    overhead = estimates.overhead_shown(
+        job.recipe, job.parameters, shape, seconds=_seconds(job), tflops=slowest, share=share,
+        row_tokens=row_tokens, teacher=sizes.shape_of(job.other),
+    )  # fmt: skip
+    return share, overhead
 
 
 def _seconds(job: Job) -> float:

@@ -104,16 +104,39 @@ def _part(job: Sizes, *, tflops: float, row_tokens: float | None, pace: Pace | N
     flops, fixed = _flops(job, _length(job, row_tokens)), _overheads(job)
     if pace is None:
         default = _CPU_EFFICIENCY if tflops < _CPU_TFLOPS else _GPU_EFFICIENCY
-        pace = believed(default, {})
-    arithmetic = flops / (tflops * 1e12 * pace.share) * _CHECKPOINT_SHARE
+        pace = believed(default, {}, {})
+    arithmetic = _arithmetic(flops, tflops, pace.share)
     unsure = math.log(pace.spread), 0.0 if row_tokens else math.log(_LENGTH_SPREAD)
     spread = math.exp(math.hypot(*unsure))
+    beside = fixed * pace.overhead
     return Estimate(
-        seconds_low=fixed / 2 + arithmetic / spread,
-        seconds=fixed + arithmetic,
-        seconds_high=2 * fixed + arithmetic * spread,
+        seconds_low=beside / pace.overhead_spread + arithmetic / spread,
+        seconds=beside + arithmetic,
+        seconds_high=beside * pace.overhead_spread + arithmetic * spread,
         flops=flops,
     )
+
+
+def overhead_shown(
+    recipe: str,
+    parameters: Mapping[str, object],
+    base: BaseShape,
+    *,
+    seconds: float,
+    tflops: float,
+    share: float,
+    row_tokens: float | None = None,
+    teacher: BaseShape | None = None,
+) -> float:
+    """What a finished job took beside its arithmetic, as a factor of what is reckoned for that.
+
+    It ran for `seconds` on a device of `tflops`, of which it reached `share`. At or below 0 where
+    its arithmetic alone would have taken longer: its speed is not what was told.
+    """
+    parts = trainings(recipe, parameters, base, teacher)
+    flops = sum(one.share * _flops(one, _length(one, row_tokens)) for one in parts)
+    reckoned = sum(one.share * _overheads(one) for one in parts)
+    return (seconds - _arithmetic(flops, tflops, share)) / reckoned
 
 
 def is_one_training(recipe: str, parameters: Mapping[str, object]) -> bool:
@@ -152,6 +175,11 @@ def class_tflops(gpu_class: str) -> float:
 def _length(job: Sizes, row_tokens: float | None) -> float:
     """Tokens of a row, as they are read."""
     return min(row_tokens, job.max_length) if row_tokens else _TYPICAL_FILL * job.max_length
+
+
+def _arithmetic(flops: float, tflops: float, share: float) -> float:
+    """Seconds, on a device of which training reaches a share."""
+    return flops / (tflops * 1e12 * share) * _CHECKPOINT_SHARE
 
 
 def _flops(job: Sizes, length: float) -> float:

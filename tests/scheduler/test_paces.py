@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from buyers.models import Artifact, Dataset, MetricPoint
+from marketplace.core.ids import uuid7
 from marketplace.core.shapes import BaseShape
 from marketplace.core.specs import parse
-from scheduler import jobs, metering, public, quoting, timing
+from scheduler import jobs, metering, paces, public, quoting, timing
 from scheduler.models import Assignment, FinishedRun
 from suppliers.models import Benchmark
 from tests import tiny_base, world
@@ -85,16 +86,34 @@ def test_a_finished_job_is_kept_beside_what_its_quote_said(finished):
 
 def test_the_next_quote_of_the_kind_is_sure_of_more(buyer, finished, request_of, now):
     before, _ = finished()
-    after = quoting.quote(buyer, request_of, now=now + seconds(30))
+    run = FinishedRun.objects.get()
 
-    def width(quote):
-        option = quote.options[0]
-        return option["seconds_high"] / option["seconds_low"]
+    def quoted(**known):
+        FinishedRun.objects.update(**known)
+        option = quoting.quote(buyer, request_of, now=now + seconds(30)).options[0]
+        return option["seconds"], option["seconds_high"] / option["seconds_low"]
 
-    assert FinishedRun.objects.get().share < 0.001, "a tiny model on a large GPU: not believed"
-    FinishedRun.objects.update(share=0.2)
-    learnt = quoting.quote(buyer, request_of, now=now + seconds(30))
-    assert width(after) == width(before) > width(learnt)
+    nothing, overhead, both = (
+        quoted(overhead=None),
+        quoted(overhead=run.overhead),
+        quoted(share=0.2),
+    )
+    assert run.share < 0.001, "a tiny model on a large GPU: not believed"
+    assert nothing[0] == before.options[0]["seconds"]
+    assert abs(overhead[0] - run.seconds) < abs(nothing[0] - run.seconds)
+    assert nothing[1] > overhead[1] > both[1]
+
+
+def test_what_was_tried_twice_says_nothing_of_its_overhead(finished, now):
+    _, job = finished()
+    lease, earlier = job.leases.get(), job.leases.get()
+    earlier.pk, earlier.epoch = uuid7(), lease.epoch - 1
+    earlier.save(force_insert=True)
+    FinishedRun.objects.all().delete()
+    paces.note(job, lease, now=now)
+    run = FinishedRun.objects.get()
+    assert run.share is not None
+    assert run.overhead is None
 
 
 def test_a_recipe_made_of_others_ends_as_well_and_says_nothing_of_its_pace(finished, request_of):
