@@ -4,7 +4,8 @@
 
 Each rung is a job as a node would run it (`python -m agent.recipes`), on the demo's corpus: what a
 function of Python's library does, from its signature. Modules that training has not seen are the
-target; general knowledge and sums are held-out domains, so that forgetting shows.
+target; general knowledge and sums are held-out domains, so that forgetting shows. `distill` learns
+from what `full` has made, `arithmetic` adds what `sft` has learnt to the base.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +65,12 @@ _RUNGS: Final[Mapping[str, Mapping[str, Any]]] = {
         "evaluate_samples": 4,
     },
     "continue": {"learning_rate": 1e-3},
+    "distill": {"learning_rate": 1e-3},
+    "sweep": {"learning_rate": [1e-4, 5e-4, 2e-3, 8e-3]},
+    "arithmetic": {"first": 1.0},
 }
+_OTHER: Final = {"distill": "full", "arithmetic": "sft"}
+"""Rungs that need what another has made."""
 _KIND: Final = {"dpo": "dpo", "reward": "reward", "grpo": "grpo", "continue": "continue"}
 
 
@@ -81,8 +88,9 @@ def main() -> int:
     answers = []
     with tempfile.TemporaryDirectory(prefix="ladder-") as scratch:
         datasets = _datasets(folder, Path(scratch))
+        job = _Job(base, datasets, Path(scratch), asked.steps)
         for rung in asked.rungs or _RUNGS:
-            found, seconds = _run(rung, base, datasets, Path(scratch) / f"job-{rung}", asked.steps)
+            found, seconds = job.run(rung)
             _print(rung, found, seconds)
             answers += [(rung, answer) for answer in found.answers]
     for rung, answer in answers:
@@ -91,38 +99,65 @@ def main() -> int:
     return 0
 
 
-def _run(
-    rung: str, base: Path, datasets: Mapping[str, Path], folder: Path, steps: int
-) -> tuple[verdict.Evaluation, float]:
-    folder.mkdir()
-    script = folder / "script"
-    script.mkdir()
-    (script / "reward.py").write_text(_REWARD)
-    trained = {} if rung == "prompt" else {"steps": steps}
-    job = {
-        "job": f"ladder-{rung}",
-        "recipe": rung,
-        "parameters": {**_COMMON, **trained, **_RUNGS[rung]},
-        "inputs": {
-            "base": str(base),
-            "dataset": str(datasets[_KIND.get(rung, "sft")]),
-            "script": str(script),
-        },
-        "output": str(folder / "output"),
-        "metrics": str(folder / "metrics.jsonl"),
-        "lineage": {"base": {"name": base_model.NAME}},
-    }
-    (folder / "job.json").write_text(json.dumps(job))
-    started = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-m", "agent.recipes", folder / "job.json"],
-        cwd=ROOT,
-        env=os.environ,
-        stdout=sys.stderr,
-        check=True,
-    )
-    made = (folder / "output" / "artifact" / verdict.FILE).read_bytes()
-    return verdict.read(made), time.monotonic() - started
+@dataclass(frozen=True)
+class _Job:
+    """How rungs are run: each in a folder of its own below `scratch`."""
+
+    base: Path
+    datasets: Mapping[str, Path]
+    scratch: Path
+    steps: int
+
+    def run(self, rung: str) -> tuple[verdict.Evaluation, float]:
+        """What it measured, and the seconds that it took."""
+        other = self._made(_OTHER[rung]) if rung in _OTHER else None
+        folder = self.scratch / f"job-{rung}"
+        script = folder / "script"
+        script.mkdir(parents=True)
+        (script / "reward.py").write_text(_REWARD)
+        job = {
+            "job": f"ladder-{rung}",
+            "recipe": rung,
+            "parameters": self._parameters(rung),
+            "inputs": {
+                "base": str(self.base),
+                "dataset": str(self.datasets[_KIND.get(rung, "sft")]),
+                "script": str(script),
+                **({"other": str(other)} if other else {}),
+            },
+            "output": str(folder / "output"),
+            "metrics": str(folder / "metrics.jsonl"),
+            "lineage": {"base": {"name": base_model.NAME}},
+        }
+        (folder / "job.json").write_text(json.dumps(job))
+        started = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-m", "agent.recipes", folder / "job.json"],
+            cwd=ROOT,
+            env=os.environ,
+            stdout=sys.stderr,
+            check=True,
+        )
+        seconds = time.monotonic() - started
+        return verdict.read((self._artifact(rung) / verdict.FILE).read_bytes()), seconds
+
+    def _made(self, rung: str) -> Path:
+        """A rung's artifact, run now if it wasn't."""
+        if not self._artifact(rung).exists():
+            self.run(rung)
+        return self._artifact(rung)
+
+    def _artifact(self, rung: str) -> Path:
+        return self.scratch / f"job-{rung}" / "output" / "artifact"
+
+    def _parameters(self, rung: str) -> Mapping[str, Any]:
+        if rung == "arithmetic":
+            return {name: v for name, v in _COMMON.items() if name != "batch_size"} | _RUNGS[rung]
+        if rung == "sweep":
+            tried = {"recipe": "lora", "trials": 4, "rungs": 2, "space": _RUNGS[rung]}
+            return {**tried, "parameters": {**_COMMON, "steps": self.steps}}
+        trained = {} if rung == "prompt" else {"steps": self.steps}
+        return {**_COMMON, **trained, **_RUNGS[rung]}
 
 
 def _print(rung: str, found: verdict.Evaluation, seconds: float) -> None:

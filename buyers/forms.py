@@ -221,7 +221,7 @@ class JobForm(RefusableForm):
         required=False, label="Memory on each GPU, GiB", help_text="Empty: estimated from the base"
     )
     hours = forms.FloatField(
-        required=False, label="Hours it will about run", help_text="Only scripts need it"
+        required=False, label="Hours it will run, about", help_text="Only scripts need it"
     )
     disk_gib = forms.FloatField(initial=20, label="Disk, GiB")
     image = forms.CharField(

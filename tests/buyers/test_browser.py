@@ -108,7 +108,7 @@ async def test_a_job_is_asked_for_quoted_and_taken(tab, node, s3, buyer, today):
     await tab.get_by_label("Entry").fill("main.py")
     await tab.get_by_label("Budget, $").fill("5")
     await tab.get_by_label("Memory on each GPU, GiB").fill("2")
-    await tab.get_by_label("Hours it will about run").fill("0.5")
+    await tab.get_by_label("Hours it will run, about").fill("0.5")
     await tab.get_by_role("button", name="Show where it can run").click()
     await expect(tab.get_by_text("These prices hold until")).to_be_visible()
     if kept := os.environ.get("SCREENSHOTS"):
