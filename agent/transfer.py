@@ -198,7 +198,8 @@ class Downloads:
 
 def _require_as_safe(url: httpx.URL, next_url: httpx.URL) -> None:
     """Raises _Expired for a step from https to anything else, or from elsewhere to this machine."""
-    if next_url.scheme != url.scheme or is_loopback(str(next_url)) > is_loopback(str(url)):
+    less_private = next_url.scheme not in ("https", url.scheme)
+    if less_private or is_loopback(str(next_url)) > is_loopback(str(url)):
         raise _Expired(f"the storage sends on to {next_url.scheme}://{next_url.host}")
 
 

@@ -53,6 +53,8 @@ import transformers.models.llama.modeling_llama, transformers.integrations.ggml,
     """import django; django.setup()
 import celery.bin.celery, channels_redis.pubsub, uvicorn.main, websockets.asyncio.client
 import rich.live, typer, marketplace.asgi, scheduler.tasks""",
+    # The loops that clear the market, so that no round waits for them.
+    "from scheduler.matching.__main__ import main; main(['compile'])",
 )
 
 
@@ -348,7 +350,8 @@ def _run(command: tuple[str, ...], root: Path, source: Registry) -> str:
 
 
 def _compile(python: Path, root: Path) -> None:
-    """Writes the bytecode of what is imported. It only saves time, so a failure is nothing."""
+    """Writes the bytecode of what is imported, and compiles loops. It only saves time, so a failure
+    is nothing."""
     environment = {
         name: value
         for name, value in os.environ.items()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from marketplace.core.errors import Invalid
+from scheduler.matching import anytime
 from scheduler.matching import book as books
 from scheduler.matching import matches as results
 from scheduler.matching.check import check
@@ -30,11 +31,16 @@ def _parser() -> argparse.ArgumentParser:
     clearing = commands.add_parser("clear", help="match a book")
     clearing.add_argument("book", type=Path, metavar="BOOK.npz")
     clearing.add_argument("--out", type=Path, metavar="MATCHES.npz", required=True)
+    clearing.add_argument(
+        "--seconds", type=_seconds, help="how long to look for better; else so many rounds"
+    )
     clearing.set_defaults(run=_clear)
     checking = commands.add_parser("check", help="verify matches against their book")
     checking.add_argument("book", type=Path, metavar="BOOK.npz")
     checking.add_argument("matches", type=Path, metavar="MATCHES.npz")
     checking.set_defaults(run=_check)
+    compiling = commands.add_parser("compile", help="compile the loops, once for this machine")
+    compiling.set_defaults(run=_compile)
     making = commands.add_parser("make", help="make up a book")
     making.add_argument("--jobs", type=_count, required=True)
     making.add_argument("--nodes", type=_count, required=True)
@@ -48,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
 def _clear(given: argparse.Namespace) -> int:
     book = books.load(given.book)
     started = time.perf_counter()
-    matches = clear(book)
+    if given.seconds is None:
+        matches = clear(book)
+    else:
+        until = started + given.seconds
+        matches = anytime.clear(book, lambda: time.perf_counter() < until)
     matches = replace(matches, seconds=time.perf_counter() - started)
     results.save(matches, given.out)
     print(
@@ -56,6 +66,12 @@ def _clear(given: argparse.Namespace) -> int:
         f" {int(book.node_gpus.sum())} GPUs in {matches.seconds:.3f} s; welfare"
         f" {matches.welfare:.2f} USD/h, at most {matches.bound:.2f} is possible"
     )
+    return 0
+
+
+def _compile(_: argparse.Namespace) -> int:
+    """numba keeps what it compiles beside the modules; the first book makes it."""
+    clear(make(Plan(jobs=4, nodes=4, seed=0)))
     return 0
 
 
@@ -78,6 +94,13 @@ def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("must lie between 0 and 3600")
+    return seconds
 
 
 def _share(text: str) -> float:

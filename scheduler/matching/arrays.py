@@ -21,6 +21,8 @@ Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.integer[Any]]
 Bools: TypeAlias = NDArray[np.bool_]
+Record: TypeAlias = Any
+"""One row of a structured array: fields by name."""
 
 
 class Column(NamedTuple):

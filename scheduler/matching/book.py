@@ -285,6 +285,18 @@ def reordered(book: Book, jobs: Ints, nodes: Ints) -> Book:
     return replace(book, **picked)
 
 
+def renumbered(book: Book, classes: Ints, sites: Ints) -> Book:
+    """The same book with its classes and sites in another order."""
+    return replace(
+        book,
+        job_limit=np.ascontiguousarray(book.job_limit[:, classes]),
+        class_nvlink=book.class_nvlink[classes],
+        node_class=np.argsort(classes)[book.node_class].astype("<i2"),
+        node_site=np.argsort(sites)[book.node_site].astype("<i4"),
+        **{name: getattr(book, name)[sites] for name in PLACES if name.startswith("site_")},
+    )
+
+
 def save(book: Book, path: Path) -> None:
     """Writes the book as `.npz`."""
     arrays.write(path, book.as_arrays())

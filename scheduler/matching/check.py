@@ -220,25 +220,47 @@ def _best_alone(book: Book, ladder: Floats, job: int) -> float:
         bests.append(_highest(n * (limit * keeps - n * risk) - ladder[node] @ cut, free >= n))
     if most > 1 and book.job_level[job] >= 1:
         several = (np.bincount(book.node_site) > 1)[book.node_site[node]]
-        gain = limit * _in_site(book, same, node) - ladder[node, 0]
-        group = book.node_site[node].astype(np.int64) * len(book.class_nvlink)
-        there = _together(group + book.node_class[node], free)
-        bests.append(_best_gang(gain, risk, np.where(several, there, 0), (max(least, 2), most)))
+        gain = np.where(several, limit * _in_site(book, same, node) - ladder[node, 0], -np.inf)
+        place = book.node_site[node].astype(np.int64) * len(book.class_nvlink)
+        gangs = _Alone(gain, risk, free, place + book.node_class[node], whole=True)
+        bests.append(gangs.best(max(least, 2), most))
     if most > 1 and book.job_level[job] >= 2 and book.job_sites_max[job] > 1:
-        gain = limit * _over_sites(book, same, node) - ladder[node, 0]
-        there = _together(book.node_class[node].astype(np.int64), free)
-        fewest = max(least, 2, 2 * int(book.job_site_gpus_min[job]))
-        bests.append(_best_gang(gain, risk, there, (fewest, most)))
+        keeps = _over_sites(book, same, node)
+        gain = np.where(keeps > 0, limit * keeps - ladder[node, 0], -np.inf)
+        gangs = _Alone(gain, risk, free, book.node_class[node].astype(np.int64), whole=False)
+        bests.append(gangs.best(max(least, 2, 2 * int(book.job_site_gpus_min[job])), most))
     return max(bests)
 
 
-def _best_gang(gain: Floats, risk: Floats, there: Ints, wants: tuple[int, int]) -> float:
-    """The most of n · gain − n² · risk, for a real n that is wanted and there."""
-    lowest, highest = np.full(len(there), wants[0]), np.minimum(there, wants[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        turn = np.where(gain <= 0, 0.0, np.where(risk > 0, gain / (2 * risk), np.inf))
-    n = np.maximum(lowest, np.minimum(turn, highest))
-    return _highest(n * gain - n * n * risk, highest >= lowest)
+@dataclass(frozen=True, eq=False)
+class _Alone:
+    """Nodes that one gang may buy of: what it gains by each GPU, less risk · its size; groups are
+    places or classes, of which it takes one. `whole`: it takes its least, whatever that gains."""
+
+    gain: Floats
+    risk: Floats
+    free: Ints
+    group: Ints
+    whole: bool
+
+    def best(self, least: int, most: int) -> float:
+        """Over all groups and sizes, those from a to 2a − 1 as the largest at the risk of a."""
+        return max((self._fill(group, least, most) for group in np.unique(self.group)), default=0.0)
+
+    def _fill(self, group: int, least: int, most: int) -> float:
+        here = (self.group == group) & np.isfinite(self.gain)
+        free, best = self.free[here], 0.0
+        most = min(most, int(free.sum())) if self.whole else most
+        while least <= most:
+            size = min(2 * least - 1, most)
+            gain = self.gain[here] - self.risk[here] * least
+            order = np.argsort(-gain)
+            before = np.cumsum(free[order]) - free[order]
+            wanted = np.where(gain[order] > 0, size, least if self.whole else 0)
+            taken = np.clip(wanted - before, 0, free[order])
+            best = max(best, float((taken * gain[order]).sum()))
+            least = size + 1
+        return best
 
 
 def _acceptable(book: Book, job: int) -> Bools:
@@ -272,12 +294,6 @@ def _over_sites(book: Book, job: Ints, node: Ints) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         share = 1 / (1 + 16 * book.job_sync_mb[job].astype(float) / pace)
     return np.where(pace > 0, share, 0.0)
-
-
-def _together(group: Ints, amounts: Ints) -> Ints:
-    """Each entry's sum over its group."""
-    _, number = np.unique(group, return_inverse=True)
-    return np.bincount(number, amounts)[number].astype(np.int64)
 
 
 def _count_distinct(job: Ints, other: Ints, jobs: int) -> Ints:

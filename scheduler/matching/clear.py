@@ -31,14 +31,15 @@ from scheduler.matching.placing import (
 )  # fmt: skip
 from scheduler.matching.pricing import ladders
 from scheduler.matching.spreading import places
+from scheduler.matching.tables import tables
 from scheduler.matching.values import terms
 
 
 def clear(book: Book) -> Matches:
     """Matches for a book: the same book gives the same matches, bit for bit."""
     # 1. An order of our own, from ids and seed alone: where we try things in turn, it is fair.
-    jobs = np.argsort(_mixed(book.job_id, book.params.seed))
-    nodes = np.lexsort((_mixed(book.node_id, book.params.seed), book.node_ask))
+    jobs = np.argsort(mixed(book.job_id, book.params.seed))
+    nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_ask))
     ordered = reordered(book, jobs, nodes)
     # 2. Who runs where; the stand keeps the room left for prices.
     kinds = cells(ordered)
@@ -62,13 +63,13 @@ def clear(book: Book) -> Matches:
         gpu_class=gpu_class.astype("<i2"),
         cell_price=cell_price,
         welfare=math.fsum(gang.surplus for gang in gangs.values()),
-        bound=bound(ordered, kinds, ladder),
+        bound=bound(tables(ordered, kinds), ladder),
         make_whole=0.0,
         seconds=0.0,
     )
 
 
-def _mixed(ids: Array, seed: int) -> Array:
+def mixed(ids: Array, seed: int) -> Array:
     """A one-to-one hash of 64-bit ids that the seed changes: SplitMix64's finaliser."""
     mixed = ids.astype(np.uint64) ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

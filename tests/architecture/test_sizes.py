@@ -31,10 +31,12 @@ def test_functions_fit_in_40_lines():
 
 
 def test_functions_take_at_most_five_positional_parameters():
+    """But for compiled loops, which take their arrays one by one: numba counts what it takes from
+    a tuple each time, and knows no parameters by name alone."""
     many = {
         name: [argument.arg for argument in positional]
         for name, node in _functions()
-        if len(positional := _positional(node)) > POSITIONAL
+        if len(positional := _positional(node)) > POSITIONAL and not _is_compiled(node)
     }
     assert not many
 
@@ -45,6 +47,11 @@ def _functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
+
+
+def _is_compiled(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    called = [one.func for one in node.decorator_list if isinstance(one, ast.Call)]
+    return any(isinstance(one, ast.Name) and one.id == "njit" for one in called)
 
 
 def _positional(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:

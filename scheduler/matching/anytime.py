@@ -1,0 +1,154 @@
+"""Clears one book for as long as there is time: near the best that any matches could be.
+
+Three steps, each of which tells the next what it needs:
+
+1. Prices climb until about as much is offered as wanted (`ascent`). They bound the welfare of any
+   matches.
+2. Jobs choose by these prices, and then, for as long as there is time, some of them are put out and
+   choose anew (`improving`).
+3. Prices are set that support the matches (`settling`), and what they prove is reckoned.
+
+Ties fall by a hash of the book's seed and the row's id: the order of the rows means nothing. The
+market itself still clears by `scheduler.matching.clear`, whose prices are the lowest that support
+its trades; here they are the balancing ones.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from scheduler.matching import book as books
+from scheduler.matching import improving, settling
+from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.ascent import Ascent
+from scheduler.matching.book import Book
+from scheduler.matching.bound import bound
+from scheduler.matching.cells import SLOTS, Cells, cells
+from scheduler.matching.choosing import desk, hopes
+from scheduler.matching.clear import mixed
+from scheduler.matching.improving import Market
+from scheduler.matching.matches import Matches
+from scheduler.matching.supply import stock, supply
+from scheduler.matching.tables import Tables, tables
+
+_SWEEPS: Final = 60
+_ROUNDS: Final = 256
+"""Of ruin and recreate, between two looks at the time."""
+_LEAST_ROUNDS: Final = 2048
+
+
+def clear(book: Book, more: Callable[[], bool] | None = None) -> Matches:
+    """Matches for a book. `more` is asked whether there is time to make them better; without it
+    the same book gives the same matches, bit for bit."""
+    # 1. An order of our own, from ids and seed alone: where we try things in turn, it is fair.
+    jobs = np.argsort(mixed(book.job_id, book.params.seed))
+    nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_ask))
+    ordered = _with_places_as_they_come(books.reordered(book, jobs, nodes))
+    kinds = cells(ordered)
+    of = tables(ordered, kinds)
+    # 2. Prices, and who runs where.
+    climbing = Ascent(of)
+    climbing.climb(_SWEEPS)
+    market = _matched(ordered, kinds, of, climbing.best, more)
+    # 3. Prices within that room, and what they prove.
+    let = _let(ordered, of, market)
+    ladder = settling.ladders(of, let, climbing.best)
+    gpus = np.array(SLOTS)[let["slot"]]
+    level, gpu_class = np.full((2, book.jobs), -1)
+    level[jobs] = market.gangs["level"]
+    gpu_class[jobs[let["job"]]] = book.node_class[nodes[let["node"]]]
+    cell_price = np.empty((book.nodes, len(SLOTS)))
+    cell_price[nodes] = ladder[kinds.of_node]
+    job, node = jobs[let["job"]], nodes[let["node"]]
+    order = np.lexsort((-gpus, node, job))
+    gain = gpus * (let["worth"] - let["risk"] - ordered.node_ask[let["node"]])
+    return Matches(
+        job=job[order].astype("<i4"),
+        node=node[order].astype("<i4"),
+        gpus=gpus[order].astype("|i1"),
+        price=settling.payments(of, let, ladder)[order],
+        level=level.astype("|i1"),
+        gpu_class=gpu_class.astype("<i2"),
+        cell_price=cell_price,
+        welfare=math.fsum(gain),
+        bound=bound(of, ladder),
+        make_whole=0.0,
+        seconds=0.0,
+    )
+
+
+def _with_places_as_they_come(book: Book) -> Book:
+    """Its classes and sites, renumbered as they first appear among its nodes."""
+    classes = _as_they_come(book.node_class, len(book.class_nvlink))
+    sites = _as_they_come(book.node_site, len(book.site_region))
+    return books.renumbered(book, classes, sites)
+
+
+def _as_they_come(of_node: Ints, count: int) -> Ints:
+    """The old numbers in their new order; those of no node come last."""
+    each, first = np.unique(of_node, return_index=True)
+    seen = each[np.argsort(first)].astype(np.int64)
+    return np.concatenate([seen, np.setdiff1d(np.arange(count), seen)])
+
+
+def _matched(
+    book: Book, kinds: Cells, of: Tables, price: Floats, more: Callable[[], bool] | None
+) -> Market:
+    sold = supply(book, price[kinds.of_node], np.arange(book.nodes))
+    gangs, parts = improving.gangs(of, book)
+    market = Market(
+        of, hopes(of, sold.seats, sold.kinds), sold, stock(sold), desk(of, book.params.seed), gangs,
+        parts,
+    )  # fmt: skip
+    if not book.jobs or not book.nodes:
+        return market
+    improving.hope(market)
+    value = gangs["weight"] * gangs["hope"]
+    order = np.argsort(-value / np.sqrt(of.jobs["least"]), kind="stable")
+    improving.fill(market, order, 1.0)
+    improving.fill(market, order, 0.0)
+    spare, done = improving.undo(market), 0
+    while more() if more else done < _LEAST_ROUNDS:
+        improving.improve(market, _ROUNDS, spare)
+        done += _ROUNDS
+    improving.fill(market, order, 0.0)
+    return market
+
+
+def _let(book: Book, of: Tables, market: Market) -> Array:
+    """The slots that were let: each node's share of a gang, cut into the fewest."""
+    gangs, seats = market.gangs, market.sold.seats
+    count = gangs["parts"].astype(np.int64)
+    job = np.repeat(np.arange(book.jobs), count)
+    at = np.repeat(gangs["first"] - (np.cumsum(count) - count), count) + np.arange(count.sum())
+    part = market.parts[at]
+    node = seats["node"][part["seat"]]
+    worth, risk = _values(book, gangs, job, node)
+    rows = []
+    for slot, size in enumerate(SLOTS):
+        times = part["gpus"] // 8 if size == SLOTS[-1] else part["gpus"] // size % 2
+        one = np.repeat(np.arange(len(part)), times)
+        let = np.zeros(len(one), settling.LET)
+        let["job"], let["node"], let["slot"] = job[one], node[one], slot
+        let["cell"] = of.nodes["cell"][node[one]]
+        let["worth"], let["risk"] = worth[one], risk[one]
+        rows.append(let)
+    return np.concatenate(rows)
+
+
+def _values(book: Book, gangs: Array, job: Ints, node: Ints) -> tuple[Floats, Floats]:
+    """(limit · η, risk) of each part, USD per GPU-hour."""
+    params, site, gpu_class = book.params, book.node_site[node], book.node_class[node]
+    size = gangs["size"][job]
+    limit, kappa = book.job_limit[job, gpu_class], book.job_kappa[job].astype(float)
+    pcie = np.where(book.class_nvlink[gpu_class] == 1, 0.0, params.penalty_node_pcie)
+    in_node = np.where(size > 1, 1 - kappa * pcie, 1.0)
+    in_site = 1 - kappa * np.array(params.penalty_site)[book.site_net[site]]
+    computing = book.site_up_mbps[site].astype(float) * book.job_sync_s[job].astype(float)
+    sending = 16.0 * book.job_sync_mb[job].astype(float)
+    over = np.divide(computing, computing + sending, out=np.zeros(len(job)), where=computing > 0)
+    keeps = np.choose(gangs["level"][job], [in_node, in_site, over])
+    rate = np.array(params.failures_per_gpu_hour)[book.node_tier[node]]
+    return limit * keeps, rate * size * book.job_hours_lost[job].astype(float) * limit

@@ -1,0 +1,142 @@
+"""Prices by dual ascent: up where more is wanted than offered, down where less.
+
+The bound (`scheduler.matching.alone`) is convex in the prices, and offers less wishes are its
+subgradient. Moved cell by cell it would take thousands of steps, since all who wish for a kind of
+GPU wish for the one cell that is cheapest just now. So each step moves a cell by the excess in the
+cell itself, in all cells of its kind (class, tier, region, trust, window), and in its class, each
+over what there is of it; with some momentum, and ever smaller. Prices never fall with the slot's
+size (pooled neighbours, as in isotonic regression), nor below the lowest ask of the cell.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from scheduler.matching.alone import jobs_gain, look_up, nodes_gain, room
+from scheduler.matching.arrays import Floats, Ints
+from scheduler.matching.lists import lists
+from scheduler.matching.tables import Tables
+
+_STEPS: Final = (0.1, 0.02, 0.1)
+"""By the excess of the cell, of its kind, of its class, as shares of the class's usual ask."""
+_MOMENTUM: Final = 0.7
+_HALVES_IN: Final = 20.0
+_LEAST_STEP: Final = 0.02
+_PLACES, _SOURCES = 64, 24
+"""How long the lists are that prices move by."""
+_RENEWED_EVERY: Final = 25
+
+
+class _Levels(NamedTuple):
+    """Each cell's kind and class [K], and the GPUs of each cell, kind and class."""
+
+    kind: Ints
+    gpu_class: Ints
+    cell_gpus: Floats
+    kind_gpus: Floats
+    class_gpus: Floats
+
+
+class Ascent:
+    """Prices on their way: `climb`, as long as there is time."""
+
+    def __init__(self, of: Tables, start: Floats | None = None) -> None:
+        """`start` [K, 4]: last round's prices, if there was one."""
+        self._of = of
+        self._levels, self._unit = _levels(of), _usual_ask(of)
+        self._floor = lowest_ask(of)
+        first = np.repeat(self._floor[:, None], 4, axis=1)
+        self.price = first if start is None else np.maximum(start, first)
+        self.best, self.bound = self.price.copy(), np.inf
+        self._moving = np.zeros_like(self.price)
+        self._excess, self._gains = np.empty_like(self.price), np.empty(len(of.jobs))
+        self._swept = 0
+
+    def climb(self, sweeps: int) -> None:
+        """So many steps; `best` are the best prices met, judged by short lists."""
+        for _ in range(sweeps):
+            if self._swept % _RENEWED_EVERY == 0:
+                self._lists = lists(self._of, self.price, _PLACES, _SOURCES)
+                self._room = room(self._of, self._lists)
+            self._step()
+            self._swept += 1
+
+    def _step(self) -> None:
+        self._excess[:] = 0
+        look_up(self._of.cells, self.price, self._room.cheapest)
+        bound = nodes_gain(self._of.nodes, self.price, self._excess) + jobs_gain(
+            self._of, self._lists, self.price, self._room, self._excess, self._gains
+        )
+        if bound < self.bound:
+            self.bound = bound
+            self.best[:] = self.price
+        shrink = max(_LEAST_STEP, 0.5 ** (self._swept / _HALVES_IN))
+        _move(
+            self.price, self._moving, self._excess, self._levels, self._unit, self._floor,
+            np.array(_STEPS) * shrink,
+        )  # fmt: skip
+
+
+def lowest_ask(of: Tables) -> Floats:
+    """[K] of each cell."""
+    lowest = np.full(len(of.cells), np.inf)
+    np.minimum.at(lowest, of.nodes["cell"], of.nodes["ask"])
+    return lowest
+
+
+def _levels(of: Tables) -> _Levels:
+    cells, nodes = of.cells, of.nodes
+    gpus = np.maximum(np.bincount(nodes["cell"], nodes["free"], len(cells)), 1.0)
+    names = ("gpu_class", "tier", "region", "trust", "long")
+    _, kind = np.unique(np.stack([cells[n] for n in names]), axis=1, return_inverse=True)
+    gpu_class, kind = np.ascontiguousarray(cells["gpu_class"]), kind.reshape(-1)
+    of_kind, of_class = np.bincount(kind, gpus), np.bincount(gpu_class, gpus)
+    return _Levels(kind, gpu_class, gpus, of_kind.astype(float), of_class.astype(float))
+
+
+def _usual_ask(of: Tables) -> Floats:
+    """[K] the median of its class."""
+    of_node = of.cells["gpu_class"][of.nodes["cell"]]
+    usual = {each: np.median(of.nodes["ask"][of_node == each]) for each in np.unique(of_node)}
+    return np.array([usual[each] for each in of.cells["gpu_class"]])
+
+
+@njit(cache=True, nogil=True)
+def _move(
+    price: Floats, moving: Floats, excess: Floats, levels: _Levels, unit: Floats, floor: Floats,
+    steps: Floats,
+) -> None:  # fmt: skip
+    kinds, classes = np.zeros(len(levels.kind_gpus)), np.zeros(len(levels.class_gpus))
+    for cell in range(len(price)):
+        total = excess[cell].sum()
+        kinds[levels.kind[cell]] += total
+        classes[levels.gpu_class[cell]] += total
+    kinds, classes = kinds / levels.kind_gpus, classes / levels.class_gpus
+    for cell in range(len(price)):
+        common = steps[1] * _share(kinds[levels.kind[cell]])
+        common += steps[2] * _share(classes[levels.gpu_class[cell]])
+        for slot in range(4):
+            own = steps[0] * _share(excess[cell, slot] / levels.cell_gpus[cell])
+            moving[cell, slot] *= _MOMENTUM
+            moving[cell, slot] += (1 - _MOMENTUM) * (own + common)
+            moved = price[cell, slot] - unit[cell] * moving[cell, slot]
+            price[cell, slot] = max(moved, floor[cell])
+        _rise(price[cell])
+
+
+@njit(cache=True, nogil=True)
+def _share(amount: float) -> float:
+    return min(max(amount, -1.0), 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _rise(ladder: Floats) -> None:
+    """Makes neighbours that fall alike, at their mean."""
+    for slot in range(1, 4):
+        if ladder[slot] < ladder[slot - 1]:
+            total, first = ladder[slot], slot
+            while first > 0 and ladder[first - 1] > total / (slot - first + 1):
+                first -= 1
+                total += ladder[first]
+            ladder[first : slot + 1] = total / (slot - first + 1)

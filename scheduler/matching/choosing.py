@@ -1,0 +1,378 @@
+"""The best choice of one job among what is left: a node, a site, or several sites.
+
+GPUs count for what they ask, or for their cell's price where that is higher: so a job leaves to
+others what is worth more to them. How much of the price counts (`guide`, 0 to 1) is the caller's.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from scheduler.matching.alone import kept
+from scheduler.matching.arrays import Array, Floats, Ints, Record
+from scheduler.matching.book import NODE_GPUS
+from scheduler.matching.supply import DOUBLINGS, NETS, PART, Stock, Supply, first_with
+from scheduler.matching.tables import TIERS, Tables
+
+NODE, SITE, ANY = 0, 1, 2
+NOWHERE: Final = -1
+NOTHING: Final = -1e-9
+"""What a choice must score: whoever gains nothing by a trade doesn't mind it."""
+_SORTED: Final = 48
+"""So many of a job's kinds stand by their promise; the others behind them."""
+_CANDIDATES: Final = 128
+_RULES: Final = 6
+
+
+class Hopes(NamedTuple):
+    """The kinds that each job accepts, from start[j] on, and the most that a GPU of them could gain
+    it with the least GPUs."""
+
+    start: Ints
+    kind: Ints
+    gain: Floats
+
+
+class Desk(NamedTuple):
+    """Room for one choice: `chosen` is what `choose` found."""
+
+    chosen: Array
+    trial: Array
+    whole: Array
+    spots: Array
+    order: Floats
+    cursor: Ints
+    random: Array
+    """State of the generator (xorshift64*, Vigna 2016), one for each clearing."""
+
+
+class Mood(NamedTuple):
+    """How a job chooses."""
+
+    guide: float
+    look: int
+    """How many places are looked at in each rank."""
+    blind: float
+    """The chance to overlook one."""
+
+
+_SPOT: Final = np.dtype([("gain", "f8"), ("place", "i4"), ("gpus", "i4")])
+
+
+def desk(of: Tables, seed: int) -> Desk:
+    """For a book, with its seed."""
+    most = int(of.jobs["most"].max(initial=1)) + 1
+    first, second, third = (np.zeros(most, PART) for _ in range(3))
+    state = np.array([seed * 0x9E3779B97F4A7C15 % 2**64 or 1], np.uint64)
+    return Desk(
+        first, second, third, np.zeros(_CANDIDATES, _SPOT), np.zeros(_CANDIDATES), np.zeros(TIERS, np.int32),
+        state,
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def chance(random: Array) -> float:
+    """A number from 0 up to 1."""
+    state = random[0]
+    state ^= state >> np.uint64(12)
+    state ^= state << np.uint64(25)
+    state ^= state >> np.uint64(27)
+    random[0] = state
+    return float(state * np.uint64(0x2545F4914F6CDD1D) >> np.uint64(11)) / 9007199254740992.0
+
+
+@njit(cache=True, nogil=True)
+def hopes(of: Tables, seats: Array, kinds: Array) -> Hopes:
+    """For all jobs."""
+    jobs, limits, in_node, failures = of.jobs, of.limit, of.rules.in_node, of.rules.failures
+    start = np.zeros(len(jobs) + 1, np.int32)
+    kind, gain = np.empty(4096, np.int32), np.empty(4096)
+    found, promise = np.empty(len(kinds), np.int32), np.empty(len(kinds))
+    total = 0
+    for at in range(len(jobs)):
+        job, count = jobs[at], 0
+        for one in range(len(kinds)):
+            here = kinds[one]
+            limit = limits[at, here.gpu_class]
+            if limit <= 0 or here.trust > job.trust or here.tier > job.tier or here.long < job.long:
+                continue
+            if job.regions >> np.uint64(here.region) & np.uint64(1) == 0:
+                continue
+            keeps = 1 - job.kappa * in_node[here.gpu_class] if job.least > 1 else 1.0
+            risk = failures[here.tier] * job.lost * job.least
+            worth = limit * (keeps - risk) - seats[here.first].ask
+            if worth > NOTHING:
+                found[count], promise[count] = one, -worth
+                count += 1
+        if count > _SORTED:
+            order = np.argpartition(promise[:count], _SORTED)
+            order[:_SORTED] = order[:_SORTED][np.argsort(promise[order[:_SORTED]])]
+        else:
+            order = np.argsort(promise[:count])
+        if total + count > len(kind):
+            size = 2 * (total + count)
+            more, gains = np.empty(size, np.int32), np.empty(size)
+            more[:total], gains[:total] = kind[:total], gain[:total]
+            kind, gain = more, gains
+        for one in range(count):
+            kind[total + one], gain[total + one] = found[order[one]], -promise[order[one]]
+        total += count
+        start[at + 1] = total
+    return Hopes(start, kind[:total].copy(), gain[:total].copy())
+
+
+@njit(cache=True, nogil=True)
+def choose(
+    at: int, of: Tables, hoped: Hopes, sold: Supply, left: Stock, room: Desk, mood: Mood
+) -> tuple[float, int, int]:
+    """(score, level, parts) of job `at`, the parts in `room.chosen`; no parts if nothing gains."""
+    job, limit = of.jobs[at], of.limit[at]
+    kind = hoped.kind[hoped.start[at] : hoped.start[at + 1]]
+    promise = hoped.gain[hoped.start[at] : hoped.start[at + 1]]
+    score, level, parts = NOTHING, NOWHERE, 0
+    for gpus in range(job.least, min(job.most, NODE_GPUS) + 1):
+        found, seat = _node(
+            job, limit, gpus, kind, promise, sold.seats, sold.kinds, left.tree, left.head,
+            of.rules.in_node, of.rules.failures, room.random, mood, score,
+        )  # fmt: skip
+        if seat >= 0:
+            score, level, parts = found, NODE, 1
+            room.chosen[0].seat, room.chosen[0].gpus = seat, gpus
+    if job.most == 1 or job.level == NODE:
+        return score, level, parts
+    for wanted in range(1 if job.least == job.most else 2):
+        size = job.least if wanted == 0 else job.most
+        if size > 1:
+            found, count = _site(job, limit, size, of, sold, left, room, mood, score)
+            if count:
+                score, level, parts = found, SITE, count
+        if size >= max(2, 2 * job.site_least) and job.level == ANY and job.sites_most > 1:
+            found, count = _sites(job, limit, size, of, sold, left, room, mood, score)
+            if count:
+                score, level, parts = found, ANY, count
+    return score, level, parts
+
+
+@njit(cache=True, nogil=True)
+def _node(
+    job: Record, limit: Floats, gpus: int, kind: Ints, promise: Floats, seats: Array, kinds: Array,
+    tree: Ints, head: Ints, in_node: Floats, failures: Floats, random: Array, mood: Mood,
+    score: float,
+) -> tuple[float, int]:  # fmt: skip
+    """(score, seat) of the best node for so many GPUs, if it scores more than so much."""
+    size = 0
+    while 1 << size < gpus:
+        size += 1
+    known, slot, best = 1 << size == gpus, min(size, 3), NOWHERE
+    for one in range(len(kind)):
+        if promise[one] * gpus <= score:
+            if one < _SORTED:
+                break
+            continue
+        here = kinds[kind[one]]
+        seat = head[kind[one], size]
+        if not known:
+            seat = first_with(tree, here.first, here.end, gpus)
+        if seat >= here.end:
+            continue
+        keeps = 1 - job.kappa * in_node[here.gpu_class] if gpus > 1 else 1.0
+        worth = limit[here.gpu_class] * (keeps - failures[here.tier] * job.lost * gpus)
+        found = gpus * (worth - max(seats[seat].ask, mood.guide * seats[seat].price[slot]))
+        if found > score and not _overlooks(random, mood.blind):
+            score, best = found, seat
+    return score, best
+
+
+@njit(cache=True, nogil=True)
+def _overlooks(random: Array, blind: float) -> bool:
+    return blind > 0 and chance(random) < blind
+
+
+@njit(cache=True, nogil=True)
+def _fill(
+    job: Record, amount: int, size: int, limit: float, keeps: float, place: Record, seats: Array,
+    of_place: Ints, free: Ints, failures: Floats, guide: float, cursor: Ints, parts: Array,
+) -> tuple[float, int, int]:  # fmt: skip
+    """(score, GPUs, parts) of up to `amount` GPUs of a place, for a gang of `size`: those that gain,
+    the best first. Seats of one tier stand by ask, so the tiers are merged."""
+    lost, left, count, total = job.lost * size * limit, amount, 0, 0.0
+    for tier in range(TIERS):
+        cursor[tier] = place.first if tier <= job.tier else place.end
+    while left > 0:
+        gain, best = NOTHING, NOWHERE
+        for tier in range(TIERS):
+            at = _next(cursor[tier], place.end, tier, job.long, seats, of_place, free)
+            cursor[tier] = at
+            if at < place.end:
+                seat = seats[of_place[at]]
+                cost = max(seat.ask, guide * seat.price[0])
+                here = limit * keeps - failures[tier] * lost - cost
+                if here > gain:
+                    gain, best = here, tier
+        if best == NOWHERE:
+            break
+        one = of_place[cursor[best]]
+        cursor[best] += 1
+        take = min(free[one], left)
+        parts[count].seat, parts[count].gpus = one, take
+        count += 1
+        total += take * gain
+        left -= take
+    return total, amount - left, count
+
+
+@njit(cache=True, nogil=True)
+def _next(at: int, end: int, tier: int, long: int, seats: Array, of_place: Ints, free: Ints) -> int:
+    while at < end:
+        seat = of_place[at]
+        if free[seat] > 0 and seats[seat].tier == tier and seats[seat].long >= long:
+            break
+        at += 1
+    return at
+
+
+@njit(cache=True, nogil=True)
+def rank(gpu_class: int, net: int, tier: int, gpus: int) -> int:
+    """Which list of places to look at for the largest power of two within so many GPUs."""
+    power = 0
+    while 2 << power <= gpus:
+        power += 1
+    return ((gpu_class * NETS + net) * TIERS + tier) * DOUBLINGS + min(power, DOUBLINGS - 1)
+
+
+@njit(cache=True, nogil=True)
+def accepts(job: Record, place: Record) -> bool:
+    """Whether a job goes there at all."""
+    there = job.regions >> np.uint64(place.region) & np.uint64(1)
+    return bool(place.trust <= job.trust and there == 1)
+
+
+@njit(cache=True, nogil=True)
+def _site(
+    job: Record, limit: Floats, size: int, of: Tables, sold: Supply, left: Stock, room: Desk,
+    mood: Mood, score: float,
+) -> tuple[float, int]:  # fmt: skip
+    """(score, parts) of the best site for up to `size` GPUs, if it scores more than so much."""
+    seats, _, places, of_place, ranked, rank_start = sold
+    free, chosen, trial, cursor, random = (
+        left.free, room.chosen, room.trial, room.cursor, room.random,
+    )  # fmt: skip
+    in_site, failures, parts = of.rules.in_site, of.rules.failures, 0
+    least_risk = failures[0] * job.lost * size
+    for net in range(NETS * len(limit)):
+        gpu_class, keeps, seen = net // NETS, 1 - job.kappa * in_site[net % NETS], 0
+        worth = limit[gpu_class]
+        list_of = rank(gpu_class, net % NETS, job.tier, job.least)
+        for one in range(rank_start[list_of], rank_start[list_of + 1]):
+            if size * (worth * (keeps - least_risk) - ranked[one].ask) <= score or seen > mood.look:
+                break
+            place = places[ranked[one].place]
+            if place.end - place.first < 2 or not accepts(job, place):
+                continue
+            seen += 1
+            found, gpus, count = _fill(
+                job, size, size, worth, keeps, place, seats, of_place, free, failures,
+                mood.guide, cursor, trial,
+            )  # fmt: skip
+            if gpus < job.least or count < 2 or found <= score:
+                continue
+            if not _overlooks(random, mood.blind):
+                score, parts = found, count
+                chosen[:count] = trial[:count]
+    return score, parts
+
+
+@njit(cache=True, nogil=True)
+def _sites(
+    job: Record, limit: Floats, size: int, of: Tables, sold: Supply, left: Stock, room: Desk,
+    mood: Mood, score: float,
+) -> tuple[float, int]:  # fmt: skip
+    """(score, parts) of exactly `size` GPUs over several sites, if that scores more than so much.
+
+    The places that promise most are put together in six ways: by what they gain in all, by the
+    GPU, or by the GPU for a fair share; taking all that each has, or no more than its share.
+    """
+    parts = 0
+    for gpu_class in range(len(limit)):
+        if limit[gpu_class] <= 0:
+            continue
+        known = _spots(job, limit, size, gpu_class, of, sold, left, room, mood, score)
+        for rule in range(_RULES if known > 1 else 0):
+            total, count = _together(job, limit, size, known, rule, of, sold, left, room, mood)
+            if total > score:
+                score, parts = total, count
+                room.chosen[:count] = room.whole[:count]
+    return score, parts
+
+
+@njit(cache=True, nogil=True)
+def _spots(
+    job: Record, limit: Floats, size: int, gpu_class: int, of: Tables, sold: Supply, left: Stock,
+    room: Desk, mood: Mood, score: float,
+) -> int:  # fmt: skip
+    """How many places of a class could be a part of it; they stand in `room.spots`."""
+    seats, _, places, of_place, ranked, rank_start = sold
+    free, spots, trial, cursor, random = (
+        left.free, room.spots, room.trial, room.cursor, room.random,
+    )  # fmt: skip
+    failures, worth, known = of.rules.failures, limit[gpu_class], 0
+    least_risk = failures[0] * job.lost * size
+    for net in range(NETS):
+        list_of, seen = rank(gpu_class, net, job.tier, job.site_least), 0
+        for one in range(rank_start[list_of], rank_start[list_of + 1]):
+            if size * (worth * (1 - least_risk) - ranked[one].ask) <= score or seen > mood.look:
+                break
+            place = places[ranked[one].place]
+            keeps = kept(job, place.uplink)
+            if size * (worth * (keeps - least_risk) - ranked[one].ask) <= score:
+                continue
+            if not accepts(job, place) or known == len(spots):
+                continue
+            seen += 1
+            found, gpus, _ = _fill(
+                job, size, size, worth, keeps, place, seats, of_place, free, failures, mood.guide,
+                cursor, trial,
+            )  # fmt: skip
+            if gpus >= job.site_least and not _overlooks(random, mood.blind):
+                spots[known].place, spots[known].gpus = ranked[one].place, gpus
+                spots[known].gain = found
+                known += 1
+    return known
+
+
+@njit(cache=True, nogil=True)
+def _together(
+    job: Record, limit: Floats, size: int, known: int, rule: int, of: Tables, sold: Supply,
+    left: Stock, room: Desk, mood: Mood,
+) -> tuple[float, int]:  # fmt: skip
+    """(score, parts) of the spots put together by a rule, in `room.whole`; (0, 0) if they fail."""
+    spots, whole, places, missing = room.spots, room.whole, sold.places, size
+    share = max(job.site_least, (size + job.sites_most - 1) // job.sites_most)
+    for one in range(known):
+        gain, gpus = spots[one].gain, spots[one].gpus
+        room.order[one] = -gain
+        if rule > 1:
+            room.order[one] = -gain / gpus if rule < 4 else -gain / gpus * min(gpus, share)
+    sites, total, count = 0, 0.0, 0
+    for one in np.argsort(room.order[:known]):
+        spot = spots[one]
+        give = min(spot.gpus, missing)
+        if rule % 2 and sites < job.sites_most - 1:
+            give = min(give, share)
+        if 0 < missing - give < job.site_least:
+            give = missing - job.site_least
+        if give < job.site_least or give <= 0:
+            continue
+        place = places[spot.place]
+        found, gpus, some = _fill(
+            job, give, size, limit[place.gpu_class], kept(job, place.uplink), place, sold.seats,
+            sold.of_place, left.free, of.rules.failures, mood.guide, room.cursor, room.trial,
+        )  # fmt: skip
+        if gpus < give:
+            continue
+        whole[count : count + some] = room.trial[:some]
+        count, total, missing, sites = count + some, total + found, missing - give, sites + 1
+        if missing == 0 or sites == job.sites_most:
+            break
+    return (total, count) if missing == 0 and sites > 1 else (0.0, 0)

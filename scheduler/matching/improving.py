@@ -1,0 +1,322 @@
+"""Who runs where: a greedy start, and then ruin and recreate for as long as there is time.
+
+Each round of ruin takes a job that lacks much of what it could gain, puts out some of those who
+stand in its way or near it, and lets all of them choose anew, in another order, by prices or by
+asks; what comes out is kept unless it is worth less (Schrimpf et al., J. Comp. Phys. 2000;
+Christiaens and Vanden Berghe, Transp. Sci. 2020, whose blinks are our `blind`).
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.book import Book
+from scheduler.matching.choosing import (
+    NOWHERE,
+    Desk,
+    Hopes,
+    Mood,
+    accepts,
+    chance,
+    choose,
+    rank,
+)
+from scheduler.matching.supply import NETS, PART, Stock, Supply, give_back, let
+from scheduler.matching.tables import Tables
+
+GANG: Final = np.dtype(
+    [
+        ("surplus", "f8"), ("hope", "f8"), ("weight", "f8"), ("first", "i4"), ("parts", "i4"),
+        ("size", "i4"), ("level", "i4"), ("is_out", "i4"),
+    ],
+    align=True,
+)  # fmt: skip
+"""How a job stands: USD per hour that it brings, and would bring were it alone; what they count
+for, more for who has waited."""
+_PUT_OUT: Final = 20
+_NEIGHBOURS: Final = 12
+_TRIED: Final = 4
+_LOOK: Final = 16
+
+
+class Market(NamedTuple):
+    """A book while it is cleared."""
+
+    of: Tables
+    hoped: Hopes
+    sold: Supply
+    left: Stock
+    room: Desk
+    gangs: Array
+    parts: Array
+
+
+class Undo(NamedTuple):
+    """Those who were put out, with what they had."""
+
+    job: Ints
+    order: Floats
+    gang: Array
+    first: Ints
+    part: Array
+
+
+def gangs(of: Tables, book: Book) -> tuple[Array, Array]:
+    """(how each job stands, room for all their parts): nobody has anything yet."""
+    params = book.params
+    waited = params.ageing_per_hour * book.job_age_h.astype(float)
+    most = np.minimum(of.jobs["most"], max(len(of.nodes), 1)).astype(np.int64)
+    found = np.zeros(len(most), GANG)
+    found["first"] = np.cumsum(most) - most
+    found["level"] = NOWHERE
+    found["weight"] = 1 + np.minimum(waited, params.ageing_cap)
+    return found, np.zeros(int(most.sum()), PART)
+
+
+def undo(market: Market) -> Undo:
+    """Room for a round of ruin."""
+    most = _PUT_OUT + _TRIED
+    return Undo(
+        np.zeros(most, np.int32), np.zeros(most), np.zeros(most, GANG), np.zeros(most, np.int32),
+        np.zeros(max(len(market.parts), 1), PART),
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def hope(market: Market) -> None:
+    """Notes what each job would bring, were it alone."""
+    for at in range(len(market.gangs)):
+        score, _, _ = choose(
+            at, market.of, market.hoped, market.sold, market.left, market.room,
+            Mood(0.0, _LOOK, 0.0),
+        )  # fmt: skip
+        market.gangs[at].hope = score
+
+
+@njit(cache=True, nogil=True)
+def fill(market: Market, order: Ints, guide: float) -> None:
+    """Lets those who have nothing choose in this order, by prices (`guide` 1) or asks (0)."""
+    for at in order:
+        if market.gangs[at].parts == 0:
+            _place(market, at, Mood(guide, _LOOK, 0.0))
+
+
+@njit(cache=True, nogil=True)
+def improve(market: Market, rounds: int, spare: Undo) -> None:
+    """So many rounds of ruin and recreate."""
+    for _ in range(rounds):
+        at = _regretful(market)
+        if at == NOWHERE:
+            continue
+        count = _pick(market, at, spare.job)
+        before, mood = 0.0, _mood(market.room.random)
+        kept = 0
+        for one in range(count):
+            job = spare.job[one]
+            gang = market.gangs[job]
+            before += gang.weight * gang.surplus
+            spare.gang[one] = gang
+            spare.first[one] = kept
+            spare.part[kept : kept + gang.parts] = market.parts[
+                gang.first : gang.first + gang.parts
+            ]
+            kept += gang.parts
+            _put_out(market, job)
+        _shuffle(market, spare.job, spare.order, count)
+        after = 0.0
+        for one in np.argsort(spare.order[:count]):
+            after += _place(market, spare.job[one], mood)
+        if after < before:
+            _restore(market, spare, count)
+
+
+@njit(cache=True, nogil=True)
+def _place(market: Market, at: int, mood: Mood) -> float:
+    """Lets a job choose; what it brings."""
+    gang, seats = market.gangs[at], market.sold.seats
+    score, level, count = choose(
+        at, market.of, market.hoped, market.sold, market.left, market.room, mood
+    )
+    gang.level, gang.parts, gang.surplus, gang.size = level, count, score, 0
+    if count:
+        chosen = market.room.chosen[:count]
+        let(seats, market.sold.kinds, market.left, at, chosen)
+        market.parts[gang.first : gang.first + count] = chosen
+        gang.surplus += _beyond_asks(seats, chosen, level, mood.guide)
+        gang.size = chosen["gpus"].sum()
+    return float(gang.weight * gang.surplus)
+
+
+@njit(cache=True, nogil=True)
+def _beyond_asks(seats: Array, chosen: Array, level: int, guide: float) -> float:
+    """What the score has counted of prices above asks."""
+    slot, total = 0, 0.0
+    while level == 0 and slot < 3 and 1 << slot < chosen[0].gpus:
+        slot += 1
+    for one in range(len(chosen)):
+        seat = seats[chosen[one].seat]
+        total += chosen[one].gpus * (max(seat.ask, guide * seat.price[slot]) - seat.ask)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _put_out(market: Market, at: int) -> None:
+    gang = market.gangs[at]
+    if gang.parts:
+        parts = market.parts[gang.first : gang.first + gang.parts]
+        give_back(market.sold.seats, market.left, at, parts)
+    gang.parts, gang.level, gang.surplus, gang.is_out = 0, NOWHERE, 0.0, 0
+
+
+@njit(cache=True, nogil=True)
+def _restore(market: Market, spare: Undo, count: int) -> None:
+    for one in range(count):
+        _put_out(market, spare.job[one])
+    for one in range(count):
+        at, gang = spare.job[one], market.gangs[spare.job[one]]
+        had = spare.part[spare.first[one] : spare.first[one] + spare.gang[one].parts]
+        if len(had):
+            let(market.sold.seats, market.sold.kinds, market.left, at, had)
+            market.parts[gang.first : gang.first + len(had)] = had
+        market.gangs[at] = spare.gang[one]
+        market.gangs[at].is_out = 0
+
+
+@njit(cache=True, nogil=True)
+def _mood(random: Array) -> Mood:
+    drawn, guide = chance(random), 0.0
+    if drawn >= 0.7:
+        guide = chance(random)
+    elif drawn >= 0.4:
+        guide = 1.0
+    return Mood(guide, _LOOK, 0.03 if chance(random) < 0.7 else 0.0)
+
+
+@njit(cache=True, nogil=True)
+def _regretful(market: Market) -> int:
+    """Of a few jobs the one that lacks most; NOWHERE if none lacks anything."""
+    gangs, worst, found = market.gangs, 1e-9, NOWHERE
+    for _ in range(_TRIED):
+        at = int(chance(market.room.random) * len(gangs))
+        lacks = gangs[at].weight * (gangs[at].hope - gangs[at].surplus)
+        if lacks > worst:
+            worst, found = lacks, at
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _pick(market: Market, at: int, picked: Ints) -> int:
+    """Whom to put out: the job, and those who stand where it could go. How many."""
+    gangs, random = market.gangs, market.room.random
+    picked[0], gangs[at].is_out = at, 1
+    count, drawn = 1, chance(random)
+    if drawn < 0.35:
+        count = _around(market, at, picked, count)
+        for _ in range(_TRIED - 1):
+            other = int(chance(random) * len(gangs))
+            if gangs[other].parts == 0 and gangs[other].hope > 0 and not gangs[other].is_out:
+                picked[count], gangs[other].is_out = other, 1
+                count += 1
+    elif drawn < 0.85 and market.of.jobs[at].most > 1 and market.of.jobs[at].level > 0:
+        count = _of_a_place(market, at, picked, count)
+    else:
+        count = _of_a_kind(market, at, picked, count)
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _tenants(market: Market, seat: int, picked: Ints, count: int, most: int) -> int:
+    gangs, left = market.gangs, market.left
+    for one in range(left.tenant_count[seat]):
+        job = left.tenants[seat, one]
+        if count < most and not gangs[job].is_out:
+            picked[count], gangs[job].is_out = job, 1
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _around(market: Market, at: int, picked: Ints, count: int) -> int:
+    """Who is at one place that would do, and somewhere near what those have elsewhere."""
+    hoped, seats, kinds = market.hoped, market.sold.seats, market.sold.kinds
+    random = market.room.random
+    some = hoped.start[at + 1] - hoped.start[at]
+    if some == 0:
+        return count
+    kind = kinds[hoped.kind[hoped.start[at] + int(chance(random) * some)]]
+    seat = kind.first + int(chance(random) * (kind.end - kind.first))
+    most = 2 + int(chance(random) * (_PUT_OUT - 2))
+    place = market.sold.places[seats[seat].place]
+    for one in range(place.first, place.end):
+        count = _tenants(market, market.sold.of_place[one], picked, count, most)
+    one = 1
+    while one < count < most:
+        gang = market.gangs[picked[one]]
+        for part in range(gang.first, gang.first + gang.parts):
+            near = kinds[seats[market.parts[part].seat].kind]
+            seat = near.first + int(chance(random) * (near.end - near.first))
+            count = _tenants(market, seat, picked, count, most)
+        one += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _of_a_place(market: Market, at: int, picked: Ints, count: int) -> int:
+    """Who is at one of the places that are cheapest for a gang of this size."""
+    job, limit, sold = market.of.jobs[at], market.of.limit[at], market.sold
+    random = market.room.random
+    for _ in range(2 * _TRIED):
+        gpu_class, net = int(chance(random) * len(limit)), int(chance(random) * NETS)
+        where = rank(gpu_class, net, job.tier, job.least)
+        first, end = sold.rank_start[where], sold.rank_start[where + 1]
+        if limit[gpu_class] <= 0 or first == end:
+            continue
+        drawn = chance(random) * chance(random)
+        place = sold.places[sold.ranked[first + int(drawn * min(end - first, 40))].place]
+        if not accepts(job, place):
+            continue
+        missing = job.least + 8
+        for one in range(place.first, place.end):
+            seat = sold.of_place[one]
+            count = _tenants(market, seat, picked, count, _PUT_OUT)
+            missing -= sold.seats[seat].gpus
+            if missing <= 0:
+                break
+        break
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _of_a_kind(market: Market, at: int, picked: Ints, count: int) -> int:
+    """Who is on some neighbours among the cheap nodes of a kind that promises much."""
+    hoped, random = market.hoped, market.room.random
+    some = hoped.start[at + 1] - hoped.start[at]
+    if some == 0:
+        return count
+    drawn = int(chance(random) * chance(random) * min(some, 12))
+    kind = market.sold.kinds[hoped.kind[hoped.start[at] + drawn]]
+    drawn = int(chance(random) * chance(random) * min(kind.end - kind.first, 60))
+    for seat in range(kind.first + drawn, min(kind.first + drawn + _NEIGHBOURS, kind.end)):
+        count = _tenants(market, seat, picked, count, _PUT_OUT)
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _shuffle(market: Market, picked: Ints, order: Floats, count: int) -> None:
+    """In which order they choose: the least first."""
+    random, drawn = market.room.random, chance(market.room.random)
+    for one in range(count):
+        job, gang = market.of.jobs[picked[one]], market.gangs[picked[one]]
+        hope = gang.weight * gang.hope
+        if drawn < 0.4:
+            order[one] = -hope / np.sqrt(job.least) * (0.6 + 0.8 * chance(random))
+        elif drawn < 0.6:
+            order[one] = -job.least * (0.9 + 0.2 * chance(random))
+        elif drawn < 0.8:
+            order[one] = -hope / job.least * (0.6 + 0.8 * chance(random))
+        else:
+            order[one] = chance(random)
+    if chance(random) < 0.3:
+        order[0] = -np.inf

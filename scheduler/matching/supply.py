@@ -1,0 +1,241 @@
+"""Nodes in the order in which they are tried, and what is left of them.
+
+A single node is found by its kind: all that decides whether a job accepts it. Within a kind nodes
+stand by ask, and a tree of maxima over their free GPUs finds the first that has enough in some
+twenty steps; for 1, 2, 4, 8 and 16 GPUs it is known without looking. Places, a class on a site, are
+ranked by what their cheapest GPUs ask, for each power of two.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.book import NODE_GPUS, Book
+from scheduler.matching.tables import TIERS
+
+DOUBLINGS: Final = 13
+"""Gangs have up to 4096 GPUs."""
+SIZES: Final = 5
+"""1, 2, 4, 8 and 16 GPUs in one node."""
+NETS: Final = 3
+
+SEAT: Final = np.dtype(
+    [
+        ("ask", "f8"), ("price", "f8", (4,)), ("node", "i4"), ("kind", "i4"), ("place", "i4"),
+        ("tier", "i4"), ("long", "i4"), ("gpus", "i4"),
+    ],
+    align=True,
+)  # fmt: skip
+"""A node in our order; `node` is its place in the book, `price` the guiding one of its cell."""
+KIND: Final = np.dtype(
+    [(name, "i4") for name in ("gpu_class", "tier", "region", "trust", "long", "first", "end")]
+)
+PLACE: Final = np.dtype(
+    [("uplink", "f8")]
+    + [(name, "i4") for name in ("gpu_class", "region", "trust", "net", "first", "end")],
+    align=True,
+)
+RANKED: Final = np.dtype([("ask", "f8"), ("place", "i4")], align=True)
+PART: Final = np.dtype([("seat", "i4"), ("gpus", "i4")])
+
+
+class Supply(NamedTuple):
+    """What does not change while a book is cleared."""
+
+    seats: Array
+    kinds: Array
+    places: Array
+    of_place: Ints
+    """Seats by place, in each by ask: from `first` to `end`."""
+    ranked: Array
+    """Places by the mean ask of their cheapest GPUs."""
+    rank_start: Ints
+    """[class, net, worst tier, doubling] where in `ranked` they begin."""
+
+
+class Stock(NamedTuple):
+    """What is left, and who has the rest."""
+
+    free: Ints
+    tree: Ints
+    head: Ints
+    """[kind, size] the first seat with so many free GPUs, else the kind's end."""
+    tenants: Ints
+    """[seat, …] jobs, of which `tenant_count` are there."""
+    tenant_count: Ints
+
+
+def supply(book: Book, price: Floats, tie: Ints) -> Supply:
+    """`price` [N, 4] guides; equal asks fall by free GPUs, the fewest first, then by `tie` [N]."""
+    site = book.node_site
+    columns = (
+        book.node_class, book.node_tier, book.site_region[site], book.site_trust[site],
+        book.node_long,
+    )  # fmt: skip
+    each, kind = np.unique(np.stack(columns).astype(np.int64), axis=1, return_inverse=True)
+    kind = kind.reshape(-1)
+    order = np.lexsort((tie, book.node_gpus, book.node_ask, kind))
+    places, place = np.unique(
+        np.stack([book.node_class, site]).astype(np.int64), axis=1, return_inverse=True
+    )
+    place = place.reshape(-1)
+    seats = _rows(
+        SEAT, ask=book.node_ask[order], price=price[order], node=order, kind=kind[order],
+        place=place[order], tier=book.node_tier[order], long=book.node_long[order],
+        gpus=book.node_gpus[order],
+    )  # fmt: skip
+    kinds = np.zeros(each.shape[1], KIND)
+    for name, column in zip(KIND.names or (), each, strict=False):
+        kinds[name] = column
+    kinds["first"] = np.searchsorted(seats["kind"], np.arange(len(kinds)))
+    kinds["end"] = np.searchsorted(seats["kind"], np.arange(len(kinds)), side="right")
+    by_place = np.lexsort((np.arange(len(seats)), seats["ask"], seats["place"])).astype(np.int32)
+    first = np.searchsorted(seats["place"][by_place], np.arange(places.shape[1] + 1))
+    gpu_class, where = places
+    spots = _rows(
+        PLACE, gpu_class=gpu_class, region=book.site_region[where], trust=book.site_trust[where],
+        net=book.site_net[where], uplink=book.site_up_mbps[where], first=first[:-1],
+        end=first[1:],
+    )  # fmt: skip
+    return Supply(seats, kinds, spots, by_place, *_ranks(book, seats, spots, by_place))
+
+
+def _rows(dtype: np.dtype[Any], **columns: Array) -> Array:
+    rows = np.zeros(len(next(iter(columns.values()))), dtype)
+    for name, column in columns.items():
+        rows[name] = column
+    return rows
+
+
+def _ranks(book: Book, seats: Array, places: Array, of_place: Ints) -> tuple[Array, Ints]:
+    place, tier, doubling, ask = _means(seats, places, of_place)
+    shape = (len(book.class_nvlink), NETS, TIERS, DOUBLINGS)
+    where = (places["gpu_class"][place], places["net"][place], tier, doubling)
+    number = np.ravel_multi_index(where, shape)
+    order = np.lexsort((place, ask, number))
+    ranked = _rows(RANKED, ask=ask[order], place=place[order])
+    start = np.searchsorted(number[order], np.arange(np.prod(shape) + 1))
+    return ranked, start
+
+
+@njit(cache=True, nogil=True)
+def _means(seats: Array, places: Array, of_place: Ints) -> tuple[Ints, Ints, Ints, Floats]:
+    """(place, worst tier, doubling, mean ask of the cheapest 2^doubling GPUs) for each that has as
+    many."""
+    most = len(places) * TIERS * DOUBLINGS
+    place, tier = np.empty(most, np.int32), np.empty(most, np.int32)
+    doubling, ask = np.empty(most, np.int32), np.empty(most)
+    found = 0
+    for at in range(len(places)):
+        for worst in range(TIERS):
+            power, gpus, paid = 0, 0, 0.0
+            for one in range(places[at].first, places[at].end):
+                seat = seats[of_place[one]]
+                left = seat.gpus if seat.tier <= worst else 0
+                while left > 0 and power < DOUBLINGS:
+                    take = min(left, (1 << power) - gpus)
+                    gpus, paid, left = gpus + take, paid + take * seat.ask, left - take
+                    if gpus == 1 << power:
+                        place[found], tier[found] = at, worst
+                        doubling[found], ask[found] = power, paid / gpus
+                        found += 1
+                        power += 1
+    return place[:found], tier[:found], doubling[:found], ask[:found]
+
+
+def stock(of: Supply) -> Stock:
+    """All of it free."""
+    leaves = 1
+    while leaves < max(len(of.seats), 2):
+        leaves *= 2
+    free = np.ascontiguousarray(of.seats["gpus"])
+    tree = np.zeros(2 * leaves, np.int32)
+    tree[leaves : leaves + len(free)] = free
+    while leaves > 1:
+        leaves //= 2
+        tree[leaves : 2 * leaves] = tree[2 * leaves : 4 * leaves].reshape(-1, 2).max(axis=1)
+    head = np.empty((len(of.kinds), SIZES), np.int32)
+    _heads(of.kinds, tree, head)
+    tenants = np.zeros((len(free), NODE_GPUS), np.int32)
+    return Stock(free, tree, head, tenants, np.zeros(len(free), np.int32))
+
+
+@njit(cache=True, nogil=True)
+def _heads(kinds: Array, tree: Ints, head: Ints) -> None:
+    for kind in range(len(kinds)):
+        for size in range(SIZES):
+            head[kind, size] = first_with(tree, kinds[kind].first, kinds[kind].end, 1 << size)
+
+
+@njit(cache=True, nogil=True)
+def first_with(tree: Ints, first: int, end: int, gpus: int) -> int:
+    """The first seat from `first` on with so many free GPUs; `end` if none stands before it."""
+    if first >= end:
+        return end
+    leaves = len(tree) // 2
+    at = leaves + first
+    if tree[at] < gpus:
+        # 1. Up, until something to the right has them.
+        while at & 1 or tree[at + 1] < gpus:
+            at >>= 1
+            if at <= 1:
+                return end
+        at += 1
+        # 2. Down to the first of it.
+        while at < leaves:
+            at *= 2
+            if tree[at] < gpus:
+                at += 1
+    return min(at - leaves, end)
+
+
+@njit(cache=True, nogil=True)
+def let(seats: Array, kinds: Array, of: Stock, job: int, parts: Array) -> None:
+    """Gives a job its parts."""
+    free, tree, head, tenants, count = of
+    for one in range(len(parts)):
+        seat, before = parts[one].seat, free[parts[one].seat]
+        after = before - parts[one].gpus
+        _set(free, tree, seat, after)
+        kind = seats[seat].kind
+        for size in range(SIZES):
+            if before >= 1 << size > after and head[kind, size] == seat:
+                head[kind, size] = first_with(tree, seat + 1, kinds[kind].end, 1 << size)
+        tenants[seat, count[seat]] = job
+        count[seat] += 1
+
+
+@njit(cache=True, nogil=True)
+def give_back(seats: Array, of: Stock, job: int, parts: Array) -> None:
+    """Takes them from it again."""
+    free, tree, head, tenants, count = of
+    for one in range(len(parts)):
+        seat, before = parts[one].seat, free[parts[one].seat]
+        after = before + parts[one].gpus
+        _set(free, tree, seat, after)
+        kind = seats[seat].kind
+        for size in range(SIZES):
+            if after >= 1 << size > before and seat < head[kind, size]:
+                head[kind, size] = seat
+        last = count[seat] - 1
+        for at in range(last):
+            if tenants[seat, at] == job:
+                tenants[seat, at] = tenants[seat, last]
+                break
+        count[seat] = last
+
+
+@njit(cache=True, nogil=True)
+def _set(free: Ints, tree: Ints, seat: int, gpus: int) -> None:
+    free[seat] = gpus
+    at = len(tree) // 2 + seat
+    tree[at] = gpus
+    at >>= 1
+    while at:
+        most = max(tree[2 * at], tree[2 * at + 1])
+        if tree[at] == most:
+            break
+        tree[at] = most
+        at >>= 1

@@ -1,0 +1,143 @@
+"""A book as the compiled loops read it: arrays of rows.
+
+Jobs meet cells by what they accept (class, tier, region, trust, window), so most questions of a job
+are one look into a table over these. Gangs on one site meet places: a class on a site that has
+several nodes, with up to six cells (three tiers, short and long windows). Gangs over several sites
+meet sources: nodes of one cell behind equal uplinks.
+"""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from scheduler.matching.arrays import Array, Floats
+from scheduler.matching.book import Book
+from scheduler.matching.cells import POOL, Cells
+
+TIERS: Final = 3
+TRUSTS: Final = 4
+NOWHERE: Final = -1
+
+
+# Rows rather than columns: the loops read many fields of one job or cell at a time, and numba counts
+# references for each array that it takes from a tuple.
+JOB: Final = np.dtype(
+    [
+        ("least", "i4"), ("most", "i4"), ("level", "i4"), ("trust", "i4"), ("tier", "i4"),
+        ("long", "i4"), ("site_least", "i4"), ("sites_most", "i4"), ("kappa", "f8"),
+        ("lost", "f8"), ("sync_mb", "f8"), ("sync_s", "f8"), ("regions", "u8"),
+    ],
+    align=True,
+)  # fmt: skip
+CELL: Final = np.dtype(
+    [(name, "i4") for name in ("gpu_class", "tier", "region", "trust", "long", "largest")]
+)
+"""`largest`: the most that one of its nodes has free."""
+PLACE: Final = np.dtype(
+    [
+        ("gpu_class", "i4"), ("region", "i4"), ("trust", "i4"), ("net", "i4"),
+        ("cells", "i4", (2 * TIERS,)), ("gpus", "i4", (2 * TIERS,)),
+    ]
+)  # fmt: skip
+"""Its cells by 2 · tier + long, NOWHERE where it has none, and what each has free."""
+SOURCE: Final = np.dtype([("cell", "i4"), ("gpus", "i4"), ("uplink", "f8")])
+"""Sorted by class. The uplink is in Mbit/s."""
+NODE: Final = np.dtype([("cell", "i4"), ("free", "i4"), ("ask", "f8")])
+
+
+class Rules(NamedTuple):
+    """What speed gangs lose in a node [C] and on a site [net], and failures by tier."""
+
+    in_node: Floats
+    in_site: Floats
+    failures: Floats
+
+
+class Tables(NamedTuple):
+    """All of a book: arrays of the types above, and each job's limits [J, C]."""
+
+    jobs: Array
+    limit: Floats
+    rules: Rules
+    nodes: Array
+    cells: Array
+    places: Array
+    sources: Array
+
+
+def tables(book: Book, kinds: Cells) -> Tables:
+    """The tables of a book and its cells."""
+    return Tables(
+        _jobs(book), np.ascontiguousarray(book.job_limit), _rules(book), _nodes(book, kinds),
+        _cells(book, kinds), _places(book, kinds), _sources(book, kinds),
+    )  # fmt: skip
+
+
+def _rows(dtype: np.dtype[Any], **columns: Array) -> Array:
+    rows = np.zeros(len(next(iter(columns.values()))), dtype)
+    for name, column in columns.items():
+        rows[name] = column
+    return rows
+
+
+def _jobs(book: Book) -> Array:
+    return _rows(
+        JOB,
+        least=book.job_gpus_min, most=book.job_gpus_max, level=book.job_level,
+        trust=book.job_trust, tier=book.job_tier, long=book.job_long,
+        site_least=book.job_site_gpus_min, sites_most=book.job_sites_max, kappa=book.job_kappa,
+        lost=book.job_hours_lost, sync_mb=book.job_sync_mb, sync_s=book.job_sync_s,
+        regions=book.job_regions,
+    )  # fmt: skip
+
+
+def _rules(book: Book) -> Rules:
+    params = book.params
+    return Rules(
+        in_node=np.where(book.class_nvlink == 1, 0.0, params.penalty_node_pcie),
+        in_site=np.array(params.penalty_site),
+        failures=np.array(params.failures_per_gpu_hour),
+    )
+
+
+def _nodes(book: Book, kinds: Cells) -> Array:
+    return _rows(NODE, cell=kinds.of_node, free=book.node_gpus, ask=book.node_ask)
+
+
+def _cells(book: Book, kinds: Cells) -> Array:
+    largest = np.zeros(len(kinds), np.int32)
+    np.maximum.at(largest, kinds.of_node, book.node_gpus.astype(np.int32))
+    return _rows(
+        CELL, gpu_class=kinds.gpu_class, tier=kinds.tier, region=kinds.region, trust=kinds.trust,
+        long=kinds.long, largest=largest,
+    )  # fmt: skip
+
+
+def _places(book: Book, kinds: Cells) -> Array:
+    there = np.bincount(kinds.of_node, book.node_gpus, len(kinds)).astype(np.int32)
+    place_of, net_of = np.zeros((2, len(kinds)), np.int64)
+    place_of[kinds.of_node] = kinds.place
+    net_of[kinds.of_node] = book.site_net[book.node_site]
+    shared = np.flatnonzero(kinds.site != POOL)
+    _, first, place = np.unique(place_of[shared], return_index=True, return_inverse=True)
+    cells = np.full((len(first), 2 * TIERS), NOWHERE, np.int32)
+    cells[place.reshape(-1), 2 * kinds.tier[shared] + kinds.long[shared]] = shared
+    one = shared[first]
+    return _rows(
+        PLACE, gpu_class=kinds.gpu_class[one], region=kinds.region[one], trust=kinds.trust[one],
+        net=net_of[one], cells=cells, gpus=np.where(cells == NOWHERE, 0, there[cells]),
+    )  # fmt: skip
+
+
+def _sources(book: Book, kinds: Cells) -> Array:
+    keys = np.stack(
+        [
+            book.node_class.astype(float),
+            kinds.of_node.astype(float),
+            book.site_up_mbps[book.node_site].astype(float),
+        ],
+        axis=1,
+    )
+    each, of_node = np.unique(keys, axis=0, return_inverse=True)
+    gpus = np.bincount(of_node.reshape(-1), book.node_gpus, len(each))
+    return _rows(SOURCE, cell=each[:, 1], uplink=each[:, 2], gpus=gpus)
