@@ -2,7 +2,8 @@
 
 Two ways to the same walls. Root's bubblewrap makes the mounts without a user namespace, keeps just
 the capabilities with which our init becomes the job's own uid, and init drops those. An ordinary
-user's makes a user namespace, forbids further ones, and drops all capabilities itself.
+user's makes a user namespace, forbids further ones, and drops all capabilities itself. With either
+our init keeps, for a job in an image, the right to enter it (`agent.sandbox.image`), and drops it.
 
 The job has namespaces of its own for mounts, processes, IPC, host name, cgroups and network; its
 network holds nothing but a loopback of its own, since the agent moves all bytes. A gang's sandbox
