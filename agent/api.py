@@ -16,6 +16,7 @@ from agent.protocol import (
     CommitReply,
     CommitRequest,
     InputUrls,
+    LayerUrls,
     ProofChallenge,
     ProofCommit,
     ProofOpening,
@@ -94,10 +95,17 @@ class Api:
         """The spec's bytes."""
         return await self._call("GET", f"/assignments/{assignment}/spec")
 
-    async def inputs(self, assignment: UUID) -> InputUrls:
-        """Where the files are that it reads."""
+    async def inputs(self, assignment: UUID) -> dict[str, str]:
+        """SHA-256 → presigned GET URL, of the files that it reads."""
         body = await self._call("GET", f"/assignments/{assignment}/inputs")
-        reply = _read(body, InputUrls)
+        urls = _read(body, InputUrls).urls
+        self._require_private(urls.values())
+        return urls
+
+    async def layers(self, assignment: UUID) -> LayerUrls:
+        """Where the layers of its image are; waits for its registry as well."""
+        body = await self._call("GET", f"/assignments/{assignment}/layers")
+        reply = _read(body, LayerUrls)
         self._require_private(reply.urls.values())
         return reply
 

@@ -144,10 +144,21 @@ def memory_bytes() -> int:
 
 
 def disk_bytes(state: State) -> int:
-    """What jobs may book: free space beyond the reserve, and the cache, which makes room."""
+    """What jobs may book: free space beyond the reserve, and what makes room: the cache,
+    environments and images."""
     free = workspace.free_bytes(state.root) - workspace.RESERVE_BYTES
     cached = (one.stat().st_blocks * 512 for one in state.cache.rglob("*") if one.is_file())
-    return max(0, free + sum(cached))
+    return max(0, free + sum(cached) + _made(state.environments))
+
+
+def _made(root: Path) -> int:
+    """Bytes of environments and images (`agent.making`)."""
+    return sum(
+        os.lstat(os.path.join(above, name)).st_blocks * 512
+        for path in (*root.glob("orgs/*/*"), *root.glob("images/*"))
+        for above, _, names in os.walk(path)
+        for name in names
+    )
 
 
 def cpu_uuid(state: State, cores: Sequence[int]) -> str:

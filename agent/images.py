@@ -28,6 +28,7 @@ from agent.transfer import Downloads, Progress, Urls
 _REFERENCE: Final = re.compile(r"([a-z0-9.:-]+)/([a-z0-9._/-]+)@sha256:([0-9a-f]{64})")
 _ROOTFS: Final = "rootfs"
 _NOBODY: Final = UUID(int=0)
+_INODES, _MOST_INODES, _BYTES_AN_INODE = 50_000, 1_000_000, 16 * 1024
 
 
 class Images:
@@ -71,11 +72,16 @@ class Images:
             ["python", "-I", f"{inside}/unpack.py", f"{inside}/layers", f"/job/{_ROOTFS}"],
             room=room,
             inputs={"unpack.py": unpack.__file__, "layers": str(layers)},
+            inodes=min(_INODES + room // _BYTES_AN_INODE, _MOST_INODES),
         )
         status = await making.run(folder, order, "its image could not be laid out")
-        if status.exit_code != 0:
-            why = making.said(folder)[:1200] or status.detail
-            raise NotMade("environment", f"its image could not be laid out: {why}")
+        if status.exit_code == 0:
+            return
+        words = making.said(folder)[:1200] or status.detail
+        # The image's own doing are archives that are none, and more files than it may have.
+        its_own = status.exit_code == unpack.WRONG or status.why in ("disk", "memory", "pids")
+        why = "environment" if its_own else "start_failed"
+        raise NotMade(why, f"its image could not be laid out: {words}")
 
 
 def why_not(image: Image, machine: Machine) -> str:
@@ -93,7 +99,7 @@ def why_not(image: Image, machine: Machine) -> str:
 
 def _require_real(rootfs: Path) -> None:
     """What is mounted over must be real: it was made where strangers' files were read."""
-    for name in unpack.MOUNTS:
+    for name in ("", *unpack.MOUNTS):
         path = rootfs / name
         if path.is_symlink() or not path.is_dir():
             raise NotMade("environment", f"its image has no folder /{name}")

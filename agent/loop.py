@@ -80,6 +80,7 @@ class Daemon:
             machine=machine,
             api=api,
             downloads=downloads,
+            shelves=self._shelves,
             builds=Builds(self._shelves, machine),
             images=Images(self._shelves, machine, downloads),
             uploads=Uploads(api),

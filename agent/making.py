@@ -33,6 +33,8 @@ _UNUSED_S: Final = 14 * 24 * 3600
 _FRESH_S: Final = 600
 _MOST_S: Final = 3600
 _POLL_S: Final = 0.1
+_LEAST_INODES: Final = 500_000
+"""That a disk should have left: many small files fill it without taking room."""
 
 
 class NotMade(RuntimeError):
@@ -87,14 +89,15 @@ class Shelves:
     def make_room(self, needed: int) -> None:
         """From the cache, and then from what was made, the longest unused first; raises NoRoom."""
         while True:
+            unused = self._unused(_FRESH_S)
             try:
-                cache.make_room(self._downloads, needed)
-                return
+                if workspace.free_inodes(self._downloads) >= _LEAST_INODES or not unused:
+                    cache.make_room(self._downloads, needed)
+                    return
             except cache.NoRoom:
-                unused = self._unused(_FRESH_S)
                 if not unused:
                     raise
-                self._drop(unused[0], _FRESH_S)
+            self._drop(unused[0], _FRESH_S)
 
     @property
     def _workbenches(self) -> Path:
@@ -154,8 +157,10 @@ def order(
     inputs: Mapping[str, str],
     env: Mapping[str, str] | None = None,
     egress: Sequence[str] = (),
+    inodes: int = 1_000_000,
 ) -> KeeperOrder:
-    """Makes something of `inputs` in /job, by the node's own Python; `room`: bytes it may write."""
+    """Makes something of `inputs` in /job, by the node's own Python; `room`: bytes it may write, in
+    so many files."""
     assert machine.rung is not None, "orders.check refuses it"
     return KeeperOrder(
         argv=list(argv),
@@ -164,7 +169,7 @@ def order(
         limits=Limits(
             memory_bytes=min(_MEMORY, machine.inventory.memory_bytes),
             disk_bytes=room,
-            inodes=2_000_000,
+            inodes=inodes,
             cpus=list(machine.cores),
         ),
         save_ms=0,

@@ -131,7 +131,7 @@ class KeeperOrder(_File, frozen=True, kw_only=True):
     """How to run one assignment; written once by the agent, read once by its keeper."""
 
     argv: Annotated[list[str], Meta(min_length=1, max_length=1000)]
-    """As seen inside the sandbox; `python` is the training environment's."""
+    """As seen inside the sandbox; `python` is the training environment's, or an image's own."""
     rung: Rung
     limits: Limits
     save_ms: Millis

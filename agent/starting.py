@@ -1,7 +1,7 @@
 """From a wish to an order: the spec, whether this machine can run it, and its inputs."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -62,10 +62,9 @@ async def prepare(
     OSError. `accepted_ms`: since when it is to start, by the boot clock."""
     try:
         orders.check(spec, tools.machine, tools.taken(spec.assignment))
-        urls = _Urls(tools, spec)
-        await _fetch_inputs(folder, spec, tools, urls, say)
+        await _fetch_inputs(folder, spec, tools, say)
         made_by_ms = accepted_ms + round(_BUILT_WITHIN * spec.start_timeout_s * 1000)
-        within = await _made(spec, tools, urls, say, made_by_ms)
+        within = await _made(spec, tools, say, made_by_ms)
         await asyncio.to_thread(orders.write, folder, spec, tools.machine, within)
     except SpecRefused as refusal:
         raise NotStarted("refused", str(refusal)) from None
@@ -82,7 +81,7 @@ async def prepare(
 
 
 async def _made(
-    spec: AssignmentSpec, tools: Tools, urls: "_Urls", say: Callable[[str], None], by_ms: int
+    spec: AssignmentSpec, tools: Tools, say: Callable[[str], None], by_ms: int
 ) -> Within:
     """What the job brings to run in. Raises NotStarted when it takes too long: not the node's fault,
     if it could begin in time."""
@@ -94,6 +93,7 @@ async def _made(
     try:
         async with asyncio.timeout(left_s) as limit:
             if spec.image is not None:
+                urls = _Urls(lambda: _layers(spec, tools))
                 return await tools.images.get(spec.image, urls, say)
             assert spec.packages is not None
             return await tools.builds.get(spec.org, spec.packages, say)
@@ -142,10 +142,10 @@ async def start(folder: Path, secrets: dict[str, str]) -> None:
 
 
 async def _fetch_inputs(
-    folder: Path, spec: AssignmentSpec, tools: Tools, urls: "_Urls", say: Callable[[str], None]
+    folder: Path, spec: AssignmentSpec, tools: Tools, say: Callable[[str], None]
 ) -> None:
     """All inputs into `inputs/<name>`, from the cache as far as it has them."""
-    downloads = tools.downloads
+    downloads, urls = tools.downloads, _Urls(lambda: _inputs(spec, tools))
     wanted = [
         (name, these, Shelf(downloads.root, spec.org, public))
         for name, these, public in orders.folders_of(spec)
@@ -153,7 +153,7 @@ async def _fetch_inputs(
     missing = sum(
         file.bytes for _, these, shelf in wanted for file in these if shelf.find(file) is None
     )
-    await asyncio.to_thread(cache.make_room, downloads.root, missing + spec.disk_bytes)
+    await asyncio.to_thread(tools.shelves.make_room, missing + spec.disk_bytes)
     for name, these, shelf in wanted:
         progress = Progress(f"fetching {name}", sum(file.bytes for file in these), say)
         try:
@@ -168,11 +168,24 @@ async def _fetch_inputs(
         await asyncio.to_thread(cache.lay_out, found, these, folder / "inputs" / name)
 
 
-class _Urls:
-    """Where one assignment's files are: asked for when the first is needed."""
+async def _inputs(spec: AssignmentSpec, tools: Tools) -> dict[str, Source]:
+    urls = await tools.api.inputs(spec.assignment)
+    return {sha256: Source(url) for sha256, url in urls.items()}
 
-    def __init__(self, tools: Tools, spec: AssignmentSpec) -> None:
-        self._tools, self._spec = tools, spec
+
+async def _layers(spec: AssignmentSpec, tools: Tools) -> dict[str, Source]:
+    found = await tools.api.layers(spec.assignment)
+    return {
+        sha256: Source(url, found.authorization, is_ours=False)
+        for sha256, url in found.urls.items()
+    }
+
+
+class _Urls:
+    """Where files are: asked for when the first is needed."""
+
+    def __init__(self, ask: Callable[[], Awaitable[dict[str, Source]]]) -> None:
+        self._ask = ask
         self._sources: dict[str, Source] = {}
         self._lock = asyncio.Lock()
 
@@ -180,11 +193,7 @@ class _Urls:
         """Raises BadInput if the market knows of no such file."""
         async with self._lock:
             if not self._sources:
-                found = await self._tools.api.inputs(self._spec.assignment)
-                self._sources = {
-                    name: Source(url, found.authorization.get(name, ""))
-                    for name, url in found.urls.items()
-                }
+                self._sources = await self._ask()
         if sha256 not in self._sources:
             raise BadInput(f"the market has no file with the SHA-256 {sha256}")
         return self._sources[sha256]

@@ -7,6 +7,7 @@ from uuid import UUID
 from agent.api import Api
 from agent.hardware import Machine
 from agent.images import Images
+from agent.making import Shelves
 from agent.packages import Builds
 from agent.sampling import Sampler
 from agent.telling import Outbox
@@ -22,6 +23,7 @@ class Tools:
     machine: Machine
     api: Api
     downloads: Downloads
+    shelves: Shelves
     builds: Builds
     images: Images
     uploads: Uploads

@@ -36,6 +36,8 @@ class Source(NamedTuple):
 
     url: str
     authorization: str = ""
+    is_ours: bool = True
+    """Whether it lies in the market's storage."""
 
 
 class Urls(Protocol):
@@ -112,12 +114,11 @@ class Downloads:
             if found is not None:
                 arrived(file.bytes)
                 return found
-            async with self._slots:
-                for _ in range(_TRIES_AT_HASH):
-                    if await self._collect(file, shelf, urls, arrived):
-                        return shelf.keep(file)
-                    shelf.partial(file).unlink()
-                    arrived(-file.bytes)
+            for _ in range(_TRIES_AT_HASH):
+                if await self._collect(file, shelf, urls, arrived):
+                    return shelf.keep(file)
+                shelf.partial(file).unlink()
+                arrived(-file.bytes)
         raise BadInput(f"{file.path} is not what its manifest says: its SHA-256 differs")
 
     async def aclose(self) -> None:
@@ -137,7 +138,9 @@ class Downloads:
             while partial.size < file.bytes:
                 before, source = partial.size, await urls.get(file.sha256)
                 try:
-                    await self._stream(file, partial, source, arrived)
+                    # Who waits for a storage that is away keeps no other from theirs.
+                    async with self._slots:
+                        await self._stream(file, partial, source, arrived)
                 except _Expired as error:
                     expired += 1
                     if expired >= _TRIES_AT_URL:
@@ -173,7 +176,8 @@ class Downloads:
                     raise BadInput(f"{file.path} has more than the {file.bytes} bytes it should")
                 await asyncio.to_thread(partial.add, chunk)
                 arrived(len(chunk))
-        self.bandwidth.note(partial.size - before, time.monotonic() - begun)
+        if source.is_ours:
+            self.bandwidth.note(partial.size - before, time.monotonic() - begun)
         if partial.size < file.bytes:
             raise _Broken("the answer ended early")
 

@@ -4,8 +4,8 @@ module that knows its addresses.
 `/v2/<repository>/manifests/<tag or digest>` tells an image's layers, or lists images by platform;
 `/v2/<repository>/blobs/<digest>` has a layer's bytes, which nodes fetch, or what the image says of
 itself. A registry that wants to know who asks is told nobody, and gives a token for what everybody
-may read. Only the registries that the market's operator lists are asked, and whatever else a
-manifest tells to fetch from is not.
+may read. Only the registries that the market's operator lists are asked, and where they themselves
+send on to; whatever else a manifest tells to fetch from is not.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from marketplace.core.errors import Invalid, Unavailable
 MOST_REFERENCE: Final = 200
 """Characters of an image's name with its digest."""
 _HUB: Final = "docker.io"
-_WAITS: Final = httpx.Timeout(20, connect=10)
+_WAITS: Final = httpx.Timeout(10, connect=5)
 _MOST: Final = 4 * 2**20
 """Bytes of a manifest: the specification's own bound."""
 _KINDS: Final = ", ".join(
@@ -51,7 +51,8 @@ _LAYER: Final = re.compile(
 """What registries give out themselves; others name places of their own."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PROXY: Final = re.compile(r"(?i)\w*_proxy")
-_MOST_ENV: Final = 64 * 1024
+_MOST_ENV: Final = 16 * 1024
+_FOR_NOBODY: Final = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 _MOST_HOPS: Final = 5
 
 
@@ -172,6 +173,11 @@ class _Manifest(Struct, frozen=True):
     manifests: list[_Blob] = []
 
 
+class _Token(Struct, frozen=True):
+    token: str = ""
+    access_token: str = ""
+
+
 class _Run(Struct, frozen=True):
     Env: list[str] | None = None
 
@@ -226,7 +232,7 @@ class _Asked:
             raise Unavailable(f"{self._reference.registry} sends another image than {digest[:19]}…")
         try:
             return msgspec.json.decode(body, type=into)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unavailable(f"what is said of {self.name} makes no sense: {error}") from None
 
     def _ask(self, method: str, kind: str, wanted: str) -> httpx.Response:
@@ -247,21 +253,28 @@ class _Asked:
         raise Invalid(f"{self.name} has no image for Linux on amd64", field="image")
 
     def _ask_for_token(self, challenge: str) -> str:
-        """As nobody; "" where nothing is given so."""
+        """As nobody; "" where nothing is given so. Raises Unavailable."""
         told = dict(_CHALLENGE.findall(challenge))
         realm = told.pop("realm", "")
-        if urlsplit(realm).scheme != urlsplit(self._base).scheme:
-            return ""
         told.setdefault("scope", f"repository:{self._reference.repository}:pull")
         try:
+            if urlsplit(realm).scheme != urlsplit(self._base).scheme:
+                return ""
             answer = self._get(str(httpx.URL(realm, params=told)), {})
-        except httpx.InvalidURL:
+        except (httpx.InvalidURL, ValueError):
             return ""
+        if answer.status_code in _FOR_NOBODY:
+            return ""
+        if answer.status_code != httpx.codes.OK:
+            raise Unavailable(
+                f"{self._reference.registry} gives no token (HTTP {answer.status_code}); try again"
+            )
         try:
-            found = msgspec.json.decode(answer.content, type=dict[str, str | int | None])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            found = msgspec.json.decode(answer.content, type=_Token)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return ""
-        return str(found.get("token") or found.get("access_token") or "")
+        token = found.token or found.access_token
+        return token if token.isascii() and token.isprintable() else ""
 
     def _get(self, url: str, headers: dict[str, str], method: str = "GET") -> httpx.Response:
         """The answer of a URL, or of where it leads; httpx shows the token to no other host."""

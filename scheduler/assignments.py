@@ -63,11 +63,10 @@ def spec(node: Node, assignment_id: UUID) -> bytes:
     return bytes(of_node(node, assignment_id).spec)
 
 
-def inputs(node: Node, assignment_id: UUID) -> protocol.InputUrls:
-    """Where the node fetches each file that the assignment reads. Asks its image's registry.
+def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
+    """SHA-256 → presigned GET, for each file that the assignment reads.
 
-    Raises Missing, Conflict once the assignment is no longer wanted or its image is to be had no
-    more, and Unavailable if its registry is away.
+    Raises Missing, and Conflict once the assignment is no longer wanted.
     """
     share = of_node(node, assignment_id)
     if share.settled_at is not None:
@@ -76,7 +75,7 @@ def inputs(node: Node, assignment_id: UUID) -> protocol.InputUrls:
     folders: list[Folder] = [folder for _, folder, _ in specs.inputs_of(job)]
     if (resume := restores.given(share)) is not None:
         folders.append(resume)
-    urls = {
+    return {
         entry["sha256"]: storage.signed_get(
             storage.file_key(folder.prefix, entry["sha256"]),
             seconds=settings.POLICY.upload_url_s,
@@ -84,11 +83,21 @@ def inputs(node: Node, assignment_id: UUID) -> protocol.InputUrls:
         for folder in folders
         for entry in folder.manifest
     }
-    if job.image is None:
-        return protocol.InputUrls(urls=urls)
-    image = images.places(job.image)
-    shown = dict.fromkeys(image.urls, image.authorization) if image.authorization else {}
-    return protocol.InputUrls(urls={**urls, **image.urls}, authorization=shown)
+
+
+def layers(node: Node, assignment_id: UUID) -> protocol.LayerUrls:
+    """Where the node fetches the layers of the assignment's image; asks its registry.
+
+    Raises Missing, Conflict once the assignment is no longer wanted or the image is to be had no
+    more, and Unavailable if the registry is away.
+    """
+    share = of_node(node, assignment_id)
+    if share.settled_at is not None:
+        raise Conflict("this assignment has ended; nothing of it may be read any more")
+    if share.lease.job.image is None:
+        raise Missing("this job runs in no image")
+    found = images.places(share.lease.job.image)
+    return protocol.LayerUrls(urls=found.urls, authorization=found.authorization)
 
 
 def secret_values(node: Node, assignment_id: UUID, *, now: datetime) -> dict[str, str]:

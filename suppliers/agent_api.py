@@ -106,8 +106,15 @@ def spec(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 @_endpoint("GET")
 def inputs(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """Where to fetch all that the assignment reads."""
-    return _answer(assignments.inputs(_trusted(request), pk))
+    """Presigned GETs for all that the assignment reads."""
+    urls = assignments.input_urls(_trusted(request), pk)
+    return _answer(protocol.InputUrls(urls=urls))
+
+
+@_endpoint("GET")
+def layers(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Where the layers of its image are."""
+    return _answer(assignments.layers(_trusted(request), pk))
 
 
 @_endpoint("GET")

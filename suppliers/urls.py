@@ -30,6 +30,7 @@ agent_urls = [
     path("proof/<uuid:pk>/open", agent_api.open_proof),
     path("assignments/<uuid:pk>/spec", agent_api.spec),
     path("assignments/<uuid:pk>/inputs", agent_api.inputs),
+    path("assignments/<uuid:pk>/layers", agent_api.layers),
     path("assignments/<uuid:pk>/secrets", agent_api.secrets),
     path("assignments/<uuid:pk>/uploads", agent_api.grant_uploads),
     path("assignments/<uuid:pk>/commits", agent_api.commit_upload),

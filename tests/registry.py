@@ -34,6 +34,8 @@ class Registry:
         """Whether layers lie on another host, which would refuse a token."""
         self.names_digests = True
         """Whether it says what a tag means without sending it."""
+        self.token = (200, f'{{"token": "{_TOKEN}"}}'.encode())
+        """How it answers who wants one: a status and a body."""
         self.port = 0
 
     @property
@@ -48,12 +50,14 @@ class Registry:
         architecture: str = "amd64",
         index: bool = False,
         kind: str = LAYER,
+        more: Mapping[str, object] | None = None,
     ) -> str:
         """An image `repository:tag` of these layers (`layer`); its digest. `index`: what the tag
-        names is a list of images by platform, with this one in it. `kind`: its layers' type."""
+        names is a list of images by platform, with this one in it. `kind`: its layers' type; `more`: what else it says of itself."""
         facts = {"architecture": architecture, "os": "linux"}
         config = self._put(_CONFIG, {
             **facts,
+            **(more or {}),
             "config": {"Env": [f"{key}={value}" for key, value in (env or {}).items()]},
             "rootfs": {"type": "layers", "diff_ids": [_digest(data) for data in layers]},
         })  # fmt: skip
@@ -127,7 +131,11 @@ def served(registry: Registry) -> Iterator[Registry]:
         def do_GET(self) -> None:
             registry.gets.append(self.path)
             if self.path.startswith("/token"):
-                self._answer("application/json", f'{{"token": "{_TOKEN}"}}'.encode())
+                status, said = registry.token
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
                 return
             path = self.path.removeprefix("/v2/")
             if path.startswith("/elsewhere/"):

@@ -186,12 +186,17 @@ class AssignmentSpec(Wire, frozen=True, kw_only=True):
 
 
 class InputUrls(Wire, frozen=True, kw_only=True):
-    """GET …/inputs: SHA-256 → presigned GET URL, for each file of inputs and resume, and each
-    layer of an image."""
+    """GET …/inputs: SHA-256 → presigned GET URL, for each file of inputs and resume."""
 
     urls: dict[str, str]
-    authorization: dict[str, str] = {}
-    """SHA-256 → what to show for it: registries tell anybody who asks."""
+
+
+class LayerUrls(Wire, frozen=True, kw_only=True):
+    """GET …/layers: SHA-256 → URL, for each layer of its image; its registry was asked."""
+
+    urls: dict[str, str]
+    authorization: str = ""
+    """What to show for them, if anything: the registry tells anybody who asks."""
 
 
 class SecretValues(Wire, frozen=True, kw_only=True):

@@ -167,8 +167,8 @@ def _as_nobody() -> list[str]:
 
 
 def _rights(order: KeeperOrder) -> list[str]:
-    """What init keeps until the job's root is its own, and it has become the job's uid; it then
-    empties the bounding set as well."""
+    """What init keeps until the job's root is its own, and it has become the job's uid. Root's then
+    empties the bounding set as well; without that right nothing can be gained from it either."""
     as_root = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"] if order.rung.wall == "root" else []
     return [*as_root, *(["CAP_SYS_CHROOT"] if order.image else [])]
 
@@ -210,7 +210,8 @@ def _devices(order: KeeperOrder, top: str) -> list[str]:
         # Beside an image, the driver's libraries have a folder of their own.
         for path in (*(() if top else nvidia.driver_files()), *nvidia.SYSTEM_FOLDERS):
             words += [*parents(path, top), "--ro-bind-try", path, top + path]
-    return words
+    # It is a file system in memory, which nobody counts; what is mounted in it stays as it is.
+    return [*words, "--remount-ro", f"{top}/dev"]
 
 
 def _training_env(order: KeeperOrder) -> list[str]:

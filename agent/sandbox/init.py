@@ -108,6 +108,7 @@ def change_root(root: str) -> None:
     import termios  # noqa: F401
     import warnings  # noqa: F401
 
+    sys.meta_path.clear()
     sys.path.clear()
     sys.path_importer_cache.clear()
     os.chroot(root)

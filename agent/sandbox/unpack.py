@@ -8,12 +8,14 @@ from those below it is named by OCI's image specification, "Representing Changes
 can do no more than the sandbox lets them, and to jobs of this image alone.
 """
 
+import errno
 import gzip
 import os
 import shutil
 import stat
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,14 +24,17 @@ MOUNTS = ("dev", "etc", "job", "opt", "opt/gridloom", "proc", "sys", "tmp")
 FILES = ("etc/group", "etc/hosts", "etc/passwd")
 """Real files in every image, for the same reason."""
 
+WRONG, FAILED = 3, 4
+"""Exit codes: the archives are no image, or it was not their doing."""
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM)
 _GONE, _ALL_GONE = ".wh.", ".wh..wh..opq"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MOST_LINKS = 40
 _CHUNK = 1024 * 1024
 
 
-def main(layers: str, folder: str) -> str | int:
-    """0 once it is there, else what went wrong."""
+def main(layers: str, folder: str) -> int:
+    """0 once it is there, else WRONG or FAILED; why stands on standard error."""
     os.umask(0o022)
     os.mkdir(folder)
     tree = Tree(folder)
@@ -40,8 +45,16 @@ def main(layers: str, folder: str) -> str | int:
             tree.ensure(path, is_folder=True)
         for path in FILES:
             tree.ensure(path, is_folder=False)
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
-        return f"its files can't be laid out: {error}"
+    except (OSError, ImportError) as error:
+        sys.stderr.write(f"its files can't be laid out: {error}\n")
+        wrong = isinstance(error, OSError) and error.errno not in _OF_THE_DISK
+        return WRONG if wrong else FAILED
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, ArithmeticError) as error:
+        sys.stderr.write(f"its files can't be laid out: {error}\n")
+        return WRONG
+    except RecursionError:
+        sys.stderr.write("its folders lie too deep\n")
+        return WRONG
     return 0
 
 
@@ -83,12 +96,14 @@ class Tree:
         elif name.startswith(_GONE):
             # Others of this beginning are notes of a file system that is no more.
             if not name.startswith(_GONE * 2):
-                self._replace(os.path.join(os.path.dirname(place), name.removeprefix(_GONE)))
+                self._hide(os.path.dirname(place), name.removeprefix(_GONE))
         elif put := self._putter(archive, entry):
             if not (entry.isdir() and stat.S_ISDIR(_mode(place))):
                 self._replace(place)
             put(place)
             self._note(place)
+        else:
+            self._replace(place)
 
     def _putter(
         self, archive: tarfile.TarFile, entry: tarfile.TarInfo
@@ -113,7 +128,9 @@ class Tree:
 
         def hardlink(place: str) -> None:
             above, name = os.path.split(_plain(entry.linkname))
-            os.link(os.path.join(self._folder(above), name), place, follow_symlinks=False)
+            source = os.path.join(self._folder(above), name)
+            if _mode(source):  # else to something that was left out
+                os.link(source, place, follow_symlinks=False)
 
         if entry.isdir():
             return folder
@@ -159,6 +176,16 @@ class Tree:
             _remove(place)
             if not stat.S_ISREG(mode):
                 self._folders.clear()
+
+    def _hide(self, folder: str, name: str) -> None:
+        """Takes away what lower layers have brought under this name."""
+        if name in ("", ".", ".."):
+            raise ValueError(f"{_GONE + name!r} hides no file")
+        place = os.path.join(folder, name)
+        if place not in self._placed:
+            self._replace(place)
+        elif stat.S_ISDIR(_mode(place)):
+            self._clear(place)
 
     def _clear(self, folder: str) -> None:
         """Takes away what lower layers have brought there."""

@@ -112,6 +112,12 @@ def free_bytes(folder: Path) -> int:
     return space.f_bavail * space.f_frsize
 
 
+def free_inodes(folder: Path) -> int:
+    """How many files an ordinary user may still make there; where nobody counts them, plenty."""
+    space = os.statvfs(folder)
+    return space.f_favail if space.f_files else 2**62
+
+
 def _give(job: Path, uid: int) -> None:
     """All that we have laid out is the job's own; no process of it has run here yet."""
     for above, _, names in os.walk(job):

@@ -41,7 +41,9 @@ class Endpoints:
             return self._proof(parts[1:], body)
         if parts[0] != "assignments" or UUID(parts[1]) not in self.market.specs:
             return 404, protocol.Problem(code="missing", message="there is no such assignment")
-        id = UUID(parts[1])
+        return self._of_assignment(UUID(parts[1]), parts, body)
+
+    def _of_assignment(self, id: UUID, parts: list[str], body: bytes) -> Any:
         if parts[2] == "spec":
             return 200, self.market.specs[id]
         if id not in self.market.wanted:
@@ -55,10 +57,11 @@ class Endpoints:
                 sha: f"{self.market.url}/store/get/{sha}?{uuid4()}"
                 for sha in self.market.store.objects
             }
-            shown = self.market.elsewhere.authorization
-            return 200, protocol.InputUrls(
-                urls={**urls, **self.market.elsewhere.urls}, authorization=shown
-            )
+            return 200, protocol.InputUrls(urls=urls)
+        if parts[2] == "layers":
+            if self.market.layers is None:
+                return 409, protocol.Problem(code="conflict", message="its image is gone")
+            return 200, self.market.layers
         if parts[2] == "uploads":
             return self._grant(id, protocol.decode(body, protocol.UploadRequest))
         return self._commit(id, protocol.decode(body, protocol.CommitRequest))

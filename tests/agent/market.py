@@ -53,8 +53,8 @@ class Market:
         self.proof_task: protocol.ProofTask | None = None
         self.proof_opening: protocol.ProofOpening | None = None
         self.proof_commit: protocol.ProofCommit | None = None
-        self.elsewhere = protocol.InputUrls(urls={})
-        """Where files lie that are not in its own store."""
+        self.layers: protocol.LayerUrls | None = protocol.LayerUrls(urls={})
+        """Where an image's layers lie; None: nobody has them any more."""
         self.fenced: set[UUID] = set()
         """Assignments of which nothing is taken any more."""
         self.problems: list[str] = []

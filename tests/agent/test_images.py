@@ -13,8 +13,8 @@ import pytest
 
 from agent import config, images, orders
 from agent.config import Network, State
-from agent.protocol import File, Image, Input, InputUrls, sha256_hex
-from agent.sandbox import unpack
+from agent.protocol import File, Image, Input, LayerUrls, sha256_hex
+from agent.sandbox import unpack, workspace
 from agent.transfer import Source
 from tests.agent import node as nodes
 from tests.agent.conftest import spec
@@ -73,8 +73,7 @@ def put(market: Market, registry: Registry):
         ]
         at = f"http://{registry.host}/v2/team/tools/blobs/sha256:"
         urls = {file.sha256: at + file.sha256 for file in files}
-        shown = dict.fromkeys(urls, "Bearer anybody")
-        market.elsewhere = InputUrls(urls=urls, authorization=shown)
+        market.layers = LayerUrls(urls=urls, authorization="Bearer anybody")
         reference = f"{registry.host}/team/tools@{digest}"
         return Image(reference=reference, layers=files, env=env or {})
 
@@ -187,9 +186,9 @@ async def test_an_image_that_no_one_gives_out_any_more_is_no_fault_of_the_node(
     market: Market, node: State, device: str, script: Input, put
 ):
     wanted = put(layer(system(*TOOLS)))
-    market.elsewhere = InputUrls(urls={})
+    market.layers = None
     said, _ = await ended(market, spec(script, devices=[device], image=wanted, parameters=SHELL))
-    assert "bad_input the market has no file" in said
+    assert "refused the market doesn't give its inputs out: its image is gone" in said
 
 
 async def test_a_layer_that_is_not_what_its_digest_names_is_refused(
@@ -209,7 +208,35 @@ async def test_a_layer_that_is_no_archive_is_its_makers_mistake(
 ):
     wanted = put(b"no archive")
     said, _ = await ended(market, spec(script, devices=[device], image=wanted, parameters=SHELL))
-    assert "environment its image could not be laid out: its files can't be laid out" in said
+    assert "environment its image could not be laid out" in said
+    assert "its files can't be laid out" in said
+
+
+async def test_an_image_whose_registry_is_slow_is_no_fault_of_the_node(
+    market: Market, node: State, device: str, registry: Registry, script: Input, put
+):
+    wanted = put(layer(system(*TOOLS)))
+    registry.is_away, registry.sends_on = True, False
+    asked = spec(script, devices=[device], image=wanted, parameters=SHELL, start_timeout_s=3.0)
+    said, _ = await ended(market, asked)
+    assert "bad_input its image took longer than" in said
+
+
+async def test_room_for_a_job_is_made_of_images_as_well(
+    market: Market, node: State, device: str, put, monkeypatch
+):
+    """What was laid out for others long ago goes before a job is refused for want of room."""
+    quick = market.offer({"main.sh": b"exit 0"}, "script")
+    asked = spec(quick, devices=[device], image=put(layer(system(*TOOLS))), parameters=SHELL)
+    said, _ = await ended(market, asked)
+    assert said.startswith("0 exited"), said
+    (laid,) = (node.environments / "images").iterdir()
+    os.utime(laid, (0, 0))
+    free = workspace.free_bytes
+    monkeypatch.setattr(workspace, "free_bytes", lambda path: 0 if laid.exists() else free(path))
+    said, _ = await ended(market, spec(quick, devices=[device], parameters=SHELL))
+    assert said.startswith("0 exited"), said
+    assert not laid.exists()
 
 
 async def test_an_image_that_unpacks_without_end_fills_no_disk(
@@ -304,7 +331,13 @@ def test_a_layer_changes_those_below_it(tmp_path: Path):
         hard={"usr/bin/same": "bin/tool"},
         folders=["swapped"],
     )  # fmt: skip
-    rootfs = laid_out(tmp_path, below, above)
+    rootfs = laid_out(
+        tmp_path, below, above, layer({"own": "x", "own.d/x": "x", ".wh.own": "", ".wh.own.d": ""})
+    )
+    assert (rootfs / "own").exists()
+    assert (rootfs / "own.d/x").exists()
+    (rootfs / "own").unlink()
+    (rootfs / "own.d/x").unlink()
     found = {
         str(path.relative_to(rootfs)): path.read_text()
         for path in rootfs.rglob("*")
@@ -328,15 +361,21 @@ def test_layers_packed_by_zstd_are_read(tmp_path: Path):
     layer({"a/../../out": "x"}),
     layer({"a/b": "x"}, links={"loop": "loop"}) + b"",
     layer({}, hard={"out": "../../out"}),
+    layer({".wh...": ""}),
+    layer({"a/.wh.": ""}),
+    layer({".wh..": ""}),
     layer({"big": bytes(2**20)}, packed=True)[:-100],
 ])  # fmt: skip
-def test_an_archive_that_leads_out_or_nowhere_is_refused(tmp_path: Path, archive):
+def test_an_archive_that_leads_out_or_nowhere_is_refused(tmp_path: Path, archive, capfd):
     (tmp_path / "layers").mkdir()
     (tmp_path / "layers/000").write_bytes(archive)
     (tmp_path / "layers/001").write_bytes(layer({"loop/x": "x"}))
+    (tmp_path / "beside").touch()
     said = unpack.main(str(tmp_path / "layers"), str(tmp_path / "rootfs"))
-    assert "its files can't be laid out" in str(said)
+    assert said == unpack.WRONG
+    assert "its files can't be laid out" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert (tmp_path / "beside").exists()
 
 
 def test_symlinks_of_an_image_lead_within_it(tmp_path: Path):
@@ -359,7 +398,7 @@ async def test_two_jobs_wait_for_one_image(
 
     class Urls:
         async def get(self, sha256: str) -> Source:
-            return Source(market.elsewhere.urls[sha256], market.elsewhere.authorization[sha256])
+            return Source(market.layers.urls[sha256], market.layers.authorization)
 
         async def renew(self, stale: Source) -> None:
             raise AssertionError(stale)

@@ -211,7 +211,7 @@ async def test_no_file_goes_where_it_could_be_read_on_the_way(
 async def test_the_storage_may_be_the_market_or_far_and_encrypted(market, job, sender, monkeypatch):
     for url in ("https://storage.example", "http://localhost:1", market.url):
         monkeypatch.setattr(type(market), "url", property(lambda self, url=url: url))
-        [given] = (await sender.api.inputs(job)).urls.values()
+        [given] = (await sender.api.inputs(job)).values()
         assert given.startswith(url)
 
 

@@ -149,7 +149,7 @@ def _made(path: str) -> str | None:
 
 
 def write_system(targets: Targets) -> str | None:
-    for folder in ("/", "/usr", "/etc", "/bin/", "/opt", "/sys", "/proc"):
+    for folder in ("/", "/usr", "/etc", "/bin/", "/opt", "/sys", "/proc", "/dev"):
         try:
             return _made(os.path.join(folder, "gridloom-was-here"))
         except OSError:
