@@ -94,8 +94,7 @@ class Daemon:
         self._prover = Prover(state, machine, api, bandwidth)
         self._lives: dict[UUID, Life] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._forgetting: set[UUID] = set()
-        self._shells: set[UUID] = set()
+        self._forgetting, self._shells = set[UUID](), set[UUID]()
         self._desired: Desired | None = None
         """None until the market has said it once."""
         self._interval_s, self._spool_s = 10.0, 3600.0
