@@ -34,8 +34,8 @@ def test_the_checkpoint_before_a_rotten_one_is_gone_on_from_and_its_writer_gives
     site: LiveSite, buyer: Client, tmp_path: Path
 ) -> None:
     project = jobs.script(buyer, tmp_path / "rotting", jobs.COUNTER)
-    # Saves lie further apart than billing lags behind: something of the last stretch is paid.
-    job = jobs.counting(buyer, project, steps=30, pace=0.5)
+    # Saves lie further apart than a lost node's claims lag behind: of the last stretch some is paid.
+    job = jobs.counting(buyer, project, steps=20, pace=1.2)
     before = jobs.until(buyer, job, lambda now: len(buyer.checkpoints(now)) >= 3)
     lost = before.nodes[0].node
     jobs.kill_node(site, lost)
