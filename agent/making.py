@@ -88,16 +88,15 @@ class Shelves:
 
     def make_room(self, needed: int) -> None:
         """From the cache, and then from what was made, the longest unused first; raises NoRoom."""
+        while workspace.free_inodes(self._downloads) < _LEAST_INODES and self._drop_one():
+            pass
         while True:
-            unused = self._unused(_FRESH_S)
             try:
-                if workspace.free_inodes(self._downloads) >= _LEAST_INODES or not unused:
-                    cache.make_room(self._downloads, needed)
-                    return
+                cache.make_room(self._downloads, needed)
+                return
             except cache.NoRoom:
-                if not unused:
+                if not self._drop_one():
                     raise
-            self._drop(unused[0], _FRESH_S)
 
     @property
     def _workbenches(self) -> Path:
@@ -119,6 +118,13 @@ class Shelves:
         ages = {path: _age_s(path) for path in made}
         found = [path for path, age in ages.items() if age > least_s and not self._in_use(path)]
         return sorted(found, key=ages.__getitem__, reverse=True)
+
+    def _drop_one(self) -> bool:
+        """The longest unused; False if all are used."""
+        unused = self._unused(_FRESH_S)
+        if unused:
+            self._drop(unused[0], _FRESH_S)
+        return bool(unused)
 
     def _drop(self, path: Path, least_s: float) -> None:
         """Unless it was used since, or is gone. Half removed it has its name no more."""
@@ -157,7 +163,7 @@ def order(
     inputs: Mapping[str, str],
     env: Mapping[str, str] | None = None,
     egress: Sequence[str] = (),
-    inodes: int = 1_000_000,
+    inodes: int = 2_000_000,
 ) -> KeeperOrder:
     """Makes something of `inputs` in /job, by the node's own Python; `room`: bytes it may write, in
     so many files."""

@@ -68,9 +68,7 @@ def input_urls(node: Node, assignment_id: UUID) -> dict[str, str]:
 
     Raises Missing, and Conflict once the assignment is no longer wanted.
     """
-    share = of_node(node, assignment_id)
-    if share.settled_at is not None:
-        raise Conflict("this assignment has ended; nothing of it may be read any more")
+    share = _readable(node, assignment_id)
     job = share.lease.job
     folders: list[Folder] = [folder for _, folder, _ in specs.inputs_of(job)]
     if (resume := restores.given(share)) is not None:
@@ -91,12 +89,10 @@ def layers(node: Node, assignment_id: UUID) -> protocol.LayerUrls:
     Raises Missing, Conflict once the assignment is no longer wanted or the image is to be had no
     more, and Unavailable if the registry is away.
     """
-    share = of_node(node, assignment_id)
-    if share.settled_at is not None:
-        raise Conflict("this assignment has ended; nothing of it may be read any more")
-    if share.lease.job.image is None:
+    image = _readable(node, assignment_id).lease.job.image
+    if image is None:
         raise Missing("this job runs in no image")
-    found = images.places(share.lease.job.image)
+    found = images.places(image)
     return protocol.LayerUrls(urls=found.urls, authorization=found.authorization)
 
 
@@ -132,6 +128,14 @@ def of_node(node: Node, assignment_id: UUID) -> Assignment:
     )
     if share is None:
         raise Missing("there is no such assignment of this node")
+    return share
+
+
+def _readable(node: Node, assignment_id: UUID) -> Assignment:
+    """This node's assignment; raises Missing, and Conflict once it is no longer wanted."""
+    share = of_node(node, assignment_id)
+    if share.settled_at is not None:
+        raise Conflict("this assignment has ended; nothing of it may be read any more")
     return share
 
 

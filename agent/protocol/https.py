@@ -120,11 +120,6 @@ class Image(Wire, frozen=True, kw_only=True):
     """What it sets for its programs."""
 
     @property
-    def registry(self) -> str:
-        """The first part of its name."""
-        return self.reference.partition("/")[0]
-
-    @property
     def digest(self) -> str:
         """Its name by content, without sha256:."""
         return self.reference.rpartition(":")[2]

@@ -27,6 +27,10 @@ FILES = ("etc/group", "etc/hosts", "etc/passwd")
 WRONG, FAILED = 3, 4
 """Exit codes: the archives are no image, or it was not their doing."""
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM)
+_WRONG = (
+    *(tarfile.TarError, zlib.error, EOFError, OSError, ImportError),
+    *(ValueError, ArithmeticError, RecursionError),
+)
 _GONE, _ALL_GONE = ".wh.", ".wh..wh..opq"
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _MOST_LINKS = 40
@@ -45,16 +49,10 @@ def main(layers: str, folder: str) -> int:
             tree.ensure(path, is_folder=True)
         for path in FILES:
             tree.ensure(path, is_folder=False)
-    except (OSError, ImportError) as error:
+    except _WRONG as error:
         sys.stderr.write(f"its files can't be laid out: {error}\n")
-        wrong = isinstance(error, OSError) and error.errno not in _OF_THE_DISK
-        return WRONG if wrong else FAILED
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, ArithmeticError) as error:
-        sys.stderr.write(f"its files can't be laid out: {error}\n")
-        return WRONG
-    except RecursionError:
-        sys.stderr.write("its folders lie too deep\n")
-        return WRONG
+        of_the_disk = isinstance(error, OSError) and error.errno in _OF_THE_DISK
+        return FAILED if of_the_disk or isinstance(error, ImportError) else WRONG
     return 0
 
 

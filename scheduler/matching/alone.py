@@ -291,6 +291,13 @@ def _over_sites(
 
 
 @njit(cache=True, nogil=True)
+def accepts(job: Record, where: Record) -> bool:
+    """Whether a job goes to a cell, kind or place at all: by its region and trust."""
+    there = job.regions >> np.uint64(where.region) & np.uint64(1)
+    return bool(where.trust <= job.trust and there == 1)
+
+
+@njit(cache=True, nogil=True)
 def kept(job: Record, uplink: float) -> float:
     """η of a gang's share behind an uplink, Mbit/s; 0 where it never computes in between."""
     computing = uplink * job.sync_s

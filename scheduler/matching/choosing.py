@@ -9,14 +9,13 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from scheduler.matching.alone import kept
+from scheduler.matching.alone import accepts, kept
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS
+from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.supply import DOUBLINGS, NETS, PART, Stock, Supply, first_with
-from scheduler.matching.tables import TIERS, Tables
+from scheduler.matching.tables import NOWHERE, TIERS, Tables
 
-NODE, SITE, ANY = 0, 1, 2
-NOWHERE: Final = -1
 NOTHING: Final = -1e-9
 """What a choice must score: whoever gains nothing by a trade doesn't mind it."""
 _SORTED: Final = 48
@@ -95,9 +94,9 @@ def hopes(of: Tables, seats: Array, kinds: Array) -> Hopes:
         for one in range(len(kinds)):
             here = kinds[one]
             limit = limits[at, here.gpu_class]
-            if limit <= 0 or here.trust > job.trust or here.tier > job.tier or here.long < job.long:
+            if limit <= 0 or here.tier > job.tier or here.long < job.long:
                 continue
-            if job.regions >> np.uint64(here.region) & np.uint64(1) == 0:
+            if not accepts(job, here):
                 continue
             keeps = 1 - job.kappa * in_node[here.gpu_class] if job.least > 1 else 1.0
             risk = failures[here.tier] * job.lost * job.least
@@ -239,13 +238,6 @@ def rank(gpu_class: int, net: int, tier: int, gpus: int) -> int:
     while 2 << power <= gpus:
         power += 1
     return ((gpu_class * NETS + net) * TIERS + tier) * DOUBLINGS + min(power, DOUBLINGS - 1)
-
-
-@njit(cache=True, nogil=True)
-def accepts(job: Record, place: Record) -> bool:
-    """Whether a job goes there at all."""
-    there = job.regions >> np.uint64(place.region) & np.uint64(1)
-    return bool(place.trust <= job.trust and there == 1)
 
 
 @njit(cache=True, nogil=True)

@@ -11,20 +11,19 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
+from scheduler.matching.alone import accepts
 from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.book import Book
 from scheduler.matching.choosing import (
-    NOWHERE,
     Desk,
     Hopes,
     Mood,
-    accepts,
     chance,
     choose,
     rank,
 )
 from scheduler.matching.supply import NETS, PART, Stock, Supply, give_back, let
-from scheduler.matching.tables import Tables
+from scheduler.matching.tables import NOWHERE, Tables
 
 GANG: Final = np.dtype(
     [

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from scheduler.matching.alone import Lists, kept
+from scheduler.matching.alone import Lists, accepts, kept
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.tables import NOWHERE, TIERS, Tables
 
@@ -41,9 +41,7 @@ def _places(
         for one in range(len(places) if job.most > 1 and job.level >= 1 else 0):
             place = places[one]
             limit = limits[at, place.gpu_class]
-            if limit <= 0 or place.trust > job.trust:
-                continue
-            if job.regions >> np.uint64(place.region) & np.uint64(1) == 0:
+            if limit <= 0 or not accepts(job, place):
                 continue
             gain = _hope(job, place, limit, in_site, failures, price)
             if gain > 0:
@@ -89,11 +87,9 @@ def _sources(
                 found, total = _keep_best(hope[:count], which[:count], most, found, total)
                 count, gpu_class = 0, cell.gpu_class
             limit = limits[at, gpu_class]
-            if limit <= 0 or cell.trust > job.trust or cell.tier > job.tier:
+            if limit <= 0 or cell.tier > job.tier or cell.long < job.long:
                 continue
-            if cell.long < job.long or source.gpus == 0:
-                continue
-            if job.regions >> np.uint64(cell.region) & np.uint64(1) == 0:
+            if source.gpus == 0 or not accepts(job, cell):
                 continue
             gain = limit * kept(job, source.uplink) - price[source.cell, 0]
             if gain > 0:

@@ -30,10 +30,10 @@ _ROUNDS: Final = 20
 
 def ladders(book: Book, kinds: Cells, stand: Stand, gangs: Mapping[int, Gang]) -> Floats:
     """[K, 4] prices that never fall with the size, within the room that the trades left."""
-    left = _cheapest(book, kinds, stand.free)
+    left = cheapest(kinds.of_node, book.node_ask, stand.free, len(kinds))
     let = _Let(book, kinds, gangs)
     wishes = _Wishes(book, kinds, gangs, let.traded)
-    roof = np.maximum(stand.low, _whole_micros(stand.high))
+    roof = np.maximum(stand.low, whole_micros(stand.high))
     price = stand.low
     for _ in range(_ROUNDS):
         wanted = wishes.prices(let.surplus(price), left)
@@ -41,14 +41,19 @@ def ladders(book: Book, kinds: Cells, stand: Stand, gangs: Mapping[int, Gang]) -
         if np.array_equal(raised, price):
             break
         price = raised
-    # A size that was not let has the next ask, but fits in below the larger ones that were.
-    larger = np.where(let.sizes, price, np.inf)
-    larger = np.minimum.accumulate(larger[:, ::-1], axis=1)[:, ::-1]
     following = left[:, SLOTS]
     following[:, 0] = np.where(np.isinf(following[:, 0]), left[:, 0], following[:, 0])
+    return with_all_sizes(price, let.sizes, following, roof)
+
+
+def with_all_sizes(price: Floats, let: Bools, following: Floats, roof: Floats | float) -> Floats:
+    """[K, 4] the prices of sizes that were let, and for those that were not the next ask (infinite:
+    none), which fits in below the larger ones that were."""
+    larger = np.where(let, price, np.inf)
+    larger = np.minimum.accumulate(larger[:, ::-1], axis=1)[:, ::-1]
     following = np.where(np.isinf(following), -np.inf, following)
     spare = np.minimum(np.maximum(price, np.minimum(roof, following)), larger)
-    return np.maximum.accumulate(np.where(let.sizes, price, spare), axis=1)
+    return np.maximum.accumulate(np.where(let, price, spare), axis=1)
 
 
 class _Let:
@@ -81,7 +86,9 @@ class _Wishes:
     """Each traded cell in which a job would have had its place alone: its GPUs and their value."""
 
     def __init__(self, book: Book, kinds: Cells, gangs: Mapping[int, Gang], traded: Bools) -> None:
-        at_first = _cheapest(book, kinds, book.node_gpus.astype(np.int64))
+        at_first = cheapest(
+            kinds.of_node, book.node_ask, book.node_gpus.astype(np.int64), len(kinds)
+        )
         jobs, cells, values = [], [], []
         self.gpus: Ints = book.job_gpus_min.astype(np.int64)
         self.gpus[list(gangs)] = [gang.gpus.sum() for gang in gangs.values()]
@@ -104,15 +111,17 @@ class _Wishes:
         where = self.cell[kept_out], LARGEST[gpus[kept_out]]
         highest = np.full((len(left), len(SLOTS)), -np.inf)
         np.maximum.at(highest, where, would_pay[kept_out])
-        return np.maximum.accumulate(_whole_micros(highest), axis=1)
+        return np.maximum.accumulate(whole_micros(highest), axis=1)
 
 
-def _cheapest(book: Book, kinds: Cells, free: Ints) -> Floats:
-    """[K, 17] the lowest ask of a node with so many GPUs free; infinite where there is none."""
-    asks = np.full((len(kinds), NODE_GPUS + 1), np.inf)
-    np.minimum.at(asks, (kinds.of_node, free), book.node_ask)
+def cheapest(cell: Ints, ask: Floats, free: Ints, cells: int) -> Floats:
+    """[K, 17] the lowest ask of a cell's nodes with so many GPUs free; infinite where there is
+    none. `cell`, `ask` and `free` are the nodes'."""
+    asks = np.full((cells, NODE_GPUS + 1), np.inf)
+    np.minimum.at(asks, (cell, free), ask)
     return np.minimum.accumulate(asks[:, ::-1], axis=1)[:, ::-1]
 
 
-def _whole_micros(amounts: Floats) -> Floats:
+def whole_micros(amounts: Floats) -> Floats:
+    """Rounded down."""
     return np.floor(amounts * MICRO) / MICRO

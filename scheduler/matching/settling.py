@@ -19,10 +19,9 @@ from typing import Final
 
 import numpy as np
 
-from marketplace.core.money import MICRO
-from scheduler.matching.arrays import Array, Floats, Ints
-from scheduler.matching.book import NODE_GPUS
+from scheduler.matching.arrays import Array, Floats
 from scheduler.matching.cells import SLOTS
+from scheduler.matching.pricing import cheapest, whole_micros, with_all_sizes
 from scheduler.matching.tables import Tables
 
 LET: Final = np.dtype(
@@ -33,25 +32,16 @@ _GPUS: Final = np.array(SLOTS)
 
 
 def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
-    """[K, 4] prices that never fall with the size; `balance` [K, 4] are those of the ascent.
-
-    `let` stands by jobs.
-    """
+    """[K, 4] prices that never fall with the size; `balance` [K, 4] are those of the ascent."""
     shape, at = balance.shape, (let["cell"], let["slot"])
     low, sizes = np.full(shape, -np.inf), np.zeros(shape, bool)
     np.maximum.at(low, at, of.nodes["ask"][let["node"]])
     low = np.maximum.accumulate(low, axis=1)
     sizes[at] = True
     taken = np.bincount(let["node"], _GPUS[let["slot"]], len(of.nodes)).astype(np.int64)
-    left = _cheapest(of, of.nodes["free"] - taken)
-    price = np.maximum(low, _whole_micros(balance))
-    # A size that was not let has the next ask, but fits in below the larger ones that were.
-    larger = np.where(sizes, price, np.inf)
-    larger = np.minimum.accumulate(larger[:, ::-1], axis=1)[:, ::-1]
-    following = left[:, SLOTS]
-    following = np.where(np.isinf(following), -np.inf, following)
-    spare = np.minimum(np.maximum(price, following), larger)
-    return np.maximum.accumulate(np.where(sizes, price, spare), axis=1)
+    left = cheapest(of.nodes["cell"], of.nodes["ask"], of.nodes["free"] - taken, shape[0])
+    price = np.maximum(low, whole_micros(balance))
+    return with_all_sizes(price, sizes, left[:, SLOTS], np.inf)
 
 
 def payments(of: Tables, let: Array, ladder: Floats) -> Floats:
@@ -67,14 +57,3 @@ def payments(of: Tables, let: Array, ladder: Floats) -> Floats:
     capped = ask + np.clip(share, 0, 1)[let["job"]] * (price - ask)
     found: Floats = np.where(dear[let["job"]], capped, price)
     return found
-
-
-def _cheapest(of: Tables, free: Ints) -> Floats:
-    """[K, 17] the lowest ask of a node with so many GPUs free; infinite where there is none."""
-    asks = np.full((len(of.cells), NODE_GPUS + 1), np.inf)
-    np.minimum.at(asks, (of.nodes["cell"], free), of.nodes["ask"])
-    return np.minimum.accumulate(asks[:, ::-1], axis=1)[:, ::-1]
-
-
-def _whole_micros(amounts: Floats) -> Floats:
-    return np.floor(amounts * MICRO) / MICRO

@@ -6,14 +6,14 @@ twenty steps; for 1, 2, 4, 8 and 16 GPUs it is known without looking. Places, a 
 ranked by what their cheapest GPUs ask, for each power of two.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.book import NODE_GPUS, Book
-from scheduler.matching.tables import TIERS
+from scheduler.matching.tables import TIERS, rows
 
 DOUBLINGS: Final = 13
 """Gangs have up to 4096 GPUs."""
@@ -81,7 +81,7 @@ def supply(book: Book, price: Floats, tie: Ints) -> Supply:
         np.stack([book.node_class, site]).astype(np.int64), axis=1, return_inverse=True
     )
     place = place.reshape(-1)
-    seats = _rows(
+    seats = rows(
         SEAT, ask=book.node_ask[order], price=price[order], node=order, kind=kind[order],
         place=place[order], tier=book.node_tier[order], long=book.node_long[order],
         gpus=book.node_gpus[order],
@@ -94,19 +94,12 @@ def supply(book: Book, price: Floats, tie: Ints) -> Supply:
     by_place = np.lexsort((np.arange(len(seats)), seats["ask"], seats["place"])).astype(np.int32)
     first = np.searchsorted(seats["place"][by_place], np.arange(places.shape[1] + 1))
     gpu_class, where = places
-    spots = _rows(
+    spots = rows(
         PLACE, gpu_class=gpu_class, region=book.site_region[where], trust=book.site_trust[where],
         net=book.site_net[where], uplink=book.site_up_mbps[where], first=first[:-1],
         end=first[1:],
     )  # fmt: skip
     return Supply(seats, kinds, spots, by_place, *_ranks(book, seats, spots, by_place))
-
-
-def _rows(dtype: np.dtype[Any], **columns: Array) -> Array:
-    rows = np.zeros(len(next(iter(columns.values()))), dtype)
-    for name, column in columns.items():
-        rows[name] = column
-    return rows
 
 
 def _ranks(book: Book, seats: Array, places: Array, of_place: Ints) -> tuple[Array, Ints]:
@@ -115,7 +108,7 @@ def _ranks(book: Book, seats: Array, places: Array, of_place: Ints) -> tuple[Arr
     where = (places["gpu_class"][place], places["net"][place], tier, doubling)
     number = np.ravel_multi_index(where, shape)
     order = np.lexsort((place, ask, number))
-    ranked = _rows(RANKED, ask=ask[order], place=place[order])
+    ranked = rows(RANKED, ask=ask[order], place=place[order])
     start = np.searchsorted(number[order], np.arange(np.prod(shape) + 1))
     return ranked, start
 

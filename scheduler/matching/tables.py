@@ -73,15 +73,16 @@ def tables(book: Book, kinds: Cells) -> Tables:
     )  # fmt: skip
 
 
-def _rows(dtype: np.dtype[Any], **columns: Array) -> Array:
-    rows = np.zeros(len(next(iter(columns.values()))), dtype)
+def rows(dtype: np.dtype[Any], **columns: Array) -> Array:
+    """Columns of one length as rows of a type."""
+    found = np.zeros(len(next(iter(columns.values()))), dtype)
     for name, column in columns.items():
-        rows[name] = column
-    return rows
+        found[name] = column
+    return found
 
 
 def _jobs(book: Book) -> Array:
-    return _rows(
+    return rows(
         JOB,
         least=book.job_gpus_min, most=book.job_gpus_max, level=book.job_level,
         trust=book.job_trust, tier=book.job_tier, long=book.job_long,
@@ -101,13 +102,13 @@ def _rules(book: Book) -> Rules:
 
 
 def _nodes(book: Book, kinds: Cells) -> Array:
-    return _rows(NODE, cell=kinds.of_node, free=book.node_gpus, ask=book.node_ask)
+    return rows(NODE, cell=kinds.of_node, free=book.node_gpus, ask=book.node_ask)
 
 
 def _cells(book: Book, kinds: Cells) -> Array:
     largest = np.zeros(len(kinds), np.int32)
     np.maximum.at(largest, kinds.of_node, book.node_gpus.astype(np.int32))
-    return _rows(
+    return rows(
         CELL, gpu_class=kinds.gpu_class, tier=kinds.tier, region=kinds.region, trust=kinds.trust,
         long=kinds.long, largest=largest,
     )  # fmt: skip
@@ -123,7 +124,7 @@ def _places(book: Book, kinds: Cells) -> Array:
     cells = np.full((len(first), 2 * TIERS), NOWHERE, np.int32)
     cells[place.reshape(-1), 2 * kinds.tier[shared] + kinds.long[shared]] = shared
     one = shared[first]
-    return _rows(
+    return rows(
         PLACE, gpu_class=kinds.gpu_class[one], region=kinds.region[one], trust=kinds.trust[one],
         net=net_of[one], cells=cells, gpus=np.where(cells == NOWHERE, 0, there[cells]),
     )  # fmt: skip
@@ -140,4 +141,4 @@ def _sources(book: Book, kinds: Cells) -> Array:
     )
     each, of_node = np.unique(keys, axis=0, return_inverse=True)
     gpus = np.bincount(of_node.reshape(-1), book.node_gpus, len(each))
-    return _rows(SOURCE, cell=each[:, 1], uplink=each[:, 2], gpus=gpus)
+    return rows(SOURCE, cell=each[:, 1], uplink=each[:, 2], gpus=gpus)

@@ -8,6 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from scheduler.matching.book import Book, ClassRow, Order, Params, SiteRow, Supply, build
+from scheduler.matching.check import check
+from scheduler.matching.matches import Matches
 
 CLASSES = (ClassRow("sxm", nvlink=True), ClassRow("pcie"))
 SITE = SiteRow("a", region=0, trust=1, net=0, up_mbps=1000.0)
@@ -42,6 +44,12 @@ def edited(book: Book, **columns: Any) -> Book:
         book,
         **{name: np.array(values, getattr(book, name).dtype) for name, values in columns.items()},
     )
+
+
+def checked(book: Book, matches: Matches) -> Matches:
+    """The matches, which the checker must find right."""
+    assert check(book, matches) == []
+    return matches
 
 
 # Few different numbers, so that ties and near misses are common.

@@ -10,23 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.matching.anytime import clear
-from scheduler.matching.book import Book, reordered
-from scheduler.matching.check import check
+from scheduler.matching.book import Book, renumbered, reordered
 from scheduler.matching.clear import clear as clear_at_once
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
 from tests.matching.optimum import optimum
-from tests.matching.rows import SITE, a_book, a_node, an_order, books, edited
-from tests.matching.test_clear import HITS, MISSES, _shuffled_places, placed, where
+from tests.matching.rows import SITE, a_book, a_node, an_order, books, checked, edited
+from tests.matching.test_clear import HITS, MISSES, placed, where
 
 pytestmark = pytest.mark.timeout(300)  # its loops are compiled first
 
 
 def cleared(book: Book) -> Matches:
     """Matches that the checker finds right."""
-    matches = clear(book)
-    assert check(book, matches) == []
-    return matches
+    return checked(book, clear(book))
 
 
 @given(books())
@@ -44,7 +41,7 @@ def test_the_order_of_the_rows_means_nothing(book: Book, random: Any) -> None:
         np.array(random.sample(range(n), n), np.int64)
         for n in (book.jobs, book.nodes, len(book.site_region), len(book.class_nvlink))
     )
-    same = clear(_shuffled_places(reordered(book, jobs, nodes), sites, classes))
+    same = clear(renumbered(reordered(book, jobs, nodes), classes, sites))
     first = clear(book)
     rows = sorted(zip(first.job, first.node, first.gpus, strict=True))
     assert rows == sorted(zip(jobs[same.job], nodes[same.node], same.gpus, strict=True))
@@ -87,7 +84,7 @@ def test_more_time_makes_it_no_worse_and_better_than_at_once() -> None:
     looks = iter([True] * 40)
     longer = clear(book, lambda: next(looks, False))
     shorter = clear(book, lambda: False)
-    assert check(book, longer) == []
+    checked(book, longer)
     assert clear_at_once(book).welfare < shorter.welfare < longer.welfare
     assert longer.bound == pytest.approx(shorter.bound, rel=0.05)
 

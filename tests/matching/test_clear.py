@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.matching.book import Book, SiteRow, reordered
-from scheduler.matching.check import check
+from scheduler.matching.book import Book, SiteRow, renumbered, reordered
 from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
-from tests.matching.rows import SITE, a_book, a_node, an_order, books, edited
+from tests.matching.rows import SITE, a_book, a_node, an_order, books, checked, edited
 
 
 def placed(matches: Matches) -> list[int]:
@@ -32,9 +31,7 @@ def where(matches: Matches, job: int = 0) -> dict[int, int]:
 
 def cleared(book: Book) -> Matches:
     """Matches that the checker finds right."""
-    matches = clear(book)
-    assert check(book, matches) == []
-    return matches
+    return checked(book, clear(book))
 
 
 # What holds for every book
@@ -82,7 +79,7 @@ def test_the_order_of_the_rows_means_nothing(book: Book, random: Any) -> None:
         np.array(random.sample(range(n), n), np.int64)
         for n in (book.jobs, book.nodes, len(book.site_region), len(book.class_nvlink))
     )
-    same = clear(_shuffled_places(reordered(book, jobs, nodes), sites, classes))
+    same = clear(renumbered(reordered(book, jobs, nodes), classes, sites))
     first = clear(book)
     rows = sorted(zip(first.job, first.node, first.gpus, first.price, strict=True))
     again = sorted(zip(jobs[same.job], nodes[same.node], same.gpus, same.price, strict=True))
@@ -91,19 +88,6 @@ def test_the_order_of_the_rows_means_nothing(book: Book, random: Any) -> None:
     assert (first.cell_price[nodes] == same.cell_price).all()
     assert first.welfare == same.welfare
     assert first.bound == pytest.approx(same.bound, rel=1e-12)
-
-
-def _shuffled_places(book: Book, sites: np.ndarray, classes: np.ndarray) -> Book:
-    """The same book with its sites and classes in another order."""
-    return replace(
-        book,
-        job_limit=book.job_limit[:, classes],
-        class_nvlink=book.class_nvlink[classes],
-        node_class=np.argsort(classes)[book.node_class].astype("<i2"),
-        node_site=np.argsort(sites)[book.node_site].astype("<i4"),
-        **{name: getattr(book, name)[sites]
-           for name in ("site_region", "site_trust", "site_net", "site_up_mbps")},
-    )  # fmt: skip
 
 
 @given(books(), st.integers(0, 11))
