@@ -1,13 +1,13 @@
 """What each job and each node could gain alone, were it free to trade at given prices.
 
 The sum over all of them bounds the welfare of any matches (`scheduler.matching.bound` says why),
-and what they would buy less what they would sell tells how prices should move. Compiled loops, a
-millisecond for a thousand jobs: they run some hundred times for each clearing.
+and what they would buy less what they would sell tells how prices should move. Compiled loops, some
+milliseconds for a thousand jobs: they run some dozen times for each clearing.
 
-A gang buys of each cell no more than the cell has, so that it can't be thought together from the
-cheapest GPUs of many sites. Its size counts twice, for the GPUs and for the risk; so an elastic
-gang's sizes are taken in stretches from a to 2a - 1, each by its largest size at the risk of its
-least, which is never too little.
+A gang buys of each cell no more than the cell has, and of no more sites than it accepts, so that it
+can't be thought together from the cheapest GPUs of many. Its size counts twice, for the GPUs and for
+the risk; so an elastic gang's sizes are taken in stretches from a to 2a - 1, each by its largest
+size at the risk of its least, which is never too little.
 """
 
 from typing import Final, NamedTuple
@@ -15,190 +15,151 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from scheduler.matching.arrays import Array, Floats, Ints, Record
-from scheduler.matching.book import NODE_GPUS
-from scheduler.matching.tables import NOWHERE, TIERS, TRUSTS, Tables
+from scheduler.matching.arrays import Array, Floats, Record
+from scheduler.matching.lists import Lists, find_cheapest
+from scheduler.matching.offers import FAR, Offers, in_node, want
+from scheduler.matching.spanning import Span, over_sites, span
+from scheduler.matching.tables import NOWHERE, SHARE, TIERS, Tables
 
-FAR: Final = 1e300
-"""A price that nobody pays."""
-_PART: Final = np.dtype([("cell", "i4"), ("gpus", "i4")])
-_OFFER: Final = np.dtype([("price", "f8"), ("cell", "i4")])
-
-
-class Lists(NamedTuple):
-    """The places and sources that each job looks at: those of job j stand from start[j] on."""
-
-    place_start: Ints
-    place: Ints
-    source_start: Ints
-    source: Ints
+_FADED: Final = 16.0
 
 
 class Room(NamedTuple):
-    """What `jobs_gain` works with, and leaves nothing in."""
+    """What one pass over some jobs works with."""
 
-    cheapest: Array
-    """[GPUs - 1, class, tier, worst trust, least window, region] the cell that has so many GPUs of
-    one node at the least price; the last region stands for all."""
     best: Array
     """A job's best gang so far, of so many GPUs of these cells."""
     now: Array
     """And the one that is looked at."""
-    gain: Floats
+    span: Span
+    cheapest: Floats
+    """[places] the least price of a GPU at each."""
+    wanted: Floats
+    """By how many jobs each offer is wanted."""
+    excess: Floats
+    """[K, 4] what gangs buy, less than nothing."""
+    gains: Floats
+    """[J] what each could gain."""
 
 
-def room(of: Tables, lists: Lists) -> Room:
+def room(of: Tables, table: Offers, lists: Lists) -> Room:
     """For these tables and lists."""
-    regions = int(of.cells["region"].max(initial=0)) + 1
-    most = int(min(max(of.cells["largest"].max(initial=1), 1), NODE_GPUS))
-    longest = max(int(np.diff(lists.source_start).max(initial=0)), 2 * TIERS)
-    shape = (most, of.limit.shape[1], TIERS, TRUSTS, 2, regions + 1)
+    longest = int(np.diff(lists.spot_start).max(initial=0))
+    parts = 2 * TIERS * (longest + 1)
     return Room(
-        np.zeros(shape, _OFFER), np.zeros(longest, _PART), np.zeros(longest, _PART),
-        np.zeros(longest),
+        np.zeros(parts, SHARE), np.zeros(parts, SHARE), span(longest),
+        np.zeros(len(of.places)), np.zeros(table.wide.shape), np.zeros((len(of.cells), 4)),
+        np.zeros(len(of.jobs)),
     )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
-def nodes_gain(nodes: Array, price: Floats, excess: Floats) -> float:
-    """Σ over nodes of the best cut of their free GPUs, which adds to `excess` [K, 4]: the largest
-    slots, as none earns less."""
+def nodes_gain(nodes: Array, price: Floats, width: Floats, excess: Floats) -> float:
+    """Σ over nodes of the best cut of their free GPUs: the largest slots, as none earns less. What
+    they sell is added to `excess` [K, 4]; `width` [K]: over how much price their minds change."""
     total = 0.0
     for at in range(len(nodes)):
         node = nodes[at]
         for slot in range(4):
             gpus = node.free // 8 * 8 if slot == 3 else node.free & (1 << slot)
-            if gpus and price[node.cell, slot] > node.ask:
-                total += gpus * (price[node.cell, slot] - node.ask)
-                excess[node.cell, slot] += gpus
+            if gpus:
+                gain = price[node.cell, slot] - node.ask
+                total += gpus * max(gain, 0.0)
+                sure = gain / width[node.cell]
+                if sure > _FADED:
+                    excess[node.cell, slot] += gpus
+                elif sure > -_FADED:
+                    excess[node.cell, slot] += gpus / (1.0 + np.exp(-sure))
     return total
-
-
-@njit(cache=True, nogil=True)
-def look_up(cells: Array, price: Floats, cheapest: Array) -> None:
-    """Fills the table of cheapest offers."""
-    most = cheapest.shape[0]
-    for offer in cheapest.flat:
-        offer.price = FAR
-    for at in range(len(cells)):
-        cell = cells[at]
-        for gpus in range(1, min(most, cell.largest) + 1):
-            cost = gpus // 8 * 8 * price[at, 3]
-            for slot in range(3):
-                cost += (gpus & (1 << slot)) * price[at, slot]
-            offer = cheapest[
-                gpus - 1, cell.gpu_class, cell.tier, cell.trust, cell.long, cell.region
-            ]
-            if cost < offer.price:
-                offer.price, offer.cell = cost, at
-    for gpus in range(most):
-        for gpu_class in range(cheapest.shape[1]):
-            for tier in range(TIERS):
-                _widen(cheapest[gpus, gpu_class, tier])
-
-
-@njit(cache=True, nogil=True)
-def _widen(offers: Array) -> None:
-    """Who accepts a worse trust or a shorter window accepts the better as well; [trust, window,
-    region]."""
-    every = offers.shape[2] - 1
-    for trust in range(TRUSTS):
-        for long in (1, 0):
-            row = offers[trust, long]
-            for region in range(every):
-                if trust > 0 and offers[trust - 1, long, region].price < row[region].price:
-                    row[region] = offers[trust - 1, long, region]
-                if long == 0 and offers[trust, 1, region].price < row[region].price:
-                    row[region] = offers[trust, 1, region]
-                if row[region].price < row[every].price:
-                    row[every] = row[region]
 
 
 @njit(cache=True, nogil=True)
 def jobs_gain(
-    of: Tables, lists: Lists, price: Floats, room: Room, excess: Floats, gains: Floats
-) -> float:
-    """Σ over jobs of the most that each could gain, which stands in `gains` [J]; what they would
-    buy for it is taken from `excess` [K, 4]."""
-    jobs, best, total = of.jobs, room.best, 0.0
-    for at in range(len(jobs)):
-        gain, parts, cell, gpus = _alone(at, of, lists, price, room)
-        gains[at] = gain
+    of: Tables, lists: Lists, price: Floats, width: Floats, wide: Array, room: Room, first: int,
+    end: int, each: int,
+) -> float:  # fmt: skip
+    """Σ over the jobs from `first` to `end`, each one, second, fourth …, of the most that each could gain; `room` holds what they
+    would buy for it. `width` [C]: over how much cost wishes spread."""
+    jobs, limits, slow = of.jobs, of.limit, of.rules.in_node
+    failures, best, wanted, excess = of.rules.failures, room.best, room.wanted, room.excess
+    gains = room.gains
+    wanted[:] = 0
+    excess[:] = 0
+    find_cheapest(of.places, price, room.cheapest)
+    total = 0.0
+    for at in range(first, end, each):
+        job, limit = jobs[at], limits[at]
+        gain, gpus, gpu_class, near = _one_node(job, limit, slow, failures, wide, width)
+        parts = 0
+        if job.most > 1 and job.level >= 1:
+            found, count = _together(at, of, lists, price, room, gain)
+            if count:
+                gain, parts = found, count
         total += gain
-        for one in range(parts):
-            excess[best[one].cell, 0] -= best[one].gpus
-        if gain > 0 and parts == 0:
-            excess[cell, 3] -= gpus // 8 * 8
-            for slot in range(3):
-                excess[cell, slot] -= gpus & (1 << slot)
+        gains[at] = gain
+        for part in range(parts):
+            excess[best[part].cell, 0] -= best[part].gpus
+        if gpus and parts == 0:
+            want(
+                job, limit, gpus, gpu_class, slow[gpu_class], failures, wide, width[gpu_class], near,
+                wanted,
+            )  # fmt: skip
     return total
 
 
 @njit(cache=True, nogil=True)
-def _alone(
-    at: int, of: Tables, lists: Lists, price: Floats, room: Room
-) -> tuple[float, int, int, int]:
-    """(gain, parts, cell, GPUs) of a job: so many parts of a gang in `room.best`, or one cell."""
-    jobs, limit, cells, places, sources = of.jobs, of.limit, of.cells, of.places, of.sources
-    in_node, in_site, failures = of.rules.in_node, of.rules.in_site, of.rules.failures
-    place_start, place, source_start, source = lists
-    cheapest, best, now, gain = room
-    job = jobs[at]
-    # 1. One node.
-    most, cell, gpus = _in_node(job, limit[at], in_node, failures, cheapest)
-    parts = 0
-    # 2. One site, if that brings more.
-    if job.most > 1 and job.level >= 1:
-        for one in place[place_start[at] : place_start[at + 1]]:
-            here = places[one]
-            worth, keeps = limit[at, here.gpu_class], 1 - job.kappa * in_site[here.net]
-            found, count = _on_site(job, here, worth, keeps, failures, price, now, best, most)
-            if count:
-                most, parts = found, count
-    # 3. Several sites.
-    if job.most > 1 and job.level >= 2 and job.sites_most > 1:
-        found, count = _over_sites(
-            job, limit[at], cells, sources, source[source_start[at] : source_start[at + 1]],
-            failures, price, gain, now, best, most,
-        )  # fmt: skip
-        if count:
-            most, parts = found, count
-    return most, parts, cell, gpus
-
-
-@njit(cache=True, nogil=True)
-def _in_node(
-    job: Record, limit: Floats, in_node: Floats, failures: Floats, cheapest: Array
-) -> tuple[float, int, int]:
-    """(gain, cell, GPUs) of the best single node; nothing is (0, 0, 0)."""
-    best, cell, size = 0.0, 0, 0
-    regions = cheapest.shape[5] - 1
-    every = np.uint64((1 << regions) - 1)
-    anywhere = job.regions & every == every
-    for gpus in range(job.least, min(job.most, cheapest.shape[0]) + 1):
+def _one_node(
+    job: Record, limit: Floats, slow: Floats, failures: Floats, wide: Array, width: Floats
+) -> tuple[float, int, int, float]:
+    """(gain, GPUs, class, gain with all that are near) of the best single node."""
+    best, size, chosen, nearly = 0.0, 0, 0, -FAR
+    for gpus in range(job.least, min(job.most, wide.shape[0]) + 1):
         for gpu_class in range(len(limit)):
             if limit[gpu_class] <= 0:
                 continue
-            keeps = 1.0 - job.kappa * in_node[gpu_class] if gpus > 1 else 1.0
-            for tier in range(job.tier + 1):
-                value = gpus * limit[gpu_class] * (keeps - failures[tier] * gpus * job.lost)
-                offers = cheapest[gpus - 1, gpu_class, tier, job.trust, job.long]
-                if value - offers[regions].price <= best:
-                    continue
-                if anywhere:
-                    best, cell = value - offers[regions].price, offers[regions].cell
-                    size = gpus
-                    continue
-                for region in range(regions):
-                    goes = job.regions >> np.uint64(region) & np.uint64(1)
-                    if goes and value - offers[region].price > best:
-                        best, cell = value - offers[region].price, offers[region].cell
-                        size = gpus
-    return best, cell, size
+            gain, near = in_node(
+                job, limit, gpus, gpu_class, slow[gpu_class], failures, wide, width[gpu_class],
+                best,
+            )  # fmt: skip
+            best = max(best, gain)
+            if near > max(nearly, -_FADED * width[gpu_class] * gpus):
+                size, chosen, nearly = gpus, gpu_class, near
+    return best, size, chosen, nearly
 
 
 @njit(cache=True, nogil=True)
-def _on_site(
+def _together(
+    at: int, of: Tables, lists: Lists, price: Floats, room: Room, least_gain: float
+) -> tuple[float, int]:
+    """(gain, parts in `room.best`) of several nodes, if they gain more than so much."""
+    job, limit, places, sources = of.jobs[at], of.limit[at], of.places, of.sources
+    in_site, failures, place = of.rules.in_site, of.rules.failures, lists.place
+    best, now, cheapest, parts = room.best, room.now, room.cheapest, 0
+    safest = failures[0] * job.lost * max(job.least, 2)
+    for listed in range(lists.place_start[at], lists.place_start[at + 1]):
+        here = places[place[listed]]
+        hope = limit[here.gpu_class] * (1 - job.kappa * in_site[here.net] - safest)
+        if (hope - cheapest[place[listed]]) * job.most <= least_gain:
+            continue
+        found, count = on_site(
+            job, here, limit[here.gpu_class], 1 - job.kappa * in_site[here.net], failures, price,
+            now, best, least_gain,
+        )  # fmt: skip
+        if count:
+            least_gain, parts = found, count
+    if job.level >= 2 and job.sites_most > 1:
+        spots = lists.spot[lists.spot_start[at] : lists.spot_start[at + 1]]
+        found, count = over_sites(
+            job, limit, of.cells, places, sources, spots, failures, price, cheapest,
+            room.span, best, least_gain,
+        )  # fmt: skip
+        if count:
+            least_gain, parts = found, count
+    return least_gain, parts
+
+
+@njit(cache=True, nogil=True)
+def on_site(
     job: Record, place: Record, limit: float, keeps: float, failures: Floats, price: Floats,
     now: Array, best: Array, least_gain: float,
 ) -> tuple[float, int]:  # fmt: skip
@@ -248,57 +209,3 @@ def _fill(
         total += take * gain
         left -= take
     return total, count
-
-
-@njit(cache=True, nogil=True)
-def _over_sites(
-    job: Record, limit: Floats, cells: Array, sources: Array, listed: Ints, failures: Floats,
-    price: Floats, gain: Floats, now: Array, best: Array, least_gain: float,
-) -> tuple[float, int]:  # fmt: skip
-    """As `_on_site`, of the best class among the sources listed. How many sites that makes is not
-    looked at, nor whether there are as many GPUs as the gang needs."""
-    found, parts = least_gain, 0
-    at = 0
-    while at < len(listed):
-        gpu_class = cells[sources[listed[at]].cell].gpu_class
-        to = at
-        while to < len(listed) and cells[sources[listed[to]].cell].gpu_class == gpu_class:
-            to += 1
-        least = max(job.least, 2, 2 * job.site_least)
-        while least <= job.most:
-            for one in range(at, to):
-                source = sources[listed[one]]
-                risk = failures[cells[source.cell].tier] * least * job.lost
-                keeps = kept(job, source.uplink)
-                gain[one - at] = price[source.cell, 0] - limit[gpu_class] * (keeps - risk)
-            size = min(2 * least - 1, job.most)
-            left, total, count = size, 0.0, 0
-            for one in np.argsort(gain[: to - at]):
-                if left == 0 or gain[one] >= 0:
-                    break
-                source = sources[listed[at + one]]
-                take = min(source.gpus, left)
-                now[count].cell, now[count].gpus = source.cell, take
-                count += 1
-                total -= take * gain[one]
-                left -= take
-            if total > found:
-                found, parts = total, count
-                best[:count] = now[:count]
-            least = size + 1
-        at = to
-    return found, parts
-
-
-@njit(cache=True, nogil=True)
-def accepts(job: Record, where: Record) -> bool:
-    """Whether a job goes to a cell, kind or place at all: by its region and trust."""
-    there = job.regions >> np.uint64(where.region) & np.uint64(1)
-    return bool(where.trust <= job.trust and there == 1)
-
-
-@njit(cache=True, nogil=True)
-def kept(job: Record, uplink: float) -> float:
-    """η of a gang's share behind an uplink, Mbit/s; 0 where it never computes in between."""
-    computing = uplink * job.sync_s
-    return computing / (computing + 16 * job.sync_mb) if computing > 0 else 0.0

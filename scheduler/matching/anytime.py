@@ -33,7 +33,10 @@ from scheduler.matching.matches import Matches
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.tables import Tables, tables
 
-_SWEEPS: Final = 60
+_SWEEPS: Final = 45
+_GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
+"""Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
+_SMALL: Final = 400
 _ROUNDS: Final = 256
 """Of ruin and recreate, between two looks at the time."""
 _LEAST_ROUNDS: Final = 2048
@@ -51,7 +54,7 @@ def clear(book: Book, more: Callable[[], bool] | None = None) -> Matches:
     # 2. Prices, and who runs where.
     climbing = Ascent(of)
     climbing.climb(_SWEEPS)
-    market = _matched(ordered, kinds, of, climbing.best, more)
+    market = _matched(ordered, kinds, of, climbing, more)
     # 3. Prices within that room, and what they prove.
     let = _let(ordered, of, market)
     ladder = settling.ladders(of, let, climbing.best)
@@ -94,27 +97,46 @@ def _as_they_come(of_node: Ints, count: int) -> Ints:
 
 
 def _matched(
-    book: Book, kinds: Cells, of: Tables, price: Floats, more: Callable[[], bool] | None
+    book: Book, kinds: Cells, of: Tables, prices: Ascent, more: Callable[[], bool] | None
 ) -> Market:
-    sold = supply(book, price[kinds.of_node], np.arange(book.nodes))
-    gangs, parts = improving.gangs(of, book)
-    market = Market(
-        of, hopes(of, sold.seats, sold.kinds), sold, stock(sold), desk(of, book.params.seed), gangs,
-        parts,
-    )  # fmt: skip
+    sold = supply(book, prices.best[kinds.of_node], np.arange(book.nodes))
+    hoped, (gangs, parts) = hopes(of, sold.seats, sold.kinds), improving.gangs(of, book)
+    market = Market(of, hoped, sold, stock(sold), desk(of, book.params.seed), gangs, parts)
     if not book.jobs or not book.nodes:
         return market
     improving.hope(market)
-    value = gangs["weight"] * gangs["hope"]
-    order = np.argsort(-value / np.sqrt(of.jobs["least"]), kind="stable")
-    improving.fill(market, order, 1.0)
-    improving.fill(market, order, 0.0)
+    # Who would lose most by coming late, and has most to fit in, comes first.
+    order = np.argsort(-gangs["weight"] * prices.gains * of.jobs["least"], kind="stable")
+    starts = [_start(market, order, guide) for guide in _guides(book)]
+    market = max(starts, key=_worth)  # of equals the first
     spare, done = improving.undo(market), 0
     while more() if more else done < _LEAST_ROUNDS:
         improving.improve(market, _ROUNDS, spare)
         done += _ROUNDS
-    improving.fill(market, order, 0.0)
     return market
+
+
+def _guides(book: Book) -> tuple[float, ...]:
+    """How much prices count in each start: small books get stuck where they begin, and begin often."""
+    return _GUIDES if book.jobs <= _SMALL else _GUIDES[:1]
+
+
+def _start(empty: Market, order: Ints, guide: float) -> Market:
+    market = empty._replace(
+        left=stock(empty.sold),
+        room=empty.room._replace(random=empty.room.random.copy()),
+        gangs=empty.gangs.copy(),
+        parts=empty.parts.copy(),
+    )
+    improving.fill(market, order, guide)
+    improving.fill(market, order, 0.0)
+    if len(order) <= _SMALL:
+        improving.improve(market, _ROUNDS, improving.undo(market))
+    return market
+
+
+def _worth(market: Market) -> float:
+    return math.fsum(market.gangs["weight"] * market.gangs["surplus"])
 
 
 def _let(book: Book, of: Tables, market: Market) -> Array:

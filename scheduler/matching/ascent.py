@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from scheduler.matching.alone import jobs_gain, look_up, nodes_gain, room
+from marketplace.core.money import MICRO
 from scheduler.matching.arrays import Floats, Ints
+from scheduler.matching.bound import Prospects
 from scheduler.matching.lists import lists
 from scheduler.matching.tables import Tables
 
@@ -23,9 +24,13 @@ _STEPS: Final = (0.1, 0.02, 0.1)
 _MOMENTUM: Final = 0.7
 _HALVES_IN: Final = 20.0
 _LEAST_STEP: Final = 0.02
-_PLACES, _SOURCES = 64, 24
+_WARMTH: Final = 0.01
+"""Over how much of a class's usual ask wishes spread at first; then as steps, ever less."""
+_COARSE, _EACH, _MANY = 25, 4, 4000
+"""So many steps ask each fourth job of a large book only: the way is long, and the same for all."""
+_PLACES, _SPOTS = 32, 16
 """How long the lists are that prices move by."""
-_RENEWED_EVERY: Final = 25
+_RENEWED_AT: Final = frozenset({0, 20, 40, 80, 160, 320})
 
 
 class _Levels(NamedTuple):
@@ -44,37 +49,35 @@ class Ascent:
     def __init__(self, of: Tables, start: Floats | None = None) -> None:
         """`start` [K, 4]: last round's prices, if there was one."""
         self._of = of
-        self._levels, self._unit = _levels(of), _usual_ask(of)
+        self._levels, self._unit = _levels(of), usual_ask(of)
         self._floor = lowest_ask(of)
         first = np.repeat(self._floor[:, None], 4, axis=1)
         self.price = first if start is None else np.maximum(start, first)
         self.best, self.bound = self.price.copy(), np.inf
-        self._moving = np.zeros_like(self.price)
-        self._excess, self._gains = np.empty_like(self.price), np.empty(len(of.jobs))
+        self.gains = np.zeros(len(of.jobs))
+        self._moving, self._excess = np.zeros_like(self.price), np.empty_like(self.price)
         self._swept = 0
 
     def climb(self, sweeps: int) -> None:
         """So many steps; `best` are the best prices met, judged by short lists."""
         for _ in range(sweeps):
-            if self._swept % _RENEWED_EVERY == 0:
-                self._lists = lists(self._of, self.price, _PLACES, _SOURCES)
-                self._room = room(self._of, self._lists)
+            if self._swept in _RENEWED_AT:
+                self._prospects = Prospects(self._of, lists(self._of, self.price, _PLACES, _SPOTS))
             self._step()
             self._swept += 1
 
     def _step(self) -> None:
-        self._excess[:] = 0
-        look_up(self._of.cells, self.price, self._room.cheapest)
-        bound = nodes_gain(self._of.nodes, self.price, self._excess) + jobs_gain(
-            self._of, self._lists, self.price, self._room, self._excess, self._gains
-        )
-        if bound < self.bound:
+        shrink = max(_LEAST_STEP, 0.5 ** (self._swept / _HALVES_IN))
+        each = _EACH if self._swept < _COARSE and len(self._of.jobs) >= _MANY else 1
+        width = _WARMTH * shrink * self._unit
+        bound = self._prospects.gain(self.price, width, self._excess, each)
+        if bound < self.bound and each == 1:
             self.bound = bound
             self.best[:] = self.price
-        shrink = max(_LEAST_STEP, 0.5 ** (self._swept / _HALVES_IN))
+            self.gains = self._prospects.gains()
         _move(
-            self.price, self._moving, self._excess, self._levels, self._unit, self._floor,
-            np.array(_STEPS) * shrink,
+            self.price, self._moving, self._excess, self._levels,
+            self._unit[self._of.cells["gpu_class"]], self._floor, np.array(_STEPS) * shrink,
         )  # fmt: skip
 
 
@@ -95,11 +98,13 @@ def _levels(of: Tables) -> _Levels:
     return _Levels(kind, gpu_class, gpus, of_kind.astype(float), of_class.astype(float))
 
 
-def _usual_ask(of: Tables) -> Floats:
-    """[K] the median of its class."""
+def usual_ask(of: Tables) -> Floats:
+    """[C] the median of each class; of one that nobody offers, 1."""
     of_node = of.cells["gpu_class"][of.nodes["cell"]]
-    usual = {each: np.median(of.nodes["ask"][of_node == each]) for each in np.unique(of_node)}
-    return np.array([usual[each] for each in of.cells["gpu_class"]])
+    usual = np.ones(of.limit.shape[1])
+    for each in np.unique(of_node):
+        usual[each] = max(float(np.median(of.nodes["ask"][of_node == each])), MICRO**-1)
+    return usual
 
 
 @njit(cache=True, nogil=True)
@@ -109,6 +114,10 @@ def _move(
 ) -> None:  # fmt: skip
     kinds, classes = np.zeros(len(levels.kind_gpus)), np.zeros(len(levels.class_gpus))
     for cell in range(len(price)):
+        for slot in range(4):
+            # What isn't worth its lowest ask pulls nobody else down.
+            if price[cell, slot] <= floor[cell] and excess[cell, slot] > 0:
+                excess[cell, slot] = 0
         total = excess[cell].sum()
         kinds[levels.kind[cell]] += total
         classes[levels.gpu_class[cell]] += total

@@ -227,8 +227,10 @@ def _best_alone(book: Book, ladder: Floats, job: int) -> float:
     if most > 1 and book.job_level[job] >= 2 and book.job_sites_max[job] > 1:
         keeps = _over_sites(book, same, node)
         gain = np.where(keeps > 0, limit * keeps - ladder[node, 0], -np.inf)
-        gangs = _Alone(gain, risk, free, book.node_class[node].astype(np.int64), whole=False)
-        bests.append(gangs.best(max(least, 2, 2 * int(book.job_site_gpus_min[job])), most))
+        gpu_class, site = book.node_class[node].astype(np.int64), book.node_site[node]
+        gangs = _Alone(gain, risk, free, gpu_class, whole=False, site=site)
+        fewest, sites = int(book.job_site_gpus_min[job]), int(book.job_sites_max[job])
+        bests.append(gangs.best_over_sites(max(least, 2), most, fewest, sites))
     return max(bests)
 
 
@@ -242,6 +244,42 @@ class _Alone:
     free: Ints
     group: Ints
     whole: bool
+    site: Ints | None = None
+
+    def best_over_sites(self, least: int, most: int, fewest: int, sites: int) -> float:
+        """Over all classes: no more than its GPUs that gain most, and no more than so many sites do
+        that gain most by themselves. Sites with fewer than `fewest` GPUs don't count, nor classes
+        whose largest sites together have fewer than it needs."""
+        return max(
+            (self._over(group, least, most, fewest, sites) for group in np.unique(self.group)),
+            default=0.0,
+        )
+
+    def _over(self, group: int, least: int, most: int, fewest: int, sites: int) -> float:
+        here = np.flatnonzero((self.group == group) & np.isfinite(self.gain))
+        assert self.site is not None
+        _, site = np.unique(self.site[here], return_inverse=True)
+        has = np.bincount(site.reshape(-1), self.free[here])
+        large = np.flatnonzero(has >= max(fewest, 1))
+        if np.sort(has[large])[::-1][:sites].sum() < least:
+            return 0.0
+        each = [here[site == one] for one in large]
+        together, best = np.concatenate(each), 0.0
+        least = max(least, 2 * fewest)
+        while least <= most:
+            size = min(2 * least - 1, most)
+            apart = np.sort([self._gainful(nodes, least, size) for nodes in each])[::-1]
+            best = max(best, min(self._gainful(together, least, size), apart[:sites].sum()))
+            least = size + 1
+        return float(best)
+
+    def _gainful(self, nodes: Ints, least: int, size: int) -> float:
+        """Of the GPUs that gain anything with the risk of `least`, the best `size`."""
+        gain, free = self.gain[nodes] - self.risk[nodes] * least, self.free[nodes]
+        order = np.argsort(-gain)
+        before = np.cumsum(free[order]) - free[order]
+        taken = np.clip(size - before, 0, free[order])
+        return float((taken * np.maximum(gain[order], 0)).sum())
 
     def best(self, least: int, most: int) -> float:
         """Over all groups and sizes, those from a to 2a − 1 as the largest at the risk of a."""

@@ -9,17 +9,17 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from scheduler.matching.alone import accepts, kept
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS
+from scheduler.matching.offers import FAR
 from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.supply import DOUBLINGS, NETS, PART, Stock, Supply, first_with
-from scheduler.matching.tables import NOWHERE, TIERS, Tables
+from scheduler.matching.tables import NOWHERE, TIERS, Tables, accepts, kept
 
 NOTHING: Final = -1e-9
 """What a choice must score: whoever gains nothing by a trade doesn't mind it."""
-_SORTED: Final = 48
-"""So many of a job's kinds stand by their promise; the others behind them."""
+_LISTED: Final = 160
+"""So many kinds of a class are known to each job, the cheapest that it accepts."""
 _CANDIDATES: Final = 128
 _RULES: Final = 6
 
@@ -81,44 +81,50 @@ def chance(random: Array) -> float:
     return float(state * np.uint64(0x2545F4914F6CDD1D) >> np.uint64(11)) / 9007199254740992.0
 
 
-@njit(cache=True, nogil=True)
 def hopes(of: Tables, seats: Array, kinds: Array) -> Hopes:
     """For all jobs."""
-    jobs, limits, in_node, failures = of.jobs, of.limit, of.rules.in_node, of.rules.failures
+    ask = seats["ask"][np.minimum(kinds["first"], max(len(seats) - 1, 0))]
+    order = np.lexsort((ask, kinds["gpu_class"]))
+    start = np.searchsorted(kinds["gpu_class"][order], np.arange(of.limit.shape[1] + 1))
+    return Hopes(*_hopes(of, kinds, order.astype(np.int32), ask, start))
+
+
+@njit(cache=True, nogil=True)
+def _hopes(
+    of: Tables, kinds: Array, order: Ints, ask: Floats, start_of: Ints
+) -> tuple[Ints, Ints, Floats]:
+    jobs, limits, slow, failures = of.jobs, of.limit, of.rules.in_node, of.rules.failures
     start = np.zeros(len(jobs) + 1, np.int32)
     kind, gain = np.empty(4096, np.int32), np.empty(4096)
     found, promise = np.empty(len(kinds), np.int32), np.empty(len(kinds))
     total = 0
     for at in range(len(jobs)):
         job, count = jobs[at], 0
-        for one in range(len(kinds)):
-            here = kinds[one]
-            limit = limits[at, here.gpu_class]
-            if limit <= 0 or here.tier > job.tier or here.long < job.long:
-                continue
-            if not accepts(job, here):
-                continue
-            keeps = 1 - job.kappa * in_node[here.gpu_class] if job.least > 1 else 1.0
-            risk = failures[here.tier] * job.lost * job.least
-            worth = limit * (keeps - risk) - seats[here.first].ask
-            if worth > NOTHING:
-                found[count], promise[count] = one, -worth
-                count += 1
-        if count > _SORTED:
-            order = np.argpartition(promise[:count], _SORTED)
-            order[:_SORTED] = order[:_SORTED][np.argsort(promise[order[:_SORTED]])]
-        else:
-            order = np.argsort(promise[:count])
+        for gpu_class in range(limits.shape[1]):
+            limit, of_class = limits[at, gpu_class], 0
+            keeps = 1 - job.kappa * slow[gpu_class] if job.least > 1 else 1.0
+            for listed in range(start_of[gpu_class], start_of[gpu_class + 1]):
+                one = order[listed]
+                if limit <= 0 or limit * keeps - ask[one] <= NOTHING or of_class == _LISTED:
+                    break
+                here = kinds[one]
+                if here.tier > job.tier or here.long < job.long or not accepts(job, here):
+                    continue
+                worth = limit * (keeps - failures[here.tier] * job.lost * job.least) - ask[one]
+                if worth > NOTHING:
+                    found[count], promise[count] = one, -worth
+                    count += 1
+                    of_class += 1
         if total + count > len(kind):
             size = 2 * (total + count)
             more, gains = np.empty(size, np.int32), np.empty(size)
             more[:total], gains[:total] = kind[:total], gain[:total]
             kind, gain = more, gains
-        for one in range(count):
-            kind[total + one], gain[total + one] = found[order[one]], -promise[order[one]]
-        total += count
+        for one in np.argsort(promise[:count]):
+            kind[total], gain[total] = found[one], -promise[one]
+            total += 1
         start[at + 1] = total
-    return Hopes(start, kind[:total].copy(), gain[:total].copy())
+    return start, kind[:total].copy(), gain[:total].copy()
 
 
 @njit(cache=True, nogil=True)
@@ -166,9 +172,7 @@ def _node(
     known, slot, best = 1 << size == gpus, min(size, 3), NOWHERE
     for one in range(len(kind)):
         if promise[one] * gpus <= score:
-            if one < _SORTED:
-                break
-            continue
+            break
         here = kinds[kind[one]]
         seat = head[kind[one], size]
         if not known:
@@ -190,16 +194,18 @@ def _overlooks(random: Array, blind: float) -> bool:
 
 @njit(cache=True, nogil=True)
 def _fill(
-    job: Record, amount: int, size: int, limit: float, keeps: float, place: Record, seats: Array,
-    of_place: Ints, free: Ints, failures: Floats, guide: float, cursor: Ints, parts: Array,
+    job: Record, least: int, amount: int, size: int, limit: float, keeps: float, place: Record,
+    seats: Array, of_place: Ints, free: Ints, failures: Floats, guide: float, cursor: Ints,
+    parts: Array,
 ) -> tuple[float, int, int]:  # fmt: skip
-    """(score, GPUs, parts) of up to `amount` GPUs of a place, for a gang of `size`: those that gain,
-    the best first. Seats of one tier stand by ask, so the tiers are merged."""
+    """(score, GPUs, parts) of up to `amount` GPUs of a place, for a gang of `size`: the best first,
+    `least` of them whatever they gain, and then those that gain something. Seats of one tier stand
+    by ask, so the tiers are merged."""
     lost, left, count, total = job.lost * size * limit, amount, 0, 0.0
     for tier in range(TIERS):
         cursor[tier] = place.first if tier <= job.tier else place.end
     while left > 0:
-        gain, best = NOTHING, NOWHERE
+        gain, best = NOTHING if amount - left >= least else -FAR, NOWHERE
         for tier in range(TIERS):
             at = _next(cursor[tier], place.end, tier, job.long, seats, of_place, free)
             cursor[tier] = at
@@ -214,6 +220,8 @@ def _fill(
         one = of_place[cursor[best]]
         cursor[best] += 1
         take = min(free[one], left)
+        if gain <= NOTHING:
+            take = min(take, least - (amount - left))
         parts[count].seat, parts[count].gpus = one, take
         count += 1
         total += take * gain
@@ -255,6 +263,8 @@ def _site(
     for net in range(NETS * len(limit)):
         gpu_class, keeps, seen = net // NETS, 1 - job.kappa * in_site[net % NETS], 0
         worth = limit[gpu_class]
+        if worth <= 0:
+            continue
         list_of = rank(gpu_class, net % NETS, job.tier, job.least)
         for one in range(rank_start[list_of], rank_start[list_of + 1]):
             if size * (worth * (keeps - least_risk) - ranked[one].ask) <= score or seen > mood.look:
@@ -264,7 +274,7 @@ def _site(
                 continue
             seen += 1
             found, gpus, count = _fill(
-                job, size, size, worth, keeps, place, seats, of_place, free, failures,
+                job, job.least, size, size, worth, keeps, place, seats, of_place, free, failures,
                 mood.guide, cursor, trial,
             )  # fmt: skip
             if gpus < job.least or count < 2 or found <= score:
@@ -322,15 +332,26 @@ def _spots(
             if not accepts(job, place) or known == len(spots):
                 continue
             seen += 1
-            found, gpus, _ = _fill(
-                job, size, size, worth, keeps, place, seats, of_place, free, failures, mood.guide,
+            found, gainful, _ = _fill(
+                job, 0, size, size, worth, keeps, place, seats, of_place, free, failures, mood.guide,
                 cursor, trial,
             )  # fmt: skip
+            gpus = max(gainful, min(size, _free(job, place, seats, of_place, free)))
             if gpus >= job.site_least and not _overlooks(random, mood.blind):
                 spots[known].place, spots[known].gpus = ranked[one].place, gpus
                 spots[known].gain = found
                 known += 1
     return known
+
+
+@njit(cache=True, nogil=True)
+def _free(job: Record, place: Record, seats: Array, of_place: Ints, free: Ints) -> int:
+    """How many free GPUs of a place the job accepts, whatever they gain."""
+    total = 0
+    for one in of_place[place.first : place.end]:
+        if seats[one].tier <= job.tier and seats[one].long >= job.long:
+            total += free[one]
+    return total
 
 
 @njit(cache=True, nogil=True)
@@ -358,7 +379,7 @@ def _together(
             continue
         place = places[spot.place]
         found, gpus, some = _fill(
-            job, give, size, limit[place.gpu_class], kept(job, place.uplink), place, sold.seats,
+            job, give, give, size, limit[place.gpu_class], kept(job, place.uplink), place, sold.seats,
             sold.of_place, left.free, of.rules.failures, mood.guide, room.cursor, room.trial,
         )  # fmt: skip
         if gpus < give:

@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from scheduler.matching.alone import accepts
 from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.book import Book
 from scheduler.matching.choosing import (
@@ -23,7 +22,7 @@ from scheduler.matching.choosing import (
     rank,
 )
 from scheduler.matching.supply import NETS, PART, Stock, Supply, give_back, let
-from scheduler.matching.tables import NOWHERE, Tables
+from scheduler.matching.tables import NOWHERE, Tables, accepts
 
 GANG: Final = np.dtype(
     [

@@ -1,103 +1,194 @@
-"""Which places and sources a gang looks at: all in which it could gain, or the most promising.
+"""Where a gang of several nodes looks: wherever it could gain, or the most promising spots.
 
 At good prices a gang's best choice is nearly always among the few that were best a little earlier.
 So prices move by short lists, which are drawn up anew from time to time; what is published is
-reckoned with all.
+reckoned with all. A class of which no sites, so many as the gang accepts, have the GPUs that it
+needs is left out.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from scheduler.matching.alone import Lists, accepts, kept
 from scheduler.matching.arrays import Array, Floats, Ints, Record
-from scheduler.matching.tables import NOWHERE, TIERS, Tables
+from scheduler.matching.tables import NOWHERE, TIERS, Tables, accepts, kept
 
 ALL: Final = 2**31 - 1
 
 
-def lists(of: Tables, price: Floats, places: int = ALL, sources: int = ALL) -> Lists:
-    """At these prices: the most promising places of each job, and sources of each class."""
-    rules = of.rules
-    place_start, place = _places(
-        of.jobs, of.limit, of.places, rules.in_site, rules.failures, price, places
-    )
-    source_start, source = _sources(of.jobs, of.limit, of.cells, of.sources, price, sources)
-    return Lists(place_start, place, source_start, source)
+class Lists(NamedTuple):
+    """The places at which each job looks for one site, and the spots for several (places, and
+    sources, which are numbered after them; class by class): those of job j stand from start[j] on."""
+
+    place_start: Ints
+    place: Ints
+    spot_start: Ints
+    spot: Ints
+
+
+def lists(of: Tables, price: Floats, places: int = ALL, spots: int = ALL) -> Lists:
+    """At these prices: the most promising places of each job, and spots of each class."""
+    cheapest = np.empty(len(of.places))
+    find_cheapest(of.places, price, cheapest)
+    return Lists(*_places(of, cheapest, places), *_spots(of, price, cheapest, spots))
 
 
 @njit(cache=True, nogil=True)
-def _places(
-    jobs: Array, limits: Floats, places: Array, in_site: Floats, failures: Floats, price: Floats,
-    most: int,
-) -> tuple[Ints, Ints]:  # fmt: skip
-    start = np.zeros(len(jobs) + 1, np.int32)
+def find_cheapest(places: Array, price: Floats, cheapest: Floats) -> None:
+    """Fills `cheapest` [places]: the least price of a GPU at each."""
+    for at in range(len(places)):
+        cheapest[at] = np.inf
+        for cell in places[at].cells:
+            if cell != NOWHERE:
+                cheapest[at] = min(cheapest[at], price[cell, 0])
+
+
+@njit(cache=True, nogil=True)
+def _places(of: Tables, cheapest: Floats, most: int) -> tuple[Ints, Ints]:
+    jobs, limits, places, place_start = of.jobs, of.limit, of.places, of.place_start
+    in_site, failures = of.rules.in_site, of.rules.failures
+    start = np.zeros(len(jobs) + 1, np.int64)
     found: Ints = np.empty(1024, np.int32)
     hope, which = np.empty(len(places)), np.empty(len(places), np.int32)
-    total = 0
     for at in range(len(jobs)):
-        job, count = jobs[at], 0
-        for one in range(len(places) if job.most > 1 and job.level >= 1 else 0):
+        count = 0
+        if jobs[at].most > 1 and jobs[at].level >= 1:
+            count = _promising_places(
+                jobs[at], limits[at], places, place_start, in_site, failures, cheapest, hope, which
+            )
+        found, start[at + 1] = _keep_best(hope[:count], which[:count], most, found, start[at])
+    return start, found[: start[-1]].copy()
+
+
+@njit(cache=True, nogil=True)
+def _promising_places(
+    job: Record, limit: Floats, places: Array, place_start: Ints, in_site: Floats, failures: Floats,
+    cheapest: Floats, hope: Floats, which: Ints,
+) -> int:  # fmt: skip
+    """How many places could gain anything, with no less than they could."""
+    least, count = max(job.least, 2), 0
+    safest = failures[0] * job.lost * least
+    for gpu_class in range(len(limit)):
+        worth = limit[gpu_class]
+        if worth <= 0:
+            continue
+        for one in range(place_start[gpu_class], place_start[gpu_class + 1]):
             place = places[one]
-            limit = limits[at, place.gpu_class]
-            if limit <= 0 or not accepts(job, place):
+            gain = worth * (1 - job.kappa * in_site[place.net] - safest) - cheapest[one]
+            if gain <= 0 or not accepts(job, place):
                 continue
-            gain = _hope(job, place, limit, in_site, failures, price)
-            if gain > 0:
-                hope[count], which[count] = -gain, one
+            there = _there(job, place)
+            if there >= least:
+                hope[count], which[count] = -gain * min(there, job.most), one
                 count += 1
-        found, total = _keep_best(hope[:count], which[:count], most, found, total)
-        start[at + 1] = total
-    return start, found[:total].copy()
+    return count
 
 
 @njit(cache=True, nogil=True)
-def _hope(
-    job: Record, place: Record, limit: float, in_site: Floats, failures: Floats, price: Floats
-) -> float:
-    """No less than the job could gain on a place that it accepts."""
-    least = max(job.least, 2)
-    worth = limit * (1 - job.kappa * in_site[place.net])
-    best, there = 0.0, 0
-    for at in range(2 * TIERS):
-        cell = place.cells[at]
-        if cell != NOWHERE and at // 2 <= job.tier and at % 2 >= job.long:
-            there += place.gpus[at]
-            risk = failures[at // 2] * job.lost * limit * least
-            best = max(best, worth - price[cell, 0] - risk)
-    return best * min(there, job.most) if there >= least else 0.0
-
-
-@njit(cache=True, nogil=True)
-def _sources(
-    jobs: Array, limits: Floats, cells: Array, sources: Array, price: Floats, most: int
-) -> tuple[Ints, Ints]:
-    start = np.zeros(len(jobs) + 1, np.int32)
-    found: Ints = np.empty(1024, np.int32)
-    hope, which = np.empty(len(sources)), np.empty(len(sources), np.int32)
+def _there(job: Record, place: Record) -> int:
+    """How many GPUs a place has that the job accepts."""
     total = 0
+    for at in range(2 * TIERS):
+        if place.cells[at] != NOWHERE and at // 2 <= job.tier and at % 2 >= job.long:
+            total += place.gpus[at]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _spots(of: Tables, price: Floats, cheapest: Floats, most: int) -> tuple[Ints, Ints]:
+    jobs, limits, places, sources, cells = of.jobs, of.limit, of.places, of.sources, of.cells
+    place_start, source_start = of.place_start, of.source_start
+    start = np.zeros(len(jobs) + 1, np.int64)
+    found: Ints = np.empty(1024, np.int32)
+    longest = len(places) + len(sources)
+    hope, which, gpus = np.empty(longest), np.empty(longest, np.int32), np.empty(longest, np.int32)
     for at in range(len(jobs)):
-        job, count, gpu_class = jobs[at], 0, -1
+        job, total = jobs[at], start[at]
         goes = job.most > 1 and job.level >= 2 and job.sites_most > 1
-        for one in range(len(sources) if goes else 0):
-            source = sources[one]
-            cell = cells[source.cell]
-            if cell.gpu_class != gpu_class:
-                found, total = _keep_best(hope[:count], which[:count], most, found, total)
-                count, gpu_class = 0, cell.gpu_class
+        for gpu_class in range(limits.shape[1] if goes else 0):
             limit = limits[at, gpu_class]
-            if limit <= 0 or cell.tier > job.tier or cell.long < job.long:
+            if limit <= 0:
                 continue
-            if source.gpus == 0 or not accepts(job, cell):
-                continue
-            gain = limit * kept(job, source.uplink) - price[source.cell, 0]
-            if gain > 0:
-                hope[count], which[count] = -gain, one
-                count += 1
-        found, total = _keep_best(hope[:count], which[:count], most, found, total)
+            count = _promising_sites(
+                job, limit, places, place_start[gpu_class], place_start[gpu_class + 1], cheapest, hope,
+                which, gpus,
+            )  # fmt: skip
+            count = _promising_sources(
+                job, limit, cells, sources, source_start[gpu_class], source_start[gpu_class + 1],
+                len(places), price, hope, which, gpus, count,
+            )  # fmt: skip
+            if _enough(job, sources, len(places), which[:count], gpus[:count]):
+                count = _gainful(hope, which, count)
+                found, total = _keep_best(hope[:count], which[:count], most, found, total)
         start[at + 1] = total
-    return start, found[:total].copy()
+    return start, found[: start[-1]].copy()
+
+
+@njit(cache=True, nogil=True)
+def _promising_sites(
+    job: Record, limit: float, places: Array, first: int, end: int, cheapest: Floats, hope: Floats,
+    which: Ints, gpus: Ints,
+) -> int:  # fmt: skip
+    """How many places could be a part of the gang, whatever they gain."""
+    count = 0
+    for one in range(first, end):
+        place = places[one]
+        if not accepts(job, place):
+            continue
+        there, keeps = _there(job, place), kept(job, place.uplink)
+        if there >= max(job.site_least, 1) and keeps > 0:
+            hope[count] = -(limit * keeps - cheapest[one]) * min(there, job.most)
+            which[count], gpus[count] = one, there
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _promising_sources(
+    job: Record, limit: float, cells: Array, sources: Array, first: int, end: int, number: int,
+    price: Floats, hope: Floats, which: Ints, gpus: Ints, count: int,
+) -> int:  # fmt: skip
+    for one in range(first, end):
+        source = sources[one]
+        cell = cells[source.cell]
+        if cell.tier > job.tier or cell.long < job.long or not accepts(job, cell):
+            continue
+        keeps = kept(job, source.uplink)
+        if source.each >= max(job.site_least, 1) and keeps > 0:
+            gain = limit * keeps - price[source.cell, 0]
+            hope[count] = -gain * min(source.gpus, job.most)
+            which[count], gpus[count] = number + one, source.each
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _enough(job: Record, sources: Array, number: int, which: Ints, gpus: Ints) -> bool:
+    """Whether the largest sites, as many as the gang accepts, have the GPUs that it needs."""
+    missing, sites = max(job.least, 2), job.sites_most
+    for one in np.argsort(-gpus):
+        times = 1
+        if which[one] >= number:
+            source = sources[which[one] - number]
+            times = source.gpus // source.each
+        times = min(times, sites)
+        missing -= times * gpus[one]
+        sites -= times
+        if missing <= 0 or sites == 0:
+            break
+    return bool(missing <= 0)
+
+
+@njit(cache=True, nogil=True)
+def _gainful(hope: Floats, which: Ints, count: int) -> int:
+    """Moves those that promise anything to the front; how many."""
+    kept_on = 0
+    for at in range(count):
+        if hope[at] < 0:
+            hope[kept_on], which[kept_on] = hope[at], which[at]
+            kept_on += 1
+    return kept_on
 
 
 @njit(cache=True, nogil=True)

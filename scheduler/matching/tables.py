@@ -3,14 +3,16 @@
 Jobs meet cells by what they accept (class, tier, region, trust, window), so most questions of a job
 are one look into a table over these. Gangs on one site meet places: a class on a site that has
 several nodes, with up to six cells (three tiers, short and long windows). Gangs over several sites
-meet sources: nodes of one cell behind equal uplinks.
+meet places, and sources: nodes of one pooled cell with equal uplinks and as many GPUs, each on a
+site of its own.
 """
 
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numba import njit
 
-from scheduler.matching.arrays import Array, Floats
+from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import Book
 from scheduler.matching.cells import POOL, Cells
 
@@ -35,14 +37,20 @@ CELL: Final = np.dtype(
 """`largest`: the most that one of its nodes has free."""
 PLACE: Final = np.dtype(
     [
-        ("gpu_class", "i4"), ("region", "i4"), ("trust", "i4"), ("net", "i4"),
+        ("uplink", "f8"), ("gpu_class", "i4"), ("region", "i4"), ("trust", "i4"), ("net", "i4"),
         ("cells", "i4", (2 * TIERS,)), ("gpus", "i4", (2 * TIERS,)),
-    ]
+    ],
+    align=True,
 )  # fmt: skip
-"""Its cells by 2 · tier + long, NOWHERE where it has none, and what each has free."""
-SOURCE: Final = np.dtype([("cell", "i4"), ("gpus", "i4"), ("uplink", "f8")])
-"""Sorted by class. The uplink is in Mbit/s."""
+"""Its cells by 2 · tier + long, NOWHERE where it has none, and what each has free. Sorted by class;
+the uplink is in Mbit/s."""
+SOURCE: Final = np.dtype(
+    [("uplink", "f8"), ("cell", "i4"), ("gpus", "i4"), ("each", "i4")], align=True
+)
+"""Sorted by class. Each of its sites has `each` GPUs free, all together `gpus`."""
 NODE: Final = np.dtype([("cell", "i4"), ("free", "i4"), ("ask", "f8")])
+SHARE: Final = np.dtype([("cell", "i4"), ("gpus", "i4")])
+"""What a gang would buy of a cell."""
 
 
 class Rules(NamedTuple):
@@ -63,13 +71,19 @@ class Tables(NamedTuple):
     cells: Array
     places: Array
     sources: Array
+    place_start: Ints
+    """[C + 1] where the places of each class begin, and so the sources."""
+    source_start: Ints
 
 
 def tables(book: Book, kinds: Cells) -> Tables:
     """The tables of a book and its cells."""
+    places, sources = _places(book, kinds), _sources(book, kinds)
+    classes = np.arange(book.job_limit.shape[1] + 1)
     return Tables(
         _jobs(book), np.ascontiguousarray(book.job_limit), _rules(book), _nodes(book, kinds),
-        _cells(book, kinds), _places(book, kinds), _sources(book, kinds),
+        _cells(book, kinds), places, sources, np.searchsorted(places["gpu_class"], classes),
+        np.searchsorted(kinds.gpu_class[sources["cell"]], classes),
     )  # fmt: skip
 
 
@@ -116,29 +130,43 @@ def _cells(book: Book, kinds: Cells) -> Array:
 
 def _places(book: Book, kinds: Cells) -> Array:
     there = np.bincount(kinds.of_node, book.node_gpus, len(kinds)).astype(np.int32)
-    place_of, net_of = np.zeros((2, len(kinds)), np.int64)
+    place_of, site_of = np.zeros((2, len(kinds)), np.int64)
     place_of[kinds.of_node] = kinds.place
-    net_of[kinds.of_node] = book.site_net[book.node_site]
+    site_of[kinds.of_node] = book.node_site
     shared = np.flatnonzero(kinds.site != POOL)
+    shared = shared[np.argsort(kinds.gpu_class[shared], kind="stable")]
     _, first, place = np.unique(place_of[shared], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
     cells = np.full((len(first), 2 * TIERS), NOWHERE, np.int32)
-    cells[place.reshape(-1), 2 * kinds.tier[shared] + kinds.long[shared]] = shared
-    one = shared[first]
+    cells[rank[place.reshape(-1)], 2 * kinds.tier[shared] + kinds.long[shared]] = shared
+    one = shared[np.sort(first)]
+    site = site_of[one]
     return rows(
         PLACE, gpu_class=kinds.gpu_class[one], region=kinds.region[one], trust=kinds.trust[one],
-        net=net_of[one], cells=cells, gpus=np.where(cells == NOWHERE, 0, there[cells]),
+        net=book.site_net[site], uplink=book.site_up_mbps[site], cells=cells,
+        gpus=np.where(cells == NOWHERE, 0, there[cells]),
     )  # fmt: skip
 
 
 def _sources(book: Book, kinds: Cells) -> Array:
-    keys = np.stack(
-        [
-            book.node_class.astype(float),
-            kinds.of_node.astype(float),
-            book.site_up_mbps[book.node_site].astype(float),
-        ],
-        axis=1,
-    )
-    each, of_node = np.unique(keys, axis=0, return_inverse=True)
-    gpus = np.bincount(of_node.reshape(-1), book.node_gpus, len(each))
-    return rows(SOURCE, cell=each[:, 1], uplink=each[:, 2], gpus=gpus)
+    pooled = np.flatnonzero(kinds.site[kinds.of_node] == POOL)
+    cell, free = kinds.of_node[pooled], book.node_gpus[pooled].astype(np.int32)
+    uplink = book.site_up_mbps[book.node_site[pooled]].astype(float)
+    keys = np.stack([book.node_class[pooled].astype(float), cell.astype(float), uplink, free])
+    each, nodes = np.unique(keys, axis=1, return_counts=True)
+    return rows(SOURCE, cell=each[1], uplink=each[2], gpus=nodes * each[3], each=each[3])
+
+
+@njit(cache=True, nogil=True)
+def accepts(job: Record, where: Record) -> bool:
+    """Whether a job goes to a cell, kind or place at all: by its region and trust."""
+    there = job.regions >> np.uint64(where.region) & np.uint64(1)
+    return bool(where.trust <= job.trust and there == 1)
+
+
+@njit(cache=True, nogil=True)
+def kept(job: Record, uplink: float) -> float:
+    """η of a gang's share behind an uplink, Mbit/s; 0 where it never computes in between."""
+    computing = uplink * job.sync_s
+    return computing / (computing + 16 * job.sync_mb) if computing > 0 else 0.0
