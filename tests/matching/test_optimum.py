@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from scheduler.matching.book import Book
 from scheduler.matching.clear import clear
 from scheduler.matching.synthetic import Plan, make
-from tests.matching.optimum import optimum
+from benchmarks.market.optimum import optimum
 from tests.matching.rows import books
 
 
