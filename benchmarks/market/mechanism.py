@@ -19,9 +19,9 @@ import numpy as np
 
 from benchmarks.market.books import LARGE, large
 from benchmarks.market.harness import Result, clear, compile_engine, parser
+from benchmarks.market.worth import utilities
 from scheduler.matching.book import Book
 from scheduler.matching.check import check
-from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
 
 SHARES = (0.05, 0.10, 0.20)
@@ -128,33 +128,6 @@ def _add_gains(
 
 def _honest(book: Book) -> Honest:
     return Honest(book, utilities(book, clear(book)))
-
-
-def utilities(book: Book, matches: Matches) -> dict[str, np.ndarray]:
-    """USD per hour of each job [J] and node [N], by the limits and asks of `book`."""
-    job, node, gpus = matches.job, matches.node, matches.gpus.astype(float)
-    worth = _worth(book, matches)
-    received = np.maximum(matches.price, book.node_ask[node])
-    return {
-        "buyers": np.bincount(job, gpus * (worth - matches.price), book.jobs),
-        "sellers": np.bincount(node, gpus * (received - book.node_ask[node]), book.nodes),
-    }
-
-
-def _worth(book: Book, matches: Matches) -> np.ndarray:
-    """[M] limit · η − risk."""
-    job, node, params = matches.job, matches.node, book.params
-    site, gpu_class = book.node_site[node], book.node_class[node]
-    size = np.bincount(job, matches.gpus, book.jobs)[job]
-    kappa, limit = book.job_kappa[job].astype(float), book.job_limit[job, gpu_class]
-    slow = np.where(book.class_nvlink[gpu_class] == 1, 0.0, params.penalty_node_pcie)
-    pace = book.site_up_mbps[site].astype(float) * book.job_sync_s[job].astype(float)
-    over = pace / np.maximum(pace + 16 * book.job_sync_mb[job].astype(float), 1e-9)
-    in_site = 1 - np.array(params.penalty_site)[book.site_net[site]] * kappa
-    in_node = np.where(size > 1, 1 - slow * kappa, 1.0)
-    keeps = np.choose(np.maximum(matches.level[job], 0), [in_node, in_site, over])
-    rate = np.array(params.failures_per_gpu_hour)[book.node_tier[node]]
-    return np.asarray(limit * (keeps - rate * size * book.job_hours_lost[job].astype(float)))
 
 
 def _utility_of_lie(one: Honest, side: str, agent: int, share: float) -> float:
