@@ -7,8 +7,8 @@ ones. A ratio above 100 % would be a book that the simpler way matches better.
 """
 
 from benchmarks.market import greedy
-from benchmarks.market.harness import Result, compile_engine, parser, timed
 from benchmarks.market.books import LARGE, large
+from benchmarks.market.harness import Result, compile_engine, parser, timed
 from scheduler.matching.book import Book
 from scheduler.matching.synthetic import Plan, make
 

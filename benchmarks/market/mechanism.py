@@ -11,8 +11,9 @@ also cleared honestly under another seed for ties; that row is noise, and what a
 gain less the noise's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _check_books(seeds: range, quick: bool, out: object) -> None:
+def _check_books(seeds: range, quick: bool, out: Path | None) -> None:
     columns = ["book", "books", "violations", "double lets", "make-whole, % of turnover, mean",
                "most", "trades"]  # fmt: skip
     result = Result("mechanism", columns, list(seeds), quick)
@@ -61,7 +62,7 @@ def _check_books(seeds: range, quick: bool, out: object) -> None:
     result.finish(out)
 
 
-def _add_books(result: Result, name: str, books) -> None:
+def _add_books(result: Result, name: str, books: Iterable[Book]) -> None:
     count = faults = double = trades = 0
     shares = []
     for book in books:
@@ -75,7 +76,7 @@ def _add_books(result: Result, name: str, books) -> None:
     result.add(name, count, faults, double, float(np.mean(shares)), max(shares), trades)
 
 
-def _misreport(seeds: range, quick: bool, out: object) -> None:
+def _misreport(seeds: range, quick: bool, out: Path | None) -> None:
     columns = ["book", "who", "says", "agents", "mean gain, % of utility", "less noise, %",
                "median, %", "95th percentile, %", "who gain over 2 %, %", "utility changed, %"]  # fmt: skip
     result = Result("misreports", columns, list(seeds), quick)

@@ -7,7 +7,7 @@ than the rules in what costs little, always to the jobs' advantage, so its value
 that HiGHS proves of it) is a bound on any matches:
 
 - sizes of an elastic gang over several nodes go in bands of a seventh, at the risk of the least;
-- a gang over several sites may take any number of them and as little in each as it likes;
+- a gang over several sites counts each by the part of it that it takes, and may take little there;
 - a share of 3, 5, 6 or 7 GPUs of one node may be cut over nodes of its cell.
 """
 
@@ -22,6 +22,25 @@ from scheduler.matching.cells import POOL, SLOTS, Cells, cells
 from scheduler.matching.values import Terms, terms
 
 _BAND = 7
+
+
+class _Way(NamedTuple):
+    """One job against all cells."""
+
+    book: Book
+    kinds: Cells
+    job: int
+    term: Terms
+
+
+class _Source(NamedTuple):
+    """GPUs of one cell: what one of them gains (USD per hour), how many there are, and how many
+    one site gives at most."""
+
+    cell: int
+    gain: float
+    gpus: float
+    on_site: float
 
 
 class Proof(NamedTuple):
@@ -111,7 +130,11 @@ def _as_lp(rows: _Rows, relaxed: bool) -> highspy.HighsLp:
 
 def _add_node(rows: _Rows, book: Book, kinds: Cells, node: int) -> None:
     """What it lets in each slot: slots of `size` and larger hold no more than fits in whole ones."""
-    free, ask, cell = int(book.node_gpus[node]), float(book.node_ask[node]), int(kinds.of_node[node])
+    free, ask, cell = (
+        int(book.node_gpus[node]),
+        float(book.node_ask[node]),
+        int(kinds.of_node[node]),
+    )
     held = {size: rows.rule(("node", node, size), free // size * size) for size in SLOTS}
     for size in SLOTS:
         if size <= free:
@@ -137,7 +160,7 @@ def _add_job(rows: _Rows, book: Book, kinds: Cells, job: int) -> None:
         start = max(least, 2)
         while start <= most:
             end = min(start + start // _BAND, most)
-            _add_gang(rows, book, kinds, job, term, (start, end))
+            _add_gang(rows, _Way(book, kinds, job, term), (start, end))
             start = end + 1
 
 
@@ -146,53 +169,64 @@ def _cut(size: int) -> list[tuple[int, int]]:
     return [(8, size // 8)] * (size >= 8) + [(slot, 1) for slot in (4, 2, 1) if size & slot]
 
 
-def _add_gang(
-    rows: _Rows, book: Book, kinds: Cells, job: int, term: Terms, band: tuple[int, int]
-) -> None:
+def _add_gang(rows: _Rows, way: _Way, band: tuple[int, int]) -> None:
     """Over several nodes of a site; and, if it may, over sites."""
+    book, kinds, job, term = way
     there = np.bincount(kinds.of_node, book.node_gpus, len(kinds))
     in_site = term.limit * term.in_site - band[0] * term.risk
-    pooled = kinds.site == POOL
     fits = (term.limit > 0) & (there > 0)
     place = kinds.site * len(book.class_nvlink) + kinds.gpu_class
-    for one in np.unique(place[fits & ~pooled]):
-        here = np.flatnonzero(fits & ~pooled & (place == one))
-        if there[here].sum() >= band[0]:
-            _add_shares(rows, job, band, [(int(k), in_site[k], there[k]) for k in here])
+    for one in np.unique(place[fits & (kinds.site != POOL)]):
+        here = np.flatnonzero(fits & (kinds.site != POOL) & (place == one))
+        shares = [_Source(int(k), in_site[k], there[k], there[k]) for k in here]
+        _add_shares(rows, job, band, shares)
     if book.job_level[job] >= 2 and book.job_sites_max[job] > 1:
-        sources = _sources(book, kinds, term)
+        sources = _sources(way, band[0])
         for gpu_class in np.unique(kinds.gpu_class[fits]):
-            shares = [(k, term.limit[k] * keeps - band[0] * term.risk[k], gpus)
-                      for k, keeps, gpus in sources if kinds.gpu_class[k] == gpu_class]  # fmt: skip
-            if sum(gpus for _, _, gpus in shares) >= band[0]:
-                _add_shares(rows, job, band, shares)
+            shares = [one for one in sources if kinds.gpu_class[one.cell] == gpu_class]
+            _add_shares(rows, job, band, shares, int(book.job_sites_max[job]))
 
 
 def _add_shares(
-    rows: _Rows, job: int, band: tuple[int, int], shares: list[tuple[int, float, float]]
+    rows: _Rows, job: int, band: tuple[int, int], shares: list[_Source], sites: int = 0
 ) -> None:
-    """One choice, and GPUs of each (cell, gain of a GPU, GPUs there); all or nothing."""
+    """One choice, and GPUs of each source; all or nothing. `sites`: at most so many of them."""
     least, most = band
+    if sum(one.gpus for one in shares) < least:
+        return
     name = (job, band, len(rows.gain))
     choice = rows.variable(0.0, 1.0, True, (rows.rule(("job", job), 1.0), 1.0))
     above, below = rows.rule(("above", *name)), rows.rule(("below", *name))
     rows.put(above, choice, -float(most))
     rows.put(below, choice, float(least))
-    for number, (cell, gain, gpus) in enumerate(shares):
-        most_here = min(most, gpus)
+    few = []
+    if sites:  # each site that is used counts by the part of it that is, which is at most once
+        few = [rows.rule(("sites", *name))]
+        rows.put(few[0], choice, -float(sites))
+    for number, one in enumerate(shares):
+        most_here = min(most, one.gpus)
         tied = rows.rule(("tied", *name, number))
         rows.put(tied, choice, -float(most_here))
         rows.variable(
-            float(gain), float(most_here), False, (above, 1.0), (below, -1.0), (tied, 1.0),
-            (rows.rule(("cell", cell, 1)), 1.0),
+            float(one.gain), float(most_here), False, (above, 1.0), (below, -1.0), (tied, 1.0),
+            (rows.rule(("cell", one.cell, 1)), 1.0), *((row, 1 / one.on_site) for row in few),
         )  # fmt: skip
 
 
-def _sources(book: Book, kinds: Cells, term: Terms) -> list[tuple[int, float, float]]:
-    """(cell, η between sites, GPUs) of nodes of one cell with equal uplinks, where it may run."""
+def _sources(way: _Way, size: int) -> list[_Source]:
+    """Nodes of one cell with equal uplinks, where the job may run as one of a gang over sites."""
+    book, kinds, _, term = way
     keeps = term.over_sites[book.node_site]
     may = (term.limit[kinds.of_node] > 0) & (keeps > 0) & (book.node_gpus > 0)
-    keys = np.stack([kinds.of_node[may].astype(float), keeps[may]], axis=1)
+    free, cell = book.node_gpus[may].astype(float), kinds.of_node[may]
+    on_site = np.bincount(kinds.place[may], free, kinds.place.max() + 1)[kinds.place[may]]
+    keys = np.stack([cell.astype(float), keeps[may]], axis=1)
     each, of_node = np.unique(keys, axis=0, return_inverse=True)
-    gpus = np.bincount(of_node.reshape(-1), book.node_gpus[may], len(each))
-    return [(int(k), float(eta), float(n)) for (k, eta), n in zip(each, gpus, strict=True)]
+    gpus, largest = np.bincount(of_node.reshape(-1), free, len(each)), np.zeros(len(each))
+    np.maximum.at(largest, of_node.reshape(-1), on_site)
+    return [
+        _Source(
+            int(k), float(term.limit[int(k)] * eta - size * term.risk[int(k)]), float(n), float(m)
+        )
+        for (k, eta), n, m in zip(each, gpus, largest, strict=True)
+    ]

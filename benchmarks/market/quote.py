@@ -1,6 +1,6 @@
 """One quote against the whole book, in process, at the prices of its last round.
 
-    python -m benchmarks.market.quote [--quick]
+python -m benchmarks.market.quote [--quick]
 """
 
 import time
