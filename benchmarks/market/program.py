@@ -35,12 +35,13 @@ class _Way(NamedTuple):
 
 class _Source(NamedTuple):
     """GPUs of one cell: what one of them gains (USD per hour), how many there are, and how many
-    one site gives at most."""
+    one site gives at most; the site's number, or POOL."""
 
     cell: int
     gain: float
     gpus: float
     on_site: float
+    site: int
 
 
 class Proof(NamedTuple):
@@ -178,10 +179,10 @@ def _add_gang(rows: _Rows, way: _Way, band: tuple[int, int]) -> None:
     place = kinds.site * len(book.class_nvlink) + kinds.gpu_class
     for one in np.unique(place[fits & (kinds.site != POOL)]):
         here = np.flatnonzero(fits & (kinds.site != POOL) & (place == one))
-        shares = [_Source(int(k), in_site[k], there[k], there[k]) for k in here]
+        shares = [_Source(int(k), in_site[k], there[k], there[k], int(kinds.site[k])) for k in here]
         _add_shares(rows, job, band, shares)
     if book.job_level[job] >= 2 and book.job_sites_max[job] > 1:
-        sources = _sources(way, band[0])
+        sources = _sources(way, band)
         for gpu_class in np.unique(kinds.gpu_class[fits]):
             shares = [one for one in sources if kinds.gpu_class[one.cell] == gpu_class]
             _add_shares(rows, job, band, shares, int(book.job_sites_max[job]))
@@ -207,26 +208,37 @@ def _add_shares(
         most_here = min(most, one.gpus)
         tied = rows.rule(("tied", *name, number))
         rows.put(tied, choice, -float(most_here))
+        at = [(row, 1 / one.on_site) for row in few]
+        if few and one.site != POOL:  # its cells together give no more than one site may
+            shared = ("site", *name, one.site)
+            if shared not in rows.named:
+                rows.put(rows.rule(shared), choice, -one.on_site)
+            at.append((rows.rule(shared), 1.0))
         rows.variable(
             float(one.gain), float(most_here), False, (above, 1.0), (below, -1.0), (tied, 1.0),
-            (rows.rule(("cell", one.cell, 1)), 1.0), *((row, 1 / one.on_site) for row in few),
+            (rows.rule(("cell", one.cell, 1)), 1.0), *at,
         )  # fmt: skip
 
 
-def _sources(way: _Way, size: int) -> list[_Source]:
+def _sources(way: _Way, band: tuple[int, int]) -> list[_Source]:
     """Nodes of one cell with equal uplinks, where the job may run as one of a gang over sites."""
-    book, kinds, _, term = way
+    book, kinds, job, term = way
     keeps = term.over_sites[book.node_site]
     may = (term.limit[kinds.of_node] > 0) & (keeps > 0) & (book.node_gpus > 0)
+    on_site = np.bincount(kinds.place[may], book.node_gpus[may], kinds.place.max() + 1)[kinds.place]
+    # Each site gives so many at least, so none gives all the others.
+    least = int(book.job_site_gpus_min[job])
+    may &= on_site >= least
     free, cell = book.node_gpus[may].astype(float), kinds.of_node[may]
-    on_site = np.bincount(kinds.place[may], free, kinds.place.max() + 1)[kinds.place[may]]
     keys = np.stack([cell.astype(float), keeps[may]], axis=1)
     each, of_node = np.unique(keys, axis=0, return_inverse=True)
     gpus, largest = np.bincount(of_node.reshape(-1), free, len(each)), np.zeros(len(each))
-    np.maximum.at(largest, of_node.reshape(-1), on_site)
+    np.maximum.at(largest, of_node.reshape(-1), np.minimum(on_site[may], band[1] - least))
+    pooled = kinds.site[each[:, 0].astype(int)] == POOL
+    gpus = np.where(pooled, gpus, np.minimum(gpus, largest))
+    gain = [term.limit[int(k)] * eta - band[0] * term.risk[int(k)] for k, eta in each]
     return [
-        _Source(
-            int(k), float(term.limit[int(k)] * eta - size * term.risk[int(k)]), float(n), float(m)
-        )
-        for (k, eta), n, m in zip(each, gpus, largest, strict=True)
+        _Source(int(k), float(one), float(n), float(m), int(kinds.site[int(k)]))
+        for (k, _), one, n, m in zip(each, gain, gpus, largest, strict=True)
+        if m > 0
     ]
