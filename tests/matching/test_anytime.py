@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.market.optimum import optimum
 from scheduler.matching.anytime import clear
 from scheduler.matching.book import Book, renumbered, reordered
 from scheduler.matching.clear import clear as clear_at_once
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
-from tests.matching.optimum import optimum
 from tests.matching.rows import SITE, a_book, a_node, an_order, books, checked, edited
 from tests.matching.test_clear import HITS, MISSES, placed, where
 

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 
+from benchmarks.market.optimum import optimum
 from scheduler.matching.book import Book
 from scheduler.matching.clear import clear
 from scheduler.matching.synthetic import Plan, make
-from tests.matching.optimum import optimum
 from tests.matching.rows import books
 
 

@@ -5,6 +5,7 @@ prices, so it may let trades that no uniform price supports: what it finds is a 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import highspy
 import numpy as np
@@ -20,12 +21,12 @@ class _Program:
     on_node: dict[int, list] = field(default_factory=dict)
     of_job: dict[int, list] = field(default_factory=dict)
 
-    def choice(self, job: int, gain: float):
+    def choice(self, job: int, gain: float) -> Any:
         variable = self.model.addBinary(obj=gain)
         self.of_job.setdefault(job, []).append(variable)
         return variable
 
-    def gpus(self, node: int, most: int, gain: float):
+    def gpus(self, node: int, most: int, gain: float) -> Any:
         variable = self.model.addIntegral(0, most, obj=gain)
         self.on_node.setdefault(node, []).append(variable)
         return variable

@@ -1,0 +1,50 @@
+"""The engine beside first-come, price priority and price-blind FIFO, on the same books.
+
+    python -m benchmarks.market.baselines [--quick]
+
+What the three do is written in `greedy`. Ours has a second for large books, a quarter for middle
+ones. A ratio above 100 % would be a book that the simpler way matches better.
+"""
+
+from benchmarks.market import greedy
+from benchmarks.market.books import LARGE, large
+from benchmarks.market.harness import Result, compile_engine, parser, timed
+from scheduler.matching.book import Book
+from scheduler.matching.synthetic import Plan, make
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the table."""
+    given = parser(__doc__).parse_args(arguments)
+    seeds = range(1) if given.quick else range(3)
+    columns = ["book", "seed", "ours, USD/h", "ours, s"]
+    columns += [text for rule in greedy.RULES for text in (f"{rule}, % of ours", f"{rule}, s")]
+    result = Result("baselines", columns, list(seeds), given.quick)
+    compile_engine()
+    for rule in greedy.RULES:
+        greedy.place(make(Plan(jobs=20, nodes=20, seed=0)), rule)
+    for seed in seeds:
+        for name, book, seconds in _books(seed, given.quick):
+            result.add(name, seed, *_row(book, seconds))
+    result.finish(given.out)
+    return 0
+
+
+def _books(seed: int, quick: bool) -> list[tuple[str, Book, float]]:
+    middle = ("1,000 × 5,000", make(Plan(jobs=1000, nodes=5000, seed=seed)), 0.25)
+    scale = 50 if quick else 1
+    small = [] if quick else [middle]
+    return small + [(f"10,000 × 50,000, {kind}", large(kind, seed, scale), 1.0) for kind in LARGE]
+
+
+def _row(book: Book, seconds: float) -> list[float]:
+    ours = timed(book, seconds)
+    cells = [ours.matches.welfare, ours.wall]
+    for rule in greedy.RULES:
+        placed, spent = greedy.timed(book, rule)
+        cells += [100 * placed.welfare / ours.matches.welfare, spent]
+    return cells
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

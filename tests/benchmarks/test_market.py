@@ -1,0 +1,121 @@
+"""The market's benchmarks run, and what they compare is legal; their figures are not tested."""
+
+import csv
+import gzip
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.market import greedy, harness, report
+from benchmarks.market.books import churned, large
+from benchmarks.market.optimum import optimum
+from benchmarks.market.program import prove
+from benchmarks.market.worth import utilities
+from scheduler.matching.check import check
+from scheduler.matching.clear import clear
+from scheduler.matching.matches import Matches
+from scheduler.matching.synthetic import Plan, make
+
+pytestmark = pytest.mark.timeout(300)  # its loops are compiled first
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of the real ones' shapes."""
+    folder = tmp_path_factory.mktemp("traces")
+    random = np.random.Generator(np.random.PCG64(0))
+    (folder / "philly").mkdir()
+    with gzip.open(folder / "philly" / "philly.csv.gz", "wt") as file:
+        rows = csv.writer(file)
+        rows.writerow(["timestamp", "duration", "num_gpus", "gpu_time", "cluster"])
+        for minute in range(300):
+            when = f"2017-10-0{1 + minute // 60} 07:{minute % 60:02}:00"
+            rows.writerow([when, random.integers(60, 9000), random.choice([1, 2, 8]), 0, "a"])
+    (folder / "prices").mkdir()
+    with gzip.open(folder / "prices" / "gpu_prices_a.csv.gz", "wt") as file:
+        file.write("timestamp,gpu,socket,min,p10,median,p90,mean,offers,available,providers\n")
+        file.writelines(
+            f"t{at},H100_80GB,SXM5,1.9,2.0,2.4,3.0,2.4,20,12,a:1.9\n" for at in range(8)
+        )
+    (folder / "prices_2026_vast_verda.csv").write_text(
+        "gpu,gpus_in_offer,usd_per_hour_offer,usd_per_gpu_hour,region,market\n"
+        "H100-SXM,1,1.87,1.870,US/NA,vast\nH100-SXM,1,2.29,2.290,FI/EU,verda-ondemand\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["small", "middle", "large", "quote", "baselines", "mechanism", "replay", "costs"],
+)
+def test_a_quick_run_leaves_a_table_that_the_report_reads(
+    name: str, traces: Path, tmp_path: Path
+) -> None:
+    needs = ["--traces", str(traces)] if name in {"replay", "costs"} else []
+    script = importlib.import_module(f"benchmarks.market.{name}")
+    assert script.main(["--quick", "--out", str(tmp_path), *needs]) == 0
+    shutil.copy(harness.HERE / "README.md", tmp_path)
+    assert report.main(tmp_path, tmp_path) == 0
+    left = json.loads((tmp_path / f"{name}.json").read_text())
+    assert left["rows"]
+    assert report.table(left) in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("rule", greedy.RULES)
+@pytest.mark.parametrize("kind", ["default", "gang-heavy"])
+def test_the_simpler_ways_match_by_the_same_rules(rule: str, kind: str) -> None:
+    """The checker finds nothing but prices, which these have not."""
+    book = large(kind, seed=1, scale=50)
+    placed = greedy.place(book, rule)
+    assert len(placed.job) > 50
+    faults = check(book, _as_matches(book, placed))
+    assert [fault for fault in faults if "bound" not in fault] == []
+
+
+def test_the_program_bounds_the_optimum_closely() -> None:
+    for seed in range(3):
+        book = make(Plan(jobs=30, nodes=50, seed=seed))
+        best = optimum(book)
+        proof, relaxed = prove(book, 30), prove(book, 30, relaxed=True)
+        assert best * (1 - 1e-6) <= proof.bound <= 1.01 * best
+        assert proof.bound <= relaxed.bound * (1 + 1e-4)
+
+
+def test_buyers_and_sellers_share_the_welfare() -> None:
+    book = make(Plan(jobs=60, nodes=90, seed=3))
+    matches = clear(book)
+    shared = utilities(book, matches)
+    total = shared["buyers"].sum() + shared["sellers"].sum() - matches.make_whole
+    assert total == pytest.approx(matches.welfare)
+
+
+def test_churn_changes_about_as_much_as_it_says() -> None:
+    book = make(Plan(jobs=2000, nodes=2000, seed=0))
+    after = churned(book, 0.02, seed=0)
+    assert 10 < (after.job_id != book.job_id).sum() < 90
+    assert 10 < (after.node_ask != book.node_ask).sum() < 90
+    assert (after.job_id == book.job_id).mean() > 0.9
+
+
+def _as_matches(book, placed: greedy.Placed) -> Matches:
+    """Rows cut into slots, at no price: buyers would pay nothing, and prices prove nothing."""
+    rows = [
+        (job, node, slot)
+        for job, node, gpus in zip(placed.job, placed.node, placed.gpus, strict=True)
+        for slot in [8] * (gpus // 8) + [size for size in (4, 2, 1) if gpus & size]
+    ]
+    job, node, gpus = np.array(rows).T
+    level, gpu_class = np.full((2, book.jobs), -1)
+    for one in np.unique(job):
+        nodes = np.unique(node[job == one])
+        level[one] = 0 if len(nodes) == 1 else 1 + (len(np.unique(book.node_site[nodes])) > 1)
+    gpu_class[job] = book.node_class[node]
+    return Matches(
+        job.astype("<i4"), node.astype("<i4"), gpus.astype("|i1"), np.zeros(len(job)),
+        level.astype("|i1"), gpu_class.astype("<i2"), np.zeros((book.nodes, 4)),
+        placed.welfare, 0.0, float((gpus * book.node_ask[node]).sum()), 0.0,
+    )  # fmt: skip
