@@ -153,6 +153,7 @@ class _Room:
         self.pools = list(_pools(book, self.kinds, running, ~self.stays))
         self.level = np.array([pool.level for pool in self.pools], np.int64)
         self.cell = np.array([pool.cell for pool in self.pools], np.int64)
+        self.node = np.array([pool.nodes[0] for pool in self.pools], np.int64)
         self.ask = np.array([pool.ask for pool in self.pools])
         freed = [int(running.gpus[pool.rows].sum()) for pool in self.pools]
         # [pool, k] the least that freeing k GPUs or more costs, USD per hour.
@@ -210,10 +211,12 @@ class _Room:
             self.free[node] -= part
         held = {node: gpus for node, gpus in held.items() if gpus}
         self.stays |= leaving
-        touched = {*held, *running.node[leaving].tolist()}
-        self._count(
-            [at for at, each in enumerate(self.pools) if touched & set(each.nodes.tolist())]
+        touched = np.unique([*held, *running.node[leaving & (running.node >= 0)].tolist()])
+        cells_touched = self.kinds.of_node[touched]
+        mine = np.where(
+            self.level == _NODE, np.isin(self.node, touched), np.isin(self.cell, cells_touched)
         )
+        self._count(np.flatnonzero(mine).tolist())
         return Displacement(job, tuple(gangs), tuple(held), tuple(held.values()), gain)
 
     def _surplus(self, job: int, term: Terms, level: Ints, cell: Ints, ask: Floats) -> Floats:
