@@ -12,7 +12,7 @@ from buyers.hub_models import Fetch
 from buyers.models import Dataset, Job, Quote
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
-from scheduler import jobs, quoting, tasks
+from scheduler import changes, jobs, quoting, tasks
 
 
 def resolved(org: Org, request: JobRequest, *, now: datetime) -> JobRequest:
@@ -36,6 +36,13 @@ def submit(org: Org, request: JobRequest, *, by: User, now: datetime) -> Job:
 def resume(job: Job, *, by: User, now: datetime, budget: str = "") -> Job:
     """`scheduler.jobs.resume`; a round is rung for."""
     job = jobs.resume(job, by=by, now=now, budget=budget)
+    tasks.ring(tasks.clear_market)
+    return job
+
+
+def accept(job: Job, *, term: str, to: str, gpu_class: str, by: User, now: datetime) -> Job:
+    """`scheduler.changes.accept`; a round is rung for."""
+    job = changes.accept(job, term=term, to=to, gpu_class=gpu_class, by=by, now=now)
     tasks.ring(tasks.clear_market)
     return job
 

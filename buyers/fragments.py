@@ -9,7 +9,7 @@ from buyers import jobview
 from buyers.models import Job
 from scheduler import receipts
 
-_OF_VIEW: Final = ("state", "cost", "where", "checkpoints", "artifact", "story")
+_OF_VIEW: Final = ("state", "waiting", "cost", "where", "checkpoints", "artifact", "story")
 
 
 def of_job(job: Job, *, now: datetime) -> dict[str, str]:

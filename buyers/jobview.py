@@ -14,7 +14,8 @@ from buyers.models import Artifact, Checkpoint, Job, MetricPoint
 from marketplace import storage, telemetry
 from marketplace.core.errors import MarketError
 from marketplace.models import StateChange
-from scheduler import jobs, restores
+from scheduler import explaining, jobs, restores
+from scheduler.explaining import JobTold
 from scheduler.models import Assignment, Lease
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class JobView:
     now: datetime
     words: str
     """Its state in words: why it waits, where it runs, how it ended."""
+    told: JobTold | None
+    """Why it waits and what would place it, by the last round that looked at it."""
     lease: Lease | None
     """The live one, else the last."""
     shares: Sequence[Assignment]
@@ -84,13 +87,15 @@ class JobView:
 
 def look(job: Job, *, now: datetime) -> JobView:
     """Reads it all; a fixed number of queries, and those of `jobs.describe`."""
+    told = explaining.of_job(job)
     lease = jobs.current_lease(job)
     found = lease.assignments.select_related("node__site__org", "lease") if lease else None
     shares = list(found.order_by("rank")) if found is not None else []
     return JobView(
         job=job,
         now=now,
-        words=jobs.describe(job),
+        words=jobs.describe(job, told),
+        told=told,
         lease=lease,
         shares=shares,
         checkpoints=list(job.checkpoints.exclude(committed_at=None).order_by("-step", "-epoch")),

@@ -10,6 +10,7 @@ from rest_framework import serializers
 from buyers import checking
 from buyers.jobview import JobView
 from buyers.models import Artifact, Dataset, Job, Quote
+from buyers.told_serializers import JobToldOut
 from marketplace.core.hardware import Level, Tier, Trust
 from scheduler import receipts
 from scheduler.models import Assignment, Lease
@@ -291,6 +292,7 @@ class JobOut(serializers.Serializer[JobView]):
 
     words = serializers.CharField()
     may = serializers.ListField(child=serializers.CharField())
+    told = JobToldOut(allow_null=True, help_text="While it waits, once a round has looked at it")
     lease = LeaseOut(allow_null=True)
     nodes = ShareOut(source="shares", many=True)
     artifact = serializers.UUIDField(source="artifact.pk", allow_null=True, default=None)

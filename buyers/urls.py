@@ -26,6 +26,7 @@ page_urls = [
     path("jobs/<uuid:pk>/cancel/", views.cancel, name="cancel_job"),
     path("jobs/<uuid:pk>/stop/", views.stop, name="stop_job"),
     path("jobs/<uuid:pk>/resume/", views.resume, name="resume_job"),
+    path("jobs/<uuid:pk>/accept/", views.accept, name="accept_change"),
     path("artifacts/<uuid:pk>/", modelviews.model, name="model"),
     path("artifacts/<uuid:pk>/file/", modelviews.artifact_file, name="artifact_file"),
     path("artifacts/<uuid:pk>/card/", modelviews.card, name="model_card"),

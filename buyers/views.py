@@ -191,6 +191,18 @@ def resume(request: MemberRequest, pk: UUID) -> HttpResponse:
     return _changed(request, pk, control.resume, budget=budget)
 
 
+@login_required
+@require_POST
+def accept(request: MemberRequest, pk: UUID) -> HttpResponse:
+    """Makes one change that would place it: `change` is its term, what to, and a GPU class."""
+    term, to, gpu_class, *_ = [*request.POST.get("change", "").split(" "), "", "", ""]
+    control.accept(_job(request, pk), term=term, to=to, gpu_class=gpu_class, **by(request))
+    if not request.htmx:
+        return redirect("job", pk)
+    view = jobview.look(_job(request, pk), now=timezone.now())
+    return render(request, "buyers/_job_waiting.html", {"view": view})
+
+
 def _job(request: MemberRequest, pk: UUID) -> Job:
     mine = Job.objects.of(org_of(request)).select_related("created_by", "packages", "image")
     return get_object_or_404(mine, pk=pk)

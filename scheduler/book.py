@@ -13,12 +13,11 @@ from typing import Final
 
 from django.conf import settings
 from django.db.models import Count, Prefetch, Q, QuerySet
-from django.utils import timezone
 
 from buyers import secrets
 from buyers.models import Job
 from marketplace.core import windows
-from marketplace.core.fit import Stands, Wants, misfit
+from marketplace.core.fit import Stands, Wants
 from marketplace.core.hardware import Tier, Trust
 from marketplace.core.money import gross_ask
 from marketplace.core.reliability import Outcome, Reliability, assess
@@ -133,16 +132,6 @@ def wants(job: Job) -> Wants:
         torch=job.packages.torch if job.packages else "",
         registry=job.image.registry if job.image else "",
     )
-
-
-def why_waiting(job: Job) -> dict[str, int]:
-    """Why no offer has been given to this job, in words → how many offers; most frequent first."""
-    wanted = wants(job)
-    counted = Counter(misfit(wanted, row.stands) for row in standing(timezone.now()))
-    counted.pop("", None)
-    if not counted:
-        return {}
-    return dict(counted.most_common())
 
 
 def _standing(offer: Offer, tier: Tier, now: datetime) -> Standing | None:

@@ -24,8 +24,9 @@ from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from scheduler import book as market
-from scheduler import leases, prices
+from scheduler import explaining, leases, prices
 from scheduler.book import Standing
+from scheduler.explaining import Cleared
 from scheduler.leases import MARKET_LOCK, Placement
 from scheduler.matching.book import Book, ClassRow, Order, SiteRow, Supply, build, digest
 from scheduler.matching.clear import clear
@@ -47,26 +48,34 @@ class Snapshot:
     book: Book
     jobs: Sequence[Job]
     rows: Sequence[Standing]
+    wanted: Sequence[Wants]
+    standing: Sequence[Standing]
+    """All open offers: the rows are those with something free."""
 
 
 def clear_market(*, now: datetime) -> int:
     """One round; returns how many jobs it placed. Call it from one process at a time."""
     snapshot = read(now)
-    if not snapshot.jobs or not snapshot.rows:
+    if not snapshot.jobs:
         return 0
     started = time.perf_counter()
     matches = clear(snapshot.book)
     seconds = time.perf_counter() - started
-    with transaction.atomic():
-        locks.hold(MARKET_LOCK)
-        return _commit(snapshot, matches, seconds=seconds, now=now)
+    placed = 0
+    if snapshot.rows:
+        with transaction.atomic():
+            locks.hold(MARKET_LOCK)
+            placed = _commit(snapshot, matches, seconds=seconds, now=now)
+    explaining.tell(_cleared(snapshot, matches, seconds), now=now)
+    return placed
 
 
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
     queued = Job.objects.queued().select_related("org", "packages", "image")
     jobs = list(queued.order_by("queued_at", "pk"))
-    rows = [row for row in market.standing(now) if row.free] if jobs else []
+    standing = market.standing(now) if jobs else []
+    rows = [row for row in standing if row.free]
     wanted = {job.pk: market.wants(job) for job in jobs}
     products = _products(list(wanted.values()), rows)
     return Snapshot(
@@ -79,6 +88,8 @@ def read(now: datetime) -> Snapshot:
         ),
         jobs,
         rows,
+        list(wanted.values()),
+        standing,
     )
 
 
@@ -195,6 +206,14 @@ def _classes(rows: Sequence[Standing], products: _Products) -> list[ClassRow]:
     return [ClassRow(name, nvlink) for name, nvlink in linked.items()]
 
 
+def _cleared(snapshot: Snapshot, matches: Matches, seconds: float) -> Cleared:
+    """The round as it is explained to those who got nothing."""
+    return Cleared(
+        book=snapshot.book, matches=matches, jobs=snapshot.jobs, wanted=snapshot.wanted,
+        rows=snapshot.rows, standing=snapshot.standing, seconds=seconds, clear=clear,
+    )  # fmt: skip
+
+
 def _seed(now: datetime) -> int:
     """Published with the round; nobody can choose it, and anybody can recompute it."""
     return int(now.timestamp() * 1000)
@@ -248,6 +267,8 @@ def _still_good(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Pla
     placements = []
     for index, rows in by_job.items():
         job = jobs.get(snapshot.jobs[index].pk)
+        if job and not job.gpus_min <= sum(gpus for _, gpus, _ in rows) <= job.gpus_max:
+            job = None
         seats = _seats(snapshot, rows, fresh, free) if job else None
         if job is None or seats is None:
             moved = snapshot.jobs[index].pk

@@ -18,6 +18,7 @@ from marketplace.core.specs import JobRequest
 from marketplace.ledger import services as ledger
 from marketplace.models import Org
 from scheduler import book, escrow, leases, limits, metering, timing
+from scheduler.explaining import JobTold
 from scheduler.leases import MARKET_LOCK, Placement
 from scheduler.models import Lease
 from scheduler.specs import Seat
@@ -40,7 +41,7 @@ def submit(org: Org, request: JobRequest, *, by: User, now: datetime) -> Job:
     job = buyers.create_job(
         org, request, plan=plan, limits=capped, order=Job.Order.BID, by=by, now=now
     )
-    _require_start(job, min(capped.values()))
+    require_start(job, min(capped.values()))
     transaction.on_commit(lambda: telemetry.job_changed(job.pk), robust=True)
     return job
 
@@ -73,7 +74,7 @@ def take(quote: Quote, *, option: int, by: User, now: datetime) -> Job:
             "micros": chosen["total"],
         },
     )  # fmt: skip
-    _require_start(job, price)
+    require_start(job, price)
     placement = Placement(job, chosen["gpu_class"], int(chosen["level"]), seats)
     if not leases.place([placement], round=None, now=now):
         raise NotEnoughMoney("the wallet doesn't cover the start of this job; top it up")
@@ -114,7 +115,7 @@ def resume(job: Job, *, by: User, now: datetime, budget: str = "") -> Job:
             spent = format_amount(job.spent_micros)
             raise Invalid(f"the job has already spent {spent}; the budget must be more than that",
                           field="budget")  # fmt: skip
-    _require_start(job, min(job.limits.values()))
+    require_start(job, min(job.limits.values()))
     job.fruitless, job.avoid_nodes = 0, []
     job.save(update_fields=["budget_micros", "fruitless", "avoid_nodes"])
     job.advance("resume", now=now, by=by.get_username(), queued_at=now)
@@ -127,11 +128,12 @@ def current_lease(job: Job) -> Lease | None:
     return job.leases.order_by("-epoch").first()
 
 
-def describe(job: Job) -> str:
-    """The job's state in words that tell a buyer what is going on, and why it waits."""
+def describe(job: Job, told: JobTold | None = None) -> str:
+    """The job's state in words that tell a buyer what is going on, and why it waits, as the last
+    round has `told`."""
     lease = current_lease(job)
     if job.state == "queued":
-        return _why_waiting(job)
+        return f"waiting: {told.words}" if told else "waiting for the next round"
     if job.state == "placed" and lease is not None:
         shares = list(lease.assignments.select_related("node__site"))
         details = "; ".join(share.detail for share in shares if share.detail)
@@ -141,6 +143,26 @@ def describe(job: Job) -> str:
         return _how_running(job, lease)
     last = job.story().last()
     return f"{job.state}: {last.reason}" if last and last.reason else job.state
+
+
+def require_start(job: Job, price: int) -> None:
+    """Raises NotEnoughMoney or Invalid unless budget and wallet cover a start at `price`."""
+    rate = price * job.gpus_min
+    needed = escrow.smallest(
+        rate, job.gpus_min, escrow.save_seconds(job, settings.POLICY), settings.POLICY
+    )
+    if job.budget_left < needed:
+        raise Invalid(
+            f"the budget must leave at least {format_amount(needed)}: the reserve for one "
+            "checkpoint and a minute of running at the limit",
+            field="budget",
+        )
+    held = ledger.balance(ledger.wallet(job.org_id)) + ledger.balance(ledger.escrow(job.pk))
+    if held < needed:
+        raise NotEnoughMoney(
+            f"a start takes {format_amount(needed)} and the wallet holds {format_amount(held)}; "
+            "top it up first"
+        )
 
 
 def _end(job: Job, event: str, reason: str, *, by: User, now: datetime) -> Job:
@@ -185,33 +207,6 @@ def _seats(chosen: Mapping[str, Any], now: datetime) -> tuple[Seat, ...]:
             raise Conflict("somebody was first: these GPUs are let; ask for a new quote")
         seats.append(Seat(offer, tuple(free), int(chosen["price_micros"])))
     return tuple(seats)
-
-
-def _require_start(job: Job, price: int) -> None:
-    """Raises NotEnoughMoney or Invalid unless budget and wallet cover a start at `price`."""
-    rate = price * job.gpus_min
-    needed = escrow.smallest(
-        rate, job.gpus_min, escrow.save_seconds(job, settings.POLICY), settings.POLICY
-    )
-    if job.budget_left < needed:
-        raise Invalid(
-            f"the budget must leave at least {format_amount(needed)}: the reserve for one "
-            "checkpoint and a minute of running at the limit",
-            field="budget",
-        )
-    held = ledger.balance(ledger.wallet(job.org_id)) + ledger.balance(ledger.escrow(job.pk))
-    if held < needed:
-        raise NotEnoughMoney(
-            f"a start takes {format_amount(needed)} and the wallet holds {format_amount(held)}; "
-            "top it up first"
-        )
-
-
-def _why_waiting(job: Job) -> str:
-    reasons = book.why_waiting(job)
-    if not reasons:
-        return "waiting for the next round"
-    return "waiting: " + "; ".join(f"{count} × {why}" for why, count in reasons.items())
 
 
 def _how_running(job: Job, lease: Lease) -> str:

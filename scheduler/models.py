@@ -58,6 +58,18 @@ class ClearingPrice(models.Model):
         ]
 
 
+class Told(models.Model):
+    """What a round has found of a waiting job (why, and what would place it) or of an idle offer."""
+
+    subject = models.UUIDField(primary_key=True, help_text="The job's or the offer's id")
+    says = models.JSONField(help_text="As scheduler.explaining writes it")
+    looked_at = models.DateTimeField()
+
+    class Meta:
+        # To forget what nobody has looked at for a day.
+        indexes = [models.Index(fields=["looked_at"], name="told_looked_at")]
+
+
 class LeaseQuerySet(models.QuerySet["Lease"]):
     def live(self) -> Self:
         return self.exclude(state="ended")

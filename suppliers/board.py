@@ -4,7 +4,7 @@ A fixed number of queries for any number of nodes; pages and the REST API show t
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,8 @@ from marketplace import telemetry
 from marketplace.core import windows
 from marketplace.core.money import format_amount
 from marketplace.models import StateChange
+from scheduler import explaining
+from scheduler.explaining import OfferTold
 from scheduler.models import Assignment, Credit, UsageSlice
 from suppliers.models import Benchmark, Gpu, Node, Offer, Site
 
@@ -34,6 +36,8 @@ class Line:
     samples: Sequence[dict[str, Any]]
     words: str
     """Its state, and why it idles, in a sentence."""
+    told: OfferTold | None
+    """Of an idle one: why the last round that looked at its offer did not let it."""
 
     @property
     def devices(self) -> list[tuple[int, str, int]]:
@@ -74,13 +78,10 @@ def lines(nodes: Iterable[Node], *, now: datetime) -> list[Line]:
     ids = [node.pk for node in found]
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     today, ever = _earned(ids, since=midnight), _earned(ids, since=None)
-    running = dict(
-        Assignment.objects.filter(node__in=ids, settled_at=None, gone_at=None)
-        .values_list("node")
-        .annotate(Count("pk"))
-    )
+    running = _running(ids)
     reasons = _quarantine_reasons(found)
     samples = telemetry.samples(ids)
+    told = _told(found, running, now)
     made = []
     for node in found:
         offer = next(iter(node.offers.all()), None)
@@ -89,6 +90,7 @@ def lines(nodes: Iterable[Node], *, now: datetime) -> list[Line]:
         made.append(
             Line(
                 node=node,
+                told=told.get(node.pk),
                 gpus=list(node.gpus.all()),
                 offer=offer,
                 benchmark=benchmark,
@@ -125,6 +127,12 @@ def _prefetch(nodes: list[Node]) -> None:
     )
 
 
+def _running(nodes: list[UUID]) -> dict[UUID, int]:
+    """How many jobs each node has on it, where there are any."""
+    shares = Assignment.objects.filter(node__in=nodes, settled_at=None, gone_at=None)
+    return dict(shares.values_list("node").annotate(Count("pk")))
+
+
 def _earned(nodes: list[UUID], *, since: datetime | None) -> dict[UUID, int]:
     """Micros that each node has netted: charges less the platform's share and credits."""
     slices = UsageSlice.objects.filter(assignment__node__in=nodes)
@@ -141,6 +149,20 @@ def _earned(nodes: list[UUID], *, since: datetime | None) -> dict[UUID, int]:
     ):
         earned[node] = earned.get(node, 0) - given_back
     return earned
+
+
+def _told(
+    nodes: Sequence[Node], running: Mapping[UUID, int], now: datetime
+) -> dict[UUID, OfferTold]:
+    """Idle node's id → what its offer was told."""
+    idle = {
+        offer: node.pk
+        for node in nodes
+        if node.state == "ready" and not running.get(node.pk)
+        for offer in node.offers.all()
+    }
+    told = explaining.of_offers(idle, now=now)
+    return {node: told[offer.pk] for offer, node in idle.items() if offer.pk in told}
 
 
 def _quarantine_reasons(nodes: Sequence[Node]) -> dict[UUID, str]:

@@ -94,6 +94,17 @@ class OfferMade(OfferOut):
     warning = serializers.CharField()
 
 
+class OfferToldOut(serializers.Serializer[Any]):
+    """Why an idle offer was not let (`why`: quiet, unwanted, small, dear or long), in micros that the
+    supplier nets: it would have been let at `let_at_micros`; or, null, at no ask that was tried, down
+    to `lowest_tried_micros`; both null: none was tried."""
+
+    why = serializers.CharField()
+    words = serializers.CharField()
+    let_at_micros = serializers.IntegerField(allow_null=True)
+    lowest_tried_micros = serializers.IntegerField(allow_null=True)
+
+
 class ProofOut(serializers.Serializer[Any]):
     passed = serializers.BooleanField(allow_null=True)
     verdict = serializers.CharField()
@@ -122,6 +133,7 @@ class NodeOut(serializers.Serializer[Any]):
     gpus = GpuOut(many=True)
     proof = ProofOut(source="benchmark", allow_null=True)
     offer = OfferOut(allow_null=True)
+    told = OfferToldOut(allow_null=True, help_text="While it idles, once a round has looked at it")
     running = serializers.IntegerField()
     earned_today_micros = serializers.IntegerField(source="earned_today")
     earned_micros = serializers.IntegerField(source="earned")

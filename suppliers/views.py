@@ -168,10 +168,11 @@ def retire(request: MemberRequest, pk: UUID) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def new_offer(request: MemberRequest, pk: UUID) -> HttpResponse:
-    """What the node is let at. It begins with what it is let at now."""
+    """What the node is let at. It begins with what it is let at now, its ask perhaps from the address."""
     found = _node(request, pk)
     current = found.offers.exclude(state="closed").first()
-    form = OfferForm(request.POST or None, initial=_initial(current))
+    asked = {"ask": request.GET["ask"]} if "ask" in request.GET else {}
+    form = OfferForm(request.POST or None, initial={**_initial(current), **asked})
     if request.method == "POST" and form.is_valid():
         try:
             control.offer(found, form.terms(), **_by(request))

@@ -35,6 +35,7 @@ urlpatterns = [
     path("jobs/<uuid:pk>/cancel/", jobs.CancelView.as_view(), name="cancel_job"),
     path("jobs/<uuid:pk>/stop/", jobs.StopView.as_view(), name="stop_job"),
     path("jobs/<uuid:pk>/resume/", jobs.ResumeView.as_view(), name="resume_job"),
+    path("jobs/<uuid:pk>/accept/", jobs.AcceptView.as_view(), name="accept_change"),
     path("jobs/<uuid:pk>/metrics/", jobs.MetricsView.as_view(), name="job_metrics"),
     path("jobs/<uuid:pk>/log/", jobs.LogView.as_view(), name="job_log"),
     path("jobs/<uuid:pk>/story/", jobs.StoryView.as_view(), name="job_story"),

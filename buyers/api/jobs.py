@@ -27,6 +27,7 @@ from buyers.serializers import (
     StoryOut,
     TakeIn,
 )
+from buyers.told_serializers import AcceptIn
 from marketplace.core import specs
 from marketplace.core.errors import Missing
 from marketplace.core.specs import JobRequest
@@ -129,6 +130,16 @@ class ResumeView(_JobView):
         job = self.job(pk)
         budget = shaped(ResumeIn(data=self.body()))["budget"]
         return Response(self.seen(control.resume(job, budget=budget, **self.by())))
+
+
+class AcceptView(_JobView):
+    """Makes a waiting job easier to place: one change of those that it was told of."""
+
+    @extend_schema(request=AcceptIn, responses=JobOut)
+    def post(self, request: Request, pk: UUID) -> Response:
+        job = self.job(pk)
+        change = shaped(AcceptIn(data=self.body()))
+        return Response(self.seen(control.accept(job, **change, **self.by())))
 
 
 class MetricsView(_JobView):

@@ -6,20 +6,17 @@ for a round to know a price. A quote looks at what is free and at prices, never 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 
 from scheduler.matching.arrays import Floats
 from scheduler.matching.book import NODE_GPUS, Book
 from scheduler.matching.cells import SLOTS, Cells, Names, cells, labels, slots
+from scheduler.matching.explain import Term
 from scheduler.matching.placing import NODE, Gang, Search, Stand
+from scheduler.matching.saying import LEVELS, unmet
 from scheduler.matching.spreading import places
 from scheduler.matching.values import terms
-
-_LEVELS: Final = ("in one node", "on one site", "over several sites")
-_TRUST: Final = ("contracted", "verified", "known", "community")
-_TIERS: Final = ("steady", "normal", "unproven")
 
 
 @dataclass(frozen=True)
@@ -118,22 +115,24 @@ def _misfit(search: Search, node: int, why: str) -> Candidate:
 def _cell_reasons(search: Search, names: Names) -> list[str]:
     """[K] the first of the order's terms that the cell's nodes all fail; empty if none."""
     book, kinds, job = search.book, search.kinds, search.job
-    least_trust, least_tier = int(book.job_trust[job]), int(book.job_tier[job])
+    regions, least_trust = int(book.job_regions[job]), int(book.job_trust[job])
+    least_tier, long = int(book.job_tier[job]), bool(book.job_long[job])
 
     def reason(cell: int) -> str:
         gpu_class, trust, tier = (
             int(kind[cell]) for kind in (kinds.gpu_class, kinds.trust, kinds.tier)
         )
+        called = names.classes[gpu_class]
         if book.job_limit[job, gpu_class] == 0:
-            return f"{names.classes[gpu_class]} has too little memory, or no limit of yours"
-        if not int(book.job_regions[job]) >> int(kinds.region[cell]) & 1:
-            return "it stands in a region that you don't accept"
+            return unmet(Term.LIMIT, gpu_class=called)
+        if not regions >> int(kinds.region[cell]) & 1:
+            return unmet(Term.REGION, gpu_class=called)
         if trust > least_trust:
-            return f"its site is {_TRUST[trust]}; you accept {_TRUST[least_trust]} or better"
+            return unmet(Term.TRUST, gpu_class=called, has=trust, wants=least_trust)
         if tier > least_tier:
-            return f"it is {_TIERS[tier]}; you accept {_TIERS[least_tier]} or better"
-        if book.job_long[job] and not kinds.long[cell]:
-            return "it offers no window that is long enough"
+            return unmet(Term.TIER, gpu_class=called, has=tier, wants=least_tier)
+        if long and not kinds.long[cell]:
+            return unmet(Term.WINDOW, gpu_class=called)
         return ""
 
     return [reason(cell) for cell in range(len(kinds))]
@@ -160,6 +159,6 @@ def _node_reason(search: Search, node: int, served: bool) -> str:
     if served:
         return f"it has {free} GPUs free, and other nodes make a better gang of {least}"
     return (
-        f"it has {free} GPUs free, and with the others that you accept {_LEVELS[search.loosest]}"
+        f"it has {free} GPUs free, and with the others that you accept {LEVELS[search.loosest]}"
         f" there are fewer than {least} worth their price"
     )

@@ -12,7 +12,9 @@ from playwright.async_api import Page, async_playwright, expect
 
 from buyers.models import Dataset, Job, MetricPoint
 from marketplace import telemetry
-from tests import debian
+from marketplace.core.money import MICRO
+from scheduler import clearing
+from tests import debian, world
 from tests.buyers import folders
 from tests.buyers.conftest import client_of
 
@@ -73,6 +75,27 @@ async def test_a_no_is_shown_on_the_page_it_came_from(tab, ran):
     await tab.evaluate("document.getElementById('stop-job').requestSubmit()")
     await expect(tab.locator("#errors")).to_contain_text("cannot stop")
     await expect(tab.locator("#errors")).to_have_count(1)
+
+
+async def test_a_press_on_what_would_place_a_job_makes_that_change(tab, node, buyer, today):
+    """The button stands outside its form, and there are several of them."""
+
+    def left_waiting() -> Job:
+        job = world.job(buyer, now=today, limits={"h100-sxm": MICRO}, regions=["us-east"])
+        world.agent(node.node.site.org, now=today, region="us-east")
+        world.agent(node.node.site.org, now=today, ask=MICRO // 2)
+        clearing.clear_market(now=today)
+        return job
+
+    job = await sync_to_async(left_waiting)()
+    await tab.goto(f"/buy/jobs/{job.pk}/")
+    await expect(tab.locator("#job-waiting li")).to_have_count(2)
+    await tab.get_by_role("button", name="Raise the limit").click()
+    await expect(tab.locator("#job-waiting")).to_be_hidden()
+    await expect(tab.locator("#job-state")).to_contain_text("waiting for the next round")
+    await job.arefresh_from_db()
+    assert job.limits["h100-sxm"] > MICRO
+    assert job.regions == ["us-east"]
 
 
 async def test_a_dataset_goes_from_the_browser_to_the_storage(tab, s3, tmp_path):

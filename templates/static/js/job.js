@@ -4,6 +4,17 @@
   const byStep = new Map();
   let plot;
 
+  // Which change was pressed: the buttons live in a piece that is swapped, outside their form, and
+  // htmx sends what is inside.
+  document.addEventListener(
+    "submit",
+    (event) => {
+      const pressed = event.target.id === "accept-change" && event.submitter;
+      if (pressed) event.target.querySelector("[name=change]").value = pressed.value;
+    },
+    true,
+  );
+
   // A later attempt that repeats a step replaces it.
   function keep(points) {
     for (const point of points) {

@@ -1,0 +1,326 @@
+"""What a round tells those who got nothing: a waiting job why it waits and what would place it, an
+idle offer why it was not let and at which ask it would have been.
+
+The clearing worker writes it down after the round, for it alone has the book; pages and the API read
+one row. So many are looked at in a round, those first that nobody has looked at for longest. No live
+ask or limit of anybody else is told: all of it follows from what is free and what was published.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Final
+from uuid import UUID
+
+from django.conf import settings
+
+from buyers.models import Job
+from marketplace.core.fit import Wants, misfit
+from marketplace.core.hardware import Level
+from marketplace.core.money import BASIS_POINTS, MICRO, format_amount, gross_ask
+from scheduler.book import Standing
+from scheduler.matching import explain, idling, saying
+from scheduler.matching.book import Book
+from scheduler.matching.cells import Names
+from scheduler.matching.explain import Change, Term, Waiting, Why
+from scheduler.matching.idling import Idle, Lost
+from scheduler.matching.matches import Matches
+from scheduler.models import Told
+from suppliers.models import Offer
+
+_FRESH: Final = timedelta(seconds=30)
+_LATELY: Final = timedelta(minutes=10)
+"""What an offer was told before says nothing of now: no job may have waited since."""
+_KEPT: Final = timedelta(days=1)
+_MOST: Final = 200
+"""Jobs, and offers, that one round looks at."""
+_MOST_PAIRS: Final = 200_000
+"""Of a job and an offer, of which a round asks why they don't fit: a fifth of a second."""
+_CLEAR_S: Final = 0.5
+"""So long a round may clear its book again, for jobs and offers together."""
+_CLEARINGS: Final = 5
+"""About so many for each offer."""
+_MOST_CHANGES: Final = 6
+_REASONS: Final = 3
+
+
+@dataclass(frozen=True)
+class Helps:
+    """One change that alone would place a job: `accept` makes it (`scheduler.jobs`)."""
+
+    term: str
+    to: int | str
+    """Micros of a limit, a number of GPUs, else a level, region, trust or tier by its name."""
+    gpu_class: str
+    gpus: int
+    level: str
+    hourly_micros: int
+    cost_micros: int
+    """The same for as much work as all its GPUs do in an hour on the class with its highest limit:
+    what changes are ranked by."""
+    words: str
+
+
+@dataclass(frozen=True)
+class JobTold:
+    """Why a job waits, and what would place it, the cheapest first."""
+
+    why: str
+    words: str
+    changes: Sequence[Helps]
+
+
+@dataclass(frozen=True)
+class OfferTold:
+    """Why an offer was not let. Asks are what the supplier nets, micros per GPU-hour."""
+
+    why: str
+    words: str
+    let_at_micros: int | None = None
+    """It would have been let at this ask."""
+    lowest_tried_micros: int | None = None
+    """And at no other that was tried, down to this."""
+
+    @property
+    def ask(self) -> str:
+        """The ask that would have let it, as a form takes it."""
+        return format_amount(self.let_at_micros or 0).replace(",", "")
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """A round's book with the rows that its positions stand for, and what came of it."""
+
+    book: Book
+    matches: Matches
+    jobs: Sequence[Job]
+    wanted: Sequence[Wants]
+    rows: Sequence[Standing]
+    """Offers in the book: those with something free."""
+    standing: Sequence[Standing]
+    """All open offers."""
+    seconds: float
+    """How long it took to clear."""
+    clear: Callable[[Book], Matches]
+
+    @cached_property
+    def names(self) -> Names:
+        """What the book's classes trade as: it tells apart what only some jobs mind."""
+        called = [""] * len(self.book.class_nvlink)
+        for row, number in zip(self.rows, self.book.node_class.tolist(), strict=True):
+            called[number] = row.stands.gpu_class
+        return Names(called, ())
+
+
+def tell(round: Cleared, *, now: datetime) -> None:
+    """Writes down what there is to tell. Outside of the round's transaction: it may be lost."""
+    looked = _looked_at(round)
+    again = int(_CLEAR_S / max(round.seconds, 0.001))
+    said: list[tuple[UUID, JobTold | OfferTold]]
+    said = [
+        *_to_jobs(round, _due(_waits(round), looked, now), again // 2),
+        *_to_offers(round, _due(_idles(round), looked, now), again // 2),
+    ]
+    Told.objects.bulk_create(
+        [Told(subject=subject, says=asdict(told), looked_at=now) for subject, told in said],
+        update_conflicts=True,
+        unique_fields=["subject"],
+        update_fields=["says", "looked_at"],
+    )
+    Told.objects.filter(looked_at__lt=now - _KEPT).delete()
+
+
+def of_job(job: Job) -> JobTold | None:
+    """What the waiting job was told last; None if it waits for its first round, or doesn't wait."""
+    if job.state != "queued":
+        return None
+    told = Told.objects.filter(pk=job.pk, looked_at__gte=job.queued_at).first()
+    if told is None:
+        return None
+    changes = tuple(Helps(**change) for change in told.says["changes"])
+    return JobTold(**{**told.says, "changes": changes})
+
+
+def forget(job: Job) -> None:
+    """What the job was told holds no longer: it has changed."""
+    Told.objects.filter(pk=job.pk).delete()
+
+
+def of_offers(offers: Iterable[Offer], *, now: datetime) -> dict[UUID, OfferTold]:
+    """Offer's id → what it was told last, if that was lately. One query."""
+    asked = [offer.pk for offer in offers if offer.state == "open"]
+    found = Told.objects.filter(pk__in=asked, looked_at__gte=now - _LATELY) if asked else ()
+    return {told.pk: OfferTold(**told.says) for told in found}
+
+
+def _looked_at(round: Cleared) -> Mapping[UUID, datetime]:
+    """When each job and offer of the round was looked at last."""
+    ids = [*(job.pk for job in round.jobs), *(row.offer.pk for row in round.rows)]
+    return dict(Told.objects.filter(pk__in=ids).values_list("subject", "looked_at"))
+
+
+def _waits(round: Cleared) -> dict[int, UUID]:
+    """The jobs that were not placed, by their number in the book."""
+    return {at: job.pk for at, job in enumerate(round.jobs) if round.matches.level[at] < 0}
+
+
+def _idles(round: Cleared) -> dict[int, UUID]:
+    """The offers of which nothing is let, by their number in the book."""
+    let = set(round.matches.node.tolist())
+    return {
+        at: row.offer.pk
+        for at, row in enumerate(round.rows)
+        if at not in let and len(row.free) == row.stands.gpus
+    }
+
+
+def _due(subjects: Mapping[int, UUID], looked: Mapping[UUID, datetime], now: datetime) -> list[int]:
+    """Those first that were never looked at, then those of longest ago."""
+    never = [at for at, pk in subjects.items() if pk not in looked]
+    stale = [(looked[pk], at) for at, pk in subjects.items() if pk in looked]
+    return (never + [at for when, at in sorted(stale) if when < now - _FRESH])[:_MOST]
+
+
+def _to_jobs(round: Cleared, due: Sequence[int], again: int) -> Iterator[tuple[UUID, JobTold]]:
+    """Changes are tried out, by clearing `again` as often as there is time for; the others follow
+    from what is free and at which prices."""
+    pairs = 0
+    for found in explain.waiting(round.book, round.matches, due):
+        job, wanted = round.jobs[found.job], round.wanted[found.job]
+        if found.why is not Why.UNFIT:
+            words = saying.why_waits(found, round.names)
+        elif pairs <= _MOST_PAIRS:
+            pairs += len(round.standing)
+            words = _counted(misfit(wanted, row.stands) for row in round.standing)
+        else:
+            continue
+        changes = []
+        for change, helps in _changes(round, found, job, wanted):
+            again -= 1
+            if again < 0 or _holds(round, found.job, change):
+                changes.append(helps)
+        yield job.pk, JobTold(found.why, words or "no offer is open", changes)
+
+
+def _holds(round: Cleared, job: int, change: Change) -> bool:
+    """Whether another clearing, with this change, places the job."""
+    again = round.clear(explain.changed(round.book, job, change))
+    return bool(again.level[job] >= 0)
+
+
+def _changes(round: Cleared, found: Waiting, job: Job, wanted: Wants) -> list[tuple[Change, Helps]]:
+    """The cheapest changes, each once for a GPU class however many kinds of it the book tells
+    apart."""
+    told: dict[object, tuple[Change, Helps]] = {}
+    for change in map(_rounded, found.changes):
+        gpu_class = round.names.classes[change.gpu_class]
+        key = (change.term, gpu_class if change.term is Term.LIMIT else change.to)
+        if key in told or not _can_be_made(round, change, job, wanted):
+            continue
+        told[key] = change, Helps(
+            term=change.term, to=_to(change), gpu_class=gpu_class, gpus=change.gpus,
+            level=Level(change.level).name.lower(), hourly_micros=_micros(change.hourly),
+            cost_micros=_micros(change.cost), words=saying.what_helps(change, round.names),
+        )  # fmt: skip
+    return list(told.values())[:_MOST_CHANGES]
+
+
+def _rounded(change: Change) -> Change:
+    """A limit to four digits, upwards: 3.262989 is 3.263 to a person."""
+    if change.term is not Term.LIMIT:
+        return change
+    return replace(change, to=-_short(-_micros(change.to)) / MICRO)
+
+
+def _can_be_made(round: Cleared, change: Change, job: Job, wanted: Wants) -> bool:
+    """Whether what the engine doesn't know allows it, too."""
+    if change.term is Term.TRUST:
+        return change.to <= wanted.secrets_trust
+    if change.term is Term.GPUS:
+        # A recipe that is spread over fewer GPUs needs more memory on each.
+        return job.recipe == "script"
+    if change.term is Term.LEVEL:
+        return len({round.rows[at].stands.environment for at in change.nodes}) == 1
+    return True
+
+
+def _to(change: Change) -> int | str:
+    """As the REST API takes it: a limit in micros, all else as it is called."""
+    if change.term is Term.LIMIT:
+        return _micros(change.to)
+    if change.term is Term.REGION:
+        return saying.region(change.to)
+    if change.term is Term.TRUST:
+        return saying.trust(change.to)
+    if change.term is Term.TIER:
+        return saying.tier(change.to)
+    if change.term is Term.LEVEL:
+        return Level(int(change.to)).name.lower()
+    return int(change.to)
+
+
+def _short(micros: int) -> int:
+    """The next amount below of four digits."""
+    digit = int(10 ** max(0, len(str(abs(micros))) - 4))
+    return micros // digit * digit
+
+
+def _micros(usd: float) -> int:
+    return round(usd * MICRO)
+
+
+def _to_offers(round: Cleared, due: Sequence[int], again: int) -> Iterator[tuple[UUID, OfferTold]]:
+    """With the ask at which another clearing lets it, where there is time to find that out."""
+    pairs = 0
+    for found in idling.idle(round.book, round.matches, due):
+        offer = round.rows[found.node].offer
+        pairs += len(round.jobs) if found.term is Term.LIMIT else 0
+        told = OfferTold(found.why, _why_idles(round, found, pairs <= _MOST_PAIRS))
+        if found.why in (Lost.DEAR, Lost.LONG) and again >= _CLEARINGS:
+            again -= _CLEARINGS
+            told = _with_ask(round, found.node, told)
+        yield offer.pk, told
+
+
+def _with_ask(round: Cleared, node: int, told: OfferTold) -> OfferTold:
+    """With the ask at which a second clearing lets the node."""
+    tries = idling.tries(round.book, round.matches, node)
+    own = round.rows[node].offer.ask_micros
+    nets = sorted({net for ask in tries if 0 < (net := _short(_net(ask))) < own}, reverse=True)
+    gross = {_gross(net) / MICRO: net for net in nets}
+    found = idling.let_at(round.book, node, gross, round.clear)
+    if found is not None:
+        let_at = gross[found]
+        words = f"{told.words}; at {format_amount(let_at)} it would have been let"
+        return replace(told, let_at_micros=let_at, words=words)
+    if nets:
+        words = f"{told.words}; even at {format_amount(nets[-1])} it would not have been let"
+        return replace(told, lowest_tried_micros=nets[-1], words=words)
+    return told
+
+
+def _why_idles(round: Cleared, found: Idle, asked_why: bool) -> str:
+    words = saying.why_idles(replace(found, price=_net(found.price) / MICRO))
+    if found.term is not Term.LIMIT or not asked_why:
+        return words
+    stands = round.rows[found.node].stands
+    why = _counted(misfit(wanted, stands) for wanted in round.wanted)
+    return f"{words}: {why}" if why else words
+
+
+def _counted(reasons: Iterable[str]) -> str:
+    """The most frequent reasons, with how often each holds."""
+    counted = Counter(reasons)
+    counted.pop("", None)
+    return "; ".join(f"{count} × {why}" for why, count in counted.most_common(_REASONS))
+
+
+def _net(gross: float) -> int:
+    """Micros that a supplier nets of a price in USD, the take kept."""
+    return round(gross * MICRO) * (BASIS_POINTS - settings.POLICY.take_bps) // BASIS_POINTS
+
+
+def _gross(net: int) -> int:
+    return gross_ask(net, take_bps=settings.POLICY.take_bps)
