@@ -18,7 +18,7 @@ def insert(rows: Sequence[Model]) -> None:
     columns = [f for f in meta.concrete_fields if not (f.primary_key and counted)]
     names = [field.attname for field in columns]
     written = {field.attname: field for field in columns if isinstance(field, JSONField)}
-    listed = ", ".join(quote(field.column) for field in columns)
+    listed = ", ".join(quote(field.column or field.attname) for field in columns)
     with (
         connection.wrap_database_errors,
         connection.cursor() as cursor,
