@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
@@ -10,6 +10,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, models
 
+from marketplace import bulk
 from marketplace.core.errors import Conflict
 from marketplace.core.ids import uuid7
 from marketplace.core.states import Machine
@@ -138,11 +139,12 @@ def advance(
     event: str,
     *,
     now: datetime,
-    reason: str = "",
+    reason: str | Mapping[UUID, str] = "",
     by: str = "market",
     **also: Any,
 ) -> list[Row]:
-    """Takes rows of one model along one event, each with a line of story.
+    """Takes rows of one model along one event, each with a line of story: `reason` is one for
+    all, or each row's own by its id. Two statements, however many rows there are.
 
     A compare-and-swap: a row moves only if the database still holds the state that it was read
     with. Returns the rows that moved, with `state`, `state_since` and the fields in `also`
@@ -156,12 +158,15 @@ def advance(
     target = machine.transition(event).target
     before = {row.pk: row.state for row in rows if machine.after(row.state, event)}
     moved = _swap(model, before, {"state": target, "state_since": now, **also})
-    StateChange.objects.bulk_create(
-        StateChange(
-            machine=machine.name, subject=pk, event=event, source=before[pk], target=target,
-            reason=reason[:300], by=by[:150], at=now,
-        )
-        for pk in sorted(moved)
+    said = {pk: reason if isinstance(reason, str) else reason.get(pk, "") for pk in moved}
+    bulk.insert(
+        [
+            StateChange(
+                machine=machine.name, subject=pk, event=event, source=before[pk], target=target,
+                reason=said[pk][:300], by=by[:150], at=now,
+            )
+            for pk in sorted(moved)
+        ]
     )  # fmt: skip
     for row in rows:
         if row.pk in moved:

@@ -6,12 +6,14 @@ are different products, and a product that a job can't use has a limit of 0.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from django.conf import settings
+from django.db import connection
 from django.db.models import Count, Prefetch, Q, QuerySet
 
 from buyers import secrets
@@ -20,14 +22,28 @@ from marketplace.core import windows
 from marketplace.core.fit import Stands, Wants
 from marketplace.core.hardware import Tier, Trust
 from marketplace.core.money import gross_ask
-from marketplace.core.reliability import Outcome, Reliability, assess
+from marketplace.core.reliability import HALF_LIFE_DAYS, Record, Reliability, judge
 from marketplace.core.states import NODE_FAULT_ENDS, SUPPLIER_SIDE_ENDS
-from scheduler.models import Assignment
 from suppliers.models import Gpu, Node, Offer
 
 # An offer about to close is not worth moving to.
 _LEAST_WINDOW: Final = timedelta(minutes=10)
 LONG_WINDOW: Final = timedelta(hours=24)
+
+# Each lease counts half as much for every half-life of its age; as `reliability.assess` weighs it.
+_RECORDS: Final = """
+    SELECT node_id,
+        coalesce(sum(weight) FILTER (WHERE NOT broken), 0),
+        coalesce(sum(weight) FILTER (WHERE broken), 0),
+        sum(weight * accrued_ms / 3600000), count(*)
+    FROM (
+        SELECT a.node_id, a.accrued_ms, a.at_fault AND l.end_reason = ANY(%(faults)s) AS broken,
+            power(0.5::float8,
+                extract(epoch FROM %(now)s - a.gone_at)::float8 / %(half_life)s::float8) AS weight
+        FROM scheduler_assignment a JOIN scheduler_lease l ON l.id = a.lease_id
+        WHERE a.node_id = ANY(%(nodes)s::uuid[]) AND a.gone_at >= %(since)s
+    ) AS outcomes GROUP BY node_id
+"""
 
 
 @dataclass(frozen=True)
@@ -62,8 +78,9 @@ def free_gpus(node: Node, gpu_class: str) -> QuerySet[Gpu]:
     return node.gpus.filter(present=True, gpu_class=gpu_class).exclude(let).order_by("index")
 
 
-def standing(now: datetime) -> list[Standing]:
-    """All offers that stand open now, let or not, in a stable order. Four queries."""
+def standing(now: datetime, *, among: Collection[UUID] | None = None) -> list[Standing]:
+    """All offers that stand open now, or those `among` these ids, let or not, in a stable order.
+    Three queries."""
     fitted = (
         Gpu.objects.filter(present=True)
         .order_by("index")
@@ -76,7 +93,7 @@ def standing(now: datetime) -> list[Standing]:
         .prefetch_related(Prefetch("node__gpus", fitted))
         .order_by("pk")
     )
-    found = list(offers)
+    found = list(offers if among is None else offers.filter(pk__in=among))
     tiers = tiers_of([offer.node for offer in found], now=now)
     rows = [_standing(offer, tiers[offer.node_id], now) for offer in found]
     return [row for row in rows if row is not None]
@@ -89,21 +106,21 @@ def tiers_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Tier]:
 
 def reliability_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Reliability]:
     """Node id → how far it can be relied on, from how its leases ended in the last half year."""
-    outcomes: dict[object, list[Outcome]] = {node.pk: [] for node in nodes}
-    ended = Assignment.objects.filter(
-        node__in=nodes, gone_at__gte=now - timedelta(days=180)
-    ).values_list("node_id", "at_fault", "gone_at", "accrued_ms", "lease__end_reason")
-    for node_id, at_fault, gone_at, accrued_ms, reason in ended:
-        age = now - (gone_at or now)
-        outcomes[node_id].append(
-            Outcome(
-                broken=at_fault and reason in SUPPLIER_SIDE_ENDS | NODE_FAULT_ENDS,
-                age_days=age.total_seconds() / 86_400,
-                hours=accrued_ms / 3_600_000,
-            )
-        )
     mtbf_h = settings.POLICY.mtbf_s / 3600
-    return {node_id: assess(rows, mtbf_h=mtbf_h) for node_id, rows in outcomes.items()}
+    nothing = judge(Record(), mtbf_h=mtbf_h)
+    found: dict[object, Reliability] = {node.pk: nothing for node in nodes}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _RECORDS,
+            {
+                "now": now, "half_life": HALF_LIFE_DAYS * 86_400, "nodes": list(found),
+                "since": now - timedelta(days=180),
+                "faults": sorted(SUPPLIER_SIDE_ENDS | NODE_FAULT_ENDS),
+            },
+        )  # fmt: skip
+        for node_id, kept, broken, hours, leases in cursor:
+            found[node_id] = judge(Record(kept, broken, hours, leases), mtbf_h=mtbf_h)
+    return found
 
 
 def wants(job: Job) -> Wants:

@@ -26,8 +26,9 @@ from marketplace.core.money import MICRO
 from scheduler import book as market
 from scheduler import explaining, leases, prices
 from scheduler.book import Standing
+from scheduler.drafting import Placement
 from scheduler.explaining import Cleared
-from scheduler.leases import MARKET_LOCK, Placement
+from scheduler.leases import MARKET_LOCK
 from scheduler.matching.book import Book, ClassRow, Order, SiteRow, Supply, build, digest
 from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
@@ -261,7 +262,8 @@ def _still_good(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Pla
         Job.objects.queued().filter(pk__in=wanted).select_for_update(no_key=True).order_by("pk")
     )
     jobs = {job.pk: job for job in queued}
-    fresh = {row.offer.pk: row for row in market.standing(now)}
+    among = {snapshot.rows[node].offer.pk for node in matches.node.tolist()}
+    fresh = {row.offer.pk: row for row in market.standing(now, among=among)}
     # What is left of each offer as gang after gang takes its part.
     free = {offer: list(row.free) for offer, row in fresh.items()}
     placements = []

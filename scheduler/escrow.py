@@ -6,7 +6,7 @@ node's keeper ends the job by itself there: nothing of ours has to be awake for 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from marketplace.core import checkpoints
 from marketplace.core.money import accrued, affordable_seconds
 from marketplace.core.policy import Policy
 from marketplace.ledger import services as ledger
-from marketplace.ledger.services import Move
+from marketplace.ledger.services import Move, Ref
 from scheduler.models import Assignment, Lease
 
 
@@ -64,8 +64,20 @@ def top_up(job: Job, lease: Lease, shares: Sequence[Assignment], *, now: datetim
     Sets `paid_through_s` on `shares`, unsaved. Call with the job locked and its wallet and
     escrow held.
     """
+    balances = ledger.balances([ledger.wallet(job.org_id), ledger.escrow(job.pk)])
+    return fill(job, lease, shares, balances, now=now)
+
+
+def fill(
+    job: Job,
+    lease: Lease,
+    shares: Sequence[Assignment],
+    balances: Mapping[Ref, int],
+    *,
+    now: datetime,
+) -> list[Move]:
+    """`top_up` by balances already read. Pure but for `paid_through_s`."""
     wallet, escrow = ledger.wallet(job.org_id), ledger.escrow(job.pk)
-    balances = ledger.balances([wallet, escrow])
     funding = plan(
         rate=hourly(shares),
         parts=len(shares),
@@ -83,10 +95,11 @@ def top_up(job: Job, lease: Lease, shares: Sequence[Assignment], *, now: datetim
     return [Move("escrow", wallet, escrow, funding.amount, job.pk, period)]
 
 
-def rest(job: Job, *, now: datetime) -> list[Move]:
-    """What is left goes back to the wallet, when a job comes to rest. Same locks as above."""
+def rest(job: Job, *, now: datetime, held: int | None = None) -> list[Move]:
+    """What is left, or the `held` micros known to be, goes back to the wallet when a job comes to
+    rest. Same locks as above."""
     escrow = ledger.escrow(job.pk)
-    left = ledger.balance(escrow)
+    left = ledger.balance(escrow) if held is None else held
     if not left:
         return []
     return [Move("rest", escrow, ledger.wallet(job.org_id), left, job.pk, now.isoformat())]

@@ -1,7 +1,7 @@
 """What the end of a lease means: for whom it counts, and where its job goes next (DESIGN §4)."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -10,6 +10,7 @@ from django.conf import settings
 from agent.recipes.catalog import Exit
 from buyers import secrets
 from buyers.models import Job
+from marketplace.core.errors import Conflict
 from marketplace.core.money import format_amount
 from marketplace.core.states import (
     FRUITLESS_ENDS,
@@ -19,6 +20,7 @@ from marketplace.core.states import (
     NODE_FAULT_ENDS,
 )
 from marketplace.ledger import services as ledger
+from marketplace.models import advance
 from scheduler import escrow, metering, paces, restores
 from scheduler.models import Assignment, Lease
 
@@ -108,17 +110,21 @@ def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
         metering.rest(job, now=now)
 
 
-def stop_unfunded(job: Job, *, needed: int, now: datetime) -> None:
-    """A queued job that can't pay for a start is stopped, resumable, with what it lacks."""
+def stop_unfunded(needed: Mapping[Job, int], *, now: datetime) -> None:
+    """Queued jobs that can't pay for a start, and the micros that it takes: they are stopped,
+    resumable, with what they lack. Their escrows are the caller's to send home."""
+    reasons = {job.pk: _lack(job, micros) for job, micros in needed.items()}
+    if len(advance(list(needed), "stop", now=now, reason=reasons)) < len(needed):
+        raise Conflict("one of these jobs has moved on; look again")
+
+
+def _lack(job: Job, needed: int) -> str:
     if job.budget_left < needed:
-        reason = (
+        return (
             f"its budget has {format_amount(job.budget_left)} left, and a start with a save "
             f"takes {format_amount(needed)}: raise the budget and resume"
         )
-    else:
-        reason = f"the wallet doesn't cover the {format_amount(needed)} that a start takes"
-    job.advance("stop", now=now, reason=reason)
-    metering.rest(job, now=now)
+    return f"the wallet doesn't cover the {format_amount(needed)} that a start takes"
 
 
 def _requeue(job: Job, lease: Lease, reason: str) -> tuple[str, str]:

@@ -18,8 +18,9 @@ from marketplace.core.specs import JobRequest
 from marketplace.ledger import services as ledger
 from marketplace.models import Org
 from scheduler import book, escrow, leases, limits, metering, timing
+from scheduler.drafting import Placement
 from scheduler.explaining import JobTold
-from scheduler.leases import MARKET_LOCK, Placement
+from scheduler.leases import MARKET_LOCK
 from scheduler.models import Lease
 from scheduler.specs import Seat
 from suppliers.models import Offer

@@ -4,28 +4,24 @@ Load → decide → guarded apply. The job's row is the lock (`metering.locked_j
 take a `job` want it locked.
 """
 
-import itertools
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Final
 from uuid import UUID
 
-from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
-from agent import protocol
-from agent.protocol import Gang
 from agent.recipes.catalog import Exit
 from buyers.models import Job
-from marketplace import telemetry
-from marketplace.core.ids import uuid7
+from marketplace import bulk, telemetry
+from marketplace.core.errors import Conflict
 from marketplace.ledger import services as ledger
-from scheduler import book, credits, escrow, jobends, metering, restores, specs
+from marketplace.models import advance
+from scheduler import credits, drafting, jobends, metering, restores
+from scheduler.drafting import Placement
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
-from scheduler.specs import Seat
 
 log = logging.getLogger(__name__)
 
@@ -33,53 +29,33 @@ MARKET_LOCK: Final = "market"
 """Held (`marketplace.locks.hold`) by whoever places: rounds and takes queue up behind it."""
 
 
-@dataclass(frozen=True)
-class Placement:
-    """A gang that was decided on: whole, of one GPU class, at prices the buyer has agreed to."""
-
-    job: Job
-    gpu_class: str
-    level: int
-    seats: tuple[Seat, ...]
-    cells: tuple[str, ...] = ()
-    """Of each seat, by the name that its prices are published under; empty outside of rounds."""
-
-
 def place(placements: Sequence[Placement], *, round: Round | None, now: datetime) -> list[Lease]:
     """Turns placements into leases, in the caller's transaction, under MARKET_LOCK.
 
     The caller has read jobs (locked, queued) and free GPUs under that lock, so nothing here can
     have moved but money: a job whose wallet no longer covers a start is left out, and stopped
-    with the reason. `gpu_let_once` is the last guard and fails loudly.
+    with the reason. `gpu_let_once` is the last guard and fails loudly. The number of statements
+    does not grow with the placements.
     """
     # 1. Money: every wallet and escrow at once, in one order.
-    ledger.hold(
+    balances = ledger.hold(
         ref
-        for placement in placements
-        for ref in (
-            ledger.wallet(placement.job.org_id),
-            ledger.escrow(placement.job.pk),
-        )
+        for each in placements
+        for ref in (ledger.wallet(each.job.org_id), ledger.escrow(each.job.pk))
     )
-    leases, shares, held_gpus = [], [], []
-    epochs = _epochs(len(placements))
-    rates = _failure_rates(placements, now)
-    for placement, epoch, rate in zip(placements, epochs, rates, strict=True):
-        lease, parts = _draft(placement, epoch, round, failures_per_hour=rate, now=now)
-        if not _fund(placement.job, lease, parts, now):
-            continue
-        leases.append(lease)
-        shares += parts
-        held_gpus += [
-            LeasedGpu(lease=lease, gpu=gpu) for seat in placement.seats for gpu in seat.gpus
-        ]
+    plan = drafting.fund(drafting.draft(placements, round=round, now=now), balances, now=now)
+    ledger.post(plan.moves, now=now)
+    jobends.stop_unfunded(plan.short, now=now)
     # 2. All rows of the round at once.
-    Lease.objects.bulk_create(leases)
-    Assignment.objects.bulk_create(shares)
-    LeasedGpu.objects.bulk_create(held_gpus)
-    for lease in leases:
-        where = ", ".join(str(share.node) for share in shares if share.lease_id == lease.pk)
-        lease.job.advance("place", now=now, reason=f"on {where}")
+    leases = [draft.lease for draft in plan.funded]
+    shares = [share for draft in plan.funded for share in draft.shares]
+    bulk.insert(leases)
+    bulk.insert(shares)
+    bulk.insert([LeasedGpu(lease=d.lease, gpu=gpu) for d in plan.funded for gpu in d.gpus])
+    where = {d.job.pk: f"on {', '.join(str(share.node) for share in d.shares)}"
+             for d in plan.funded}  # fmt: skip
+    if len(advance([d.job for d in plan.funded], "place", now=now, reason=where)) < len(leases):
+        raise Conflict("one of these jobs has moved on; look again")
     # 3. The doorbells.
     _announce(leases, shares)
     return leases
@@ -204,106 +180,6 @@ def _break_up(job: Job, lease: Lease, broken: Sequence[Assignment], *, now: date
 
 def _weight(reason: str) -> int:
     return {"cancelled": 2, "stopped": 1}.get(reason, 0)
-
-
-def _failure_rates(placements: Sequence[Placement], now: datetime) -> list[float]:
-    """Failures an hour of each gang: it fails as soon as any of its machines does."""
-    nodes = {seat.node.pk: seat.node for each in placements for seat in each.seats}
-    known = book.reliability_of(list(nodes.values()), now=now)
-    return [
-        sum(known[seat.node.pk].failures_per_hour for seat in each.seats) for each in placements
-    ]
-
-
-def _draft(
-    placement: Placement,
-    epoch: int,
-    round: Round | None,
-    *,
-    failures_per_hour: float,
-    now: datetime,
-) -> tuple[Lease, list[Assignment]]:
-    job, seats, policy = placement.job, placement.seats, settings.POLICY
-    gpus = sum(len(seat.gpus) for seat in seats)
-    total = sum(seat.price_micros * len(seat.gpus) for seat in seats)
-    resume = specs.furthest(job)
-    patience = max(specs.start_timeout(job, seat.node, resume, policy) for seat in seats)
-    lease = Lease(
-        id=uuid7(),
-        job=job,
-        round=round,
-        epoch=epoch,
-        state=Lease.MACHINE.initial,
-        state_since=now,
-        gpu_class=placement.gpu_class,
-        level=placement.level,
-        gpus_count=gpus,
-        price_micros=-(-total // gpus),
-        take_bps=policy.take_bps,
-        save_s=escrow.save_seconds(job, policy),
-        created_at=now,
-        until=now + timedelta(seconds=policy.lease_max_s),
-        start_by=now + timedelta(seconds=patience),
-    )
-    gang = specs.gang_of(lease, seats)
-    shares = [
-        _draft_share(
-            job, lease, seat, rank, gang=gang, failures_per_hour=failures_per_hour, now=now
-        )
-        for rank, seat in enumerate(seats)
-    ]
-    return lease, shares
-
-
-def _draft_share(
-    job: Job,
-    lease: Lease,
-    seat: Seat,
-    rank: int,
-    *,
-    gang: Gang | None,
-    failures_per_hour: float,
-    now: datetime,
-) -> Assignment:
-    share = Assignment(
-        id=uuid7(),
-        lease=lease,
-        node=seat.node,
-        supplier_id=seat.node.site.org_id,
-        offer=seat.offer,
-        rank=rank,
-        gpus_count=len(seat.gpus),
-        price_micros=seat.price_micros,
-        state=Assignment.MACHINE.initial,
-        state_since=now,
-    )
-    share.spec = specs.build(
-        job, lease, share, seat, gang=gang, failures_per_hour=failures_per_hour,
-        policy=settings.POLICY,
-    )  # fmt: skip
-    share.spec_sha256 = protocol.sha256_hex(share.spec)
-    return share
-
-
-def _fund(job: Job, lease: Lease, shares: list[Assignment], now: datetime) -> bool:
-    """Fills the escrow for a start; stops the job, with the reason, where that can't be done."""
-    rate = escrow.hourly(shares)
-    needed = escrow.smallest(rate, len(shares), lease.save_s, settings.POLICY)
-    moves = escrow.top_up(job, lease, shares, now=now)
-    held = ledger.balance(ledger.escrow(job.pk)) + sum(move.amount for move in moves)
-    if held >= needed:
-        ledger.post(moves, now=now)
-        return True
-    jobends.stop_unfunded(job, needed=needed, now=now)
-    return False
-
-
-def _epochs(count: int) -> list[int]:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT nextval('scheduler_lease_epoch') FROM generate_series(1, %s)", [count]
-        )
-        return sorted(itertools.chain.from_iterable(cursor.fetchall()))
 
 
 def _announce(leases: Iterable[Lease], shares: Iterable[Assignment]) -> None:

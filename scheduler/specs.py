@@ -4,8 +4,10 @@ import ipaddress
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from django.conf import settings
+from django.db.models import prefetch_related_objects
 
 from agent import protocol
 from agent.protocol import Gang
@@ -20,6 +22,7 @@ from suppliers.models import Gpu, Node, Offer
 # What the system and the agent keep of a GPU machine's memory.
 _HOST_SHARE = 0.9
 # Each lease's network is its own, so all may use the same addresses.
+_READ = ("base__job__base", "dataset", "script", "mix", "other", "third", "packages", "image")
 _INSIDE = ipaddress.IPv4Network("10.64.0.0/24")
 
 
@@ -63,10 +66,11 @@ def gang_of(lease: Lease, seats: Sequence[Seat]) -> Gang | None:
 
 def build(
     job: Job, lease: Lease, share: Assignment, seat: Seat, *,
-    gang: Gang | None, failures_per_hour: float, policy: Policy,
+    gang: Gang | None, resume: Checkpoint | None, fitted: int, failures_per_hour: float,
+    policy: Policy,
 ) -> bytes:  # fmt: skip
-    """The spec of one rank, as it is hashed and sent; `failures_per_hour` of all the gang."""
-    resume = furthest(job)
+    """The spec of one rank, as it is hashed and sent. `resume`: what to go on from; `fitted`: the
+    GPUs of its node, let or not; `failures_per_hour` of all the gang."""
     save_s = checkpoints.save_seconds(job.save_s, policy.save_default_s)
     interval = checkpoints.interval(save_s, failures_per_hour=failures_per_hour)
     return protocol.encode(
@@ -84,7 +88,7 @@ def build(
             rank=share.rank,
             world=len(gang.members) if gang else 1,
             devices=[gpu.uuid for gpu in seat.gpus],
-            memory_bytes=_host_memory(seat),
+            memory_bytes=_host_memory(seat, fitted),
             disk_bytes=job.disk_bytes,
             environment=job.environment or seat.node.environment,
             grace_s=float(policy.grace_default_s),
@@ -120,7 +124,19 @@ def furthest(job: Job) -> Checkpoint | None:
     Each attempt went on from the one before, so a later epoch is never behind; and a node that
     claims an absurd step rules its own attempt only.
     """
-    return Checkpoint.objects.usable().filter(job=job).order_by("-epoch", "-step").first()
+    return furthest_of([job]).get(job.pk)
+
+
+def furthest_of(jobs: Sequence[Job]) -> dict[UUID, Checkpoint]:
+    """The same for many: job id → checkpoint, where there is one. One query."""
+    of_jobs = Checkpoint.objects.usable().filter(job__in=[job.pk for job in jobs])
+    found = of_jobs.order_by("job_id", "-epoch", "-step").distinct("job_id")
+    return {checkpoint.job_id: checkpoint for checkpoint in found}
+
+
+def read_inputs(jobs: Sequence[Job]) -> None:
+    """Fetches what the specs of many jobs tell of, each row once: a constant number of queries."""
+    prefetch_related_objects(jobs, *_READ)
 
 
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
@@ -176,12 +192,11 @@ def _image(job: Job) -> protocol.Image | None:
     return protocol.Image(reference=job.image.reference, layers=layers, env=job.image.env)
 
 
-def _host_memory(seat: Seat) -> int:
+def _host_memory(seat: Seat, fitted: int) -> int:
     """Bytes of main memory that come with the GPUs: their share of the machine."""
     if is_cpu(seat.gpus[0].gpu_class):
         return sum(gpu.memory_bytes for gpu in seat.gpus)
-    fitted = max(1, seat.node.gpus.filter(present=True).count())
-    return int(seat.node.memory_bytes * _HOST_SHARE * len(seat.gpus) / fitted)
+    return int(seat.node.memory_bytes * _HOST_SHARE * len(seat.gpus) / max(1, fitted))
 
 
 def _inputs(job: Job) -> list[protocol.Input]:

@@ -21,7 +21,7 @@ from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
 from marketplace.models import Org
 from scheduler import assignments, leases, metering
-from scheduler.leases import Placement
+from scheduler.drafting import Placement
 from scheduler.models import Assignment, Lease
 from scheduler.specs import Seat
 from suppliers.models import Gpu, Node, Offer, Pulse, Site

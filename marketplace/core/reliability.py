@@ -38,7 +38,29 @@ class Reliability:
     tier: Tier
 
 
+@dataclass(frozen=True)
+class Record:
+    """What a node's leases came to: sums of their weights by age, and how many they are."""
+
+    kept: float = 0.0
+    broken: float = 0.0
+    hours: float = 0.0
+    leases: int = 0
+
+
 def assess(outcomes: Iterable[Outcome], *, mtbf_h: float = 24.0) -> Reliability:
+    """`judge` from single outcomes."""
+    kept, broken, hours, leases = 0.0, 0.0, 0.0, 0
+    for outcome in outcomes:
+        weight = 0.5 ** (outcome.age_days / HALF_LIFE_DAYS)
+        kept += 0.0 if outcome.broken else weight
+        broken += weight if outcome.broken else 0.0
+        hours += weight * outcome.hours
+        leases += 1
+    return judge(Record(kept, broken, hours, leases), mtbf_h=mtbf_h)
+
+
+def judge(record: Record, *, mtbf_h: float = 24.0) -> Reliability:
     """The node's figure, bound, sample size and service tier.
 
     The bound is the normal approximation of the Beta posterior; with few leases it is wide, and
@@ -46,19 +68,12 @@ def assess(outcomes: Iterable[Outcome], *, mtbf_h: float = 24.0) -> Reliability:
     from one in `mtbf_h`, as unknown machines were measured to fail, and follow the record from
     there.
     """
-    kept, broken, hours, leases = PRIOR_KEPT, PRIOR_BROKEN, 0.0, 0
-    for outcome in outcomes:
-        weight = 0.5 ** (outcome.age_days / HALF_LIFE_DAYS)
-        kept += 0.0 if outcome.broken else weight
-        broken += weight if outcome.broken else 0.0
-        hours += weight * outcome.hours
-        leases += 1
-    total = kept + broken
+    kept, total = PRIOR_KEPT + record.kept, PRIOR_KEPT + PRIOR_BROKEN + record.kept + record.broken
     mean = kept / total
     spread = math.sqrt(mean * (1 - mean) / (total + 1))
     low = max(0.0, mean - 1.96 * spread)
-    rate = (broken - PRIOR_BROKEN + 1.0) / (hours + mtbf_h)
-    return Reliability(mean, low, leases, rate, _tier(low, leases))
+    rate = (record.broken + 1.0) / (record.hours + mtbf_h)
+    return Reliability(mean, low, record.leases, rate, _tier(low, record.leases))
 
 
 def _tier(low: float, leases: int) -> Tier:

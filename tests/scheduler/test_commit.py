@@ -1,0 +1,140 @@
+"""A round's commit: set by set, whole or not at all, and no GPU twice."""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+
+import pytest
+from django.db import IntegrityError, connection, transaction
+from django.test.utils import CaptureQueriesContext
+
+from marketplace import locks
+from marketplace.core.money import MICRO
+from marketplace.ledger import services as ledger
+from marketplace.models import StateChange
+from scheduler import clearing, leases
+from scheduler.drafting import Placement
+from scheduler.models import Assignment, ClearingPrice, Lease, LeasedGpu, Round
+from scheduler.specs import Seat
+from tests import world
+
+
+@pytest.fixture
+def buyer(now):
+    """In a transaction of its own, which money wants."""
+    with transaction.atomic():
+        return world.org("Buyer", now=now, wallet=1000 * MICRO)
+
+
+def stock(buyer, supplier, count, now):
+    """So many jobs, and as many nodes of one GPU."""
+    for _ in range(count):
+        world.agent(supplier, now=now)
+        world.job(buyer, now=now)
+
+
+def placement(job, agent):
+    seat = Seat(agent.node.offers.get(), tuple(agent.node.gpus.all()), 2 * MICRO)
+    return Placement(job, "h100-sxm", 0, (seat,))
+
+
+@pytest.mark.django_db
+def test_a_round_of_fifty_matches_takes_as_many_statements_as_a_round_of_one(buyer, now):
+    supplier = world.org("Supplier", now=now)
+    counts = []
+    for size, second in ((1, 0), (50, 5)):
+        stock(buyer, supplier, size, now)
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            assert clearing.clear_market(now=now + timedelta(seconds=second)) == size
+        counts.append(len(queries))
+    # One more or less where the first round makes an account.
+    assert abs(counts[0] - counts[1]) <= 2
+    assert counts[1] < 50
+
+
+@pytest.mark.django_db
+def test_committing_the_same_round_twice_changes_nothing(buyer, now):
+    stock(buyer, world.org("Supplier", now=now), 3, now)
+    snapshot = clearing.read(now)
+    matches = clearing.clear(snapshot.book)
+    for _ in range(2):
+        clearing._commit(snapshot, matches, seconds=0.0, now=now)
+    assert Lease.objects.count() == LeasedGpu.objects.count() == 3
+    assert Round.objects.count() == 1
+    assert ledger.imbalance() == 0
+
+
+@pytest.mark.django_db
+def test_a_gpu_let_by_somebody_else_fails_loudly_and_leaves_nothing(buyer, node, now):
+    first, second = world.job(buyer, now=now), world.job(buyer, now=now)
+    leases.place([placement(first, node)], round=None, now=now)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        leases.place([placement(second, node)], round=None, now=now)
+    assert Lease.objects.count() == 1
+    assert ledger.audit() == {}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_worker_killed_in_mid_commit_leaves_the_whole_round_or_nothing(buyer, now):
+    stock(buyer, world.org("Supplier", now=now), 4, now)
+    names = ("NAME", "USER", "PASSWORD", "HOST", "PORT")
+    database = json.dumps({name: connection.settings_dict[name] for name in names})
+
+    def commit(fatal):
+        told = [sys.executable, "-m", "tests.scheduler.committer", database, str(fatal),
+                now.isoformat()]  # fmt: skip
+        return subprocess.run(told, capture_output=True, text=True, check=False)
+
+    held = ledger.balance(ledger.wallet(buyer.pk))
+    for fatal in (2, 7, 14):
+        assert commit(fatal).returncode == -9
+        for model in (Round, Lease, Assignment, LeasedGpu, ClearingPrice):
+            assert not model.objects.exists()
+        assert not StateChange.objects.filter(event="place").exists()
+        assert ledger.balance(ledger.wallet(buyer.pk)) == held
+    done = commit(10_000)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 14
+    assert Lease.objects.count() == LeasedGpu.objects.count() == 4
+    assert Round.objects.get().matched_jobs == 4
+    assert ledger.audit() == {}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_eight_writers_at_once_let_no_gpu_twice(buyer, now):
+    supplier = world.org("Supplier", now=now)
+    agents = [world.agent(supplier, now=now) for _ in range(6)]
+    jobs = [world.job(buyer, now=now) for _ in range(8)]
+    failures = []
+
+    def write(number):
+        try:
+            if number % 2:
+                clearing.clear_market(now=now + timedelta(seconds=number))
+                return
+            with transaction.atomic():
+                locks.hold(leases.MARKET_LOCK)
+                job = type(jobs[number]).objects.select_for_update().get(pk=jobs[number].pk)
+                agent = agents[random.Random(number).randrange(6)]
+                let = LeasedGpu.objects.filter(gpu__node=agent.node, released_at=None)
+                if job.state == "queued" and not let.exists():
+                    leases.place([placement(job, agent)], round=None, now=now)
+        except BaseException as error:  # noqa: BLE001 (told below)
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=write, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    let = list(LeasedGpu.objects.values_list("gpu", flat=True))
+    assert len(let) == len(set(let)) == 6
+    assert ledger.audit() == {}
