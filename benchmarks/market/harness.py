@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scheduler.matching import anytime
+from scheduler.matching import clear as engine
 from scheduler.matching.arrays import Floats
 from scheduler.matching.book import Book
 from scheduler.matching.matches import Matches
@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 BOUNDS = HERE / "bounds.json"
 
-TAKES_LAST = "last" in inspect.signature(anytime.clear).parameters
+TAKES_LAST = "last" in inspect.signature(engine.clear).parameters
 """Whether the engine can start from the last round's prices."""
 
 
@@ -47,8 +47,8 @@ def clear(
     """The one place that calls the engine. `last` [N, 4]: last round's price ladder of each node,
     which an engine that can't use it is not given."""
     if last is not None and TAKES_LAST:
-        return anytime.clear(book, more, last=last)  # type: ignore[call-arg]
-    return anytime.clear(book, more)
+        return engine.clear(book, more, last=last)  # type: ignore[call-arg]
+    return engine.clear(book, more)
 
 
 def timed(book: Book, seconds: float | None, last: Floats | None = None) -> Timed:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from marketplace.core.errors import Invalid
-from scheduler.matching import anytime
 from scheduler.matching import book as books
 from scheduler.matching import matches as results
 from scheduler.matching.check import check
@@ -54,11 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 def _clear(given: argparse.Namespace) -> int:
     book = books.load(given.book)
     started = time.perf_counter()
-    if given.seconds is None:
-        matches = clear(book)
-    else:
-        until = started + given.seconds
-        matches = anytime.clear(book, lambda: time.perf_counter() < until)
+    until = started + (given.seconds or 0)
+    matches = clear(book, None if given.seconds is None else lambda: time.perf_counter() < until)
     matches = replace(matches, seconds=time.perf_counter() - started)
     results.save(matches, given.out)
     print(
@@ -76,7 +72,7 @@ def _compile(_: argparse.Namespace) -> int:
     loops goes first."""
     for kept in Path(__file__).parent.glob("__pycache__/*.nb[ci]"):
         kept.unlink(missing_ok=True)
-    anytime.clear(make(Plan(jobs=4, nodes=4, seed=0)), lambda: False)
+    clear(make(Plan(jobs=4, nodes=4, seed=0)), lambda: False)
     return 0
 
 

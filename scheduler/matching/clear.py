@@ -1,69 +1,92 @@
-"""Clears one book: who runs where, at one price for each cell and slot size.
+"""Clears one book for as long as there is time: near the best that any matches could be.
 
-A greedy that is right before it is clever. Jobs are tried in the order of the surplus that they
-would bring now over the root of their GPUs (of all such orders the one with the best guarantee:
-Lehmann, O'Callaghan, Shoham, JACM 2002), raised a little for each hour waited; each takes its best
-place whole, or waits. A trade is made only if its cells can still agree on prices: the price of a
-slot lies between the asks and the values (less risk) of all its trades, and never falls with its
-size. So no seller gets less than asked, no buyer pays more than the value, and nobody needs making
-whole.
+Three steps, each of which tells the next what it needs:
+
+1. Prices climb until about as much is offered as wanted (`ascent`). They bound the welfare of any
+   matches.
+2. Jobs choose by these prices, and then, for as long as there is time, some of them are put out and
+   choose anew (`improving`).
+3. Prices are set that support the matches, and what they prove is reckoned: in small books the
+   lowest that do (`pricing`), in large ones those that balance (`settling`), which are near them.
 
 Ties fall by a hash of the book's seed and the row's id: the order of the rows means nothing.
 """
 
-import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
-from scheduler.matching.arrays import Array, Ints
-from scheduler.matching.book import NODE_GPUS, Book, reordered
+from scheduler.matching import book as books
+from scheduler.matching import improving, pricing, settling
+from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.ascent import Ascent
+from scheduler.matching.book import NODE_GPUS, Book
 from scheduler.matching.bound import bound
-from scheduler.matching.cells import SLOTS, Cells, cells, slots
+from scheduler.matching.cells import SLOTS, Cells, cells
+from scheduler.matching.choosing import desk, hopes
+from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
-from scheduler.matching.placing import (
-    LARGEST,
-    SMALLEST,
-    Gang,
-    Search,
-    Stand,
-)  # fmt: skip
-from scheduler.matching.pricing import ladders
-from scheduler.matching.spreading import places
-from scheduler.matching.tables import tables
-from scheduler.matching.values import terms
+from scheduler.matching.placing import Gang, Stand
+from scheduler.matching.supply import stock, supply
+from scheduler.matching.tables import Tables, tables
+
+_SWEEPS: Final = 45
+_GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
+"""Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
+_SMALL: Final = 400
+_ROUNDS: Final = 256
+"""Of ruin and recreate, between two looks at the time."""
+_LEAST_ROUNDS: Final = 2048
 
 
-def clear(book: Book) -> Matches:
-    """Matches for a book: the same book gives the same matches, bit for bit."""
+def clear(book: Book, more: Callable[[], bool] | None = None) -> Matches:
+    """Matches for a book. `more` is asked whether there is time to make them better; without it
+    the same book gives the same matches, bit for bit."""
     # 1. An order of our own, from ids and seed alone: where we try things in turn, it is fair.
     jobs = np.argsort(mixed(book.job_id, book.params.seed))
     nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_ask))
-    ordered = reordered(book, jobs, nodes)
-    # 2. Who runs where; the stand keeps the room left for prices.
+    ordered = _with_places_as_they_come(books.reordered(book, jobs, nodes))
     kinds = cells(ordered)
-    stand = Stand.opening(ordered, kinds, np.tile(ordered.node_ask[:, None], NODE_GPUS + 1))
-    gangs = _match(ordered, kinds, stand)
+    of = tables(ordered, kinds)
+    # 2. Prices, and who runs where.
+    climbing = Ascent(of)
+    climbing.climb(_SWEEPS)
+    market = _matched(ordered, kinds, of, climbing, more)
     # 3. Prices within that room, and what they prove.
-    ladder = ladders(ordered, kinds, stand, gangs)
+    let = _let(ordered, of, market)
+    if book.jobs <= _SMALL:
+        ladder = pricing.ladders(ordered, kinds, *_gangs(ordered, kinds, let, market))
+    else:
+        ladder = settling.ladders(of, let, climbing.best)
+    return _matches(book, (jobs, nodes), of, (let, market.gangs["level"]), ladder)
+
+
+def _matches(
+    book: Book, numbers: tuple[Ints, Ints], of: Tables, found: tuple[Array, Ints], ladder: Floats
+) -> Matches:
+    """In the book's own order: `numbers` are those of our jobs and nodes in it."""
+    (jobs, nodes), (let, reached) = numbers, found
+    gpus = np.array(SLOTS)[let["slot"]]
     level, gpu_class = np.full((2, book.jobs), -1)
-    for placed, gang in gangs.items():
-        level[jobs[placed]] = gang.level
-        gpu_class[jobs[placed]] = ordered.node_class[gang.nodes[0]]
+    level[jobs] = reached
+    gpu_class[jobs[let["job"]]] = book.node_class[nodes[let["node"]]]
     cell_price = np.empty((book.nodes, len(SLOTS)))
-    cell_price[nodes] = ladder[kinds.of_node]
-    job, node, gpus = _rows(gangs, jobs, nodes)
+    cell_price[nodes] = ladder[of.nodes["cell"]]
+    job, node = jobs[let["job"]], nodes[let["node"]]
+    order = np.lexsort((-gpus, node, job))
+    gain = gpus * (let["worth"] - let["risk"] - of.nodes["ask"][let["node"]])
     return Matches(
-        job=job.astype("<i4"),
-        node=node.astype("<i4"),
-        gpus=gpus.astype("|i1"),
-        price=cell_price[node, np.log2(gpus).astype(np.int64)],
+        job=job[order].astype("<i4"),
+        node=node[order].astype("<i4"),
+        gpus=gpus[order].astype("|i1"),
+        price=settling.payments(of, let, ladder)[order],
         level=level.astype("|i1"),
         gpu_class=gpu_class.astype("<i2"),
         cell_price=cell_price,
-        welfare=math.fsum(gang.surplus for gang in gangs.values()),
-        bound=bound(tables(ordered, kinds), ladder),
+        welfare=math.fsum(gain),
+        bound=bound(of, ladder),
         make_whole=0.0,
         seconds=0.0,
     )
@@ -77,69 +100,110 @@ def mixed(ids: Array, seed: int) -> Array:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _match(book: Book, kinds: Cells, stand: Stand) -> dict[int, Gang]:
-    """The gangs by job, and the stand as they leave it.
-
-    Places only get worse as others are filled. So while a job's best place is still to be had it
-    is still its best, and who has lost it looks again and queues with the next.
-    """
-    params, gangs = book.params, {}
-    age = np.minimum(params.ageing_per_hour * book.job_age_h.astype(np.float64), params.ageing_cap)
-
-    def entries(job: int) -> Iterator[tuple[float, int, Gang]]:
-        gang = _best(Search(book, kinds, stand, job, terms(book, kinds, job)))
-        if gang is not None:
-            yield -(1 + age[job]) * gang.surplus / math.sqrt(gang.gpus.sum()), job, gang
-
-    queue = [entry for job in range(book.jobs) for entry in entries(job)]
-    heapq.heapify(queue)
-    while queue:
-        _, job, gang = heapq.heappop(queue)
-        if _is_there(kinds, stand, gang):
-            gangs[job] = gang
-            _let(kinds, stand, gang)
-        else:
-            for entry in entries(job):
-                heapq.heappush(queue, entry)
-    return gangs
+def _with_places_as_they_come(book: Book) -> Book:
+    """Its classes and sites, renumbered as they first appear among its nodes."""
+    classes = _as_they_come(book.node_class, len(book.class_nvlink))
+    sites = _as_they_come(book.node_site, len(book.site_region))
+    return books.renumbered(book, classes, sites)
 
 
-def _best(search: Search) -> Gang | None:
-    """The placement with the largest surplus; of equals the first, so the closest together."""
-    gangs = [gang for target in search.targets for gang in places(search, target, everything=False)]
-    return max(gangs, key=lambda gang: gang.surplus, default=None)
+def _as_they_come(of_node: Ints, count: int) -> Ints:
+    """The old numbers in their new order; those of no node come last."""
+    each, first = np.unique(of_node, return_index=True)
+    seen = each[np.argsort(first)].astype(np.int64)
+    return np.concatenate([seen, np.setdiff1d(np.arange(count), seen)])
 
 
-def _is_there(kinds: Cells, stand: Stand, gang: Gang) -> bool:
-    """Whether the gang still finds its GPUs free and its cells ready to agree on prices."""
-    cell, cost = kinds.of_node[gang.nodes], stand.cost[gang.nodes, gang.gpus]
-    return bool(
-        (stand.free[gang.nodes] >= gang.gpus).all()
-        and (cost <= stand.high[cell, SMALLEST[gang.gpus]]).all()
-        and (gang.value >= stand.low[cell, LARGEST[gang.gpus]]).all()
+def _matched(
+    book: Book, kinds: Cells, of: Tables, prices: Ascent, more: Callable[[], bool] | None
+) -> Market:
+    sold = supply(book, prices.best[kinds.of_node], np.arange(book.nodes))
+    hoped, (gangs, parts) = hopes(of, sold.seats, sold.kinds), improving.gangs(of, book)
+    market = Market(of, hoped, sold, stock(sold), desk(of, book.params.seed), gangs, parts)
+    if not book.jobs or not book.nodes:
+        return market
+    improving.hope(market)
+    # Who would lose most by coming late, and has most to fit in, comes first.
+    order = np.argsort(-gangs["weight"] * prices.gains * of.jobs["least"], kind="stable")
+    starts = [_start(market, order, guide) for guide in _guides(book)]
+    market = max(starts, key=_worth)  # of equals the first
+    spare, done = improving.undo(market), 0
+    while more() if more else done < _LEAST_ROUNDS:
+        improving.improve(market, _ROUNDS, spare)
+        done += _ROUNDS
+    return market
+
+
+def _guides(book: Book) -> tuple[float, ...]:
+    """How much prices count in each start: small books get stuck where they begin, and begin often."""
+    return _GUIDES if book.jobs <= _SMALL else _GUIDES[:1]
+
+
+def _start(empty: Market, order: Ints, guide: float) -> Market:
+    market = empty._replace(
+        left=stock(empty.sold),
+        room=empty.room._replace(random=empty.room.random.copy()),
+        gangs=empty.gangs.copy(),
+        parts=empty.parts.copy(),
     )
+    improving.fill(market, order, guide)
+    improving.fill(market, order, 0.0)
+    if len(order) <= _SMALL:
+        improving.improve(market, _ROUNDS, improving.undo(market))
+    return market
 
 
-def _let(kinds: Cells, stand: Stand, gang: Gang) -> None:
-    """Takes the GPUs, and narrows the room for prices to what these trades agree with."""
-    cell = kinds.of_node[gang.nodes]
-    cost = stand.cost[gang.nodes, gang.gpus]
-    stand.free[gang.nodes] -= gang.gpus
+def _worth(market: Market) -> float:
+    return math.fsum(market.gangs["weight"] * market.gangs["surplus"])
+
+
+def _let(book: Book, of: Tables, market: Market) -> Array:
+    """The slots that were let: each node's share of a gang, cut into the fewest."""
+    gangs, seats = market.gangs, market.sold.seats
+    count = gangs["parts"].astype(np.int64)
+    job = np.repeat(np.arange(book.jobs), count)
+    at = np.repeat(gangs["first"] - (np.cumsum(count) - count), count) + np.arange(count.sum())
+    part = market.parts[at]
+    node = seats["node"][part["seat"]]
+    worth, risk = _values(book, gangs, job, node)
+    rows = []
     for slot, size in enumerate(SLOTS):
-        used = gang.gpus >= size if size == SLOTS[-1] else gang.gpus & size > 0
-        for larger in range(slot, len(SLOTS)):
-            np.maximum.at(stand.low[:, larger], cell[used], cost[used])
-        for smaller in range(slot + 1):
-            np.minimum.at(stand.high[:, smaller], cell[used], gang.value[used])
+        times = part["gpus"] // 8 if size == SLOTS[-1] else part["gpus"] // size % 2
+        one = np.repeat(np.arange(len(part)), times)
+        let = np.zeros(len(one), settling.LET)
+        let["job"], let["node"], let["slot"] = job[one], node[one], slot
+        let["cell"] = of.nodes["cell"][node[one]]
+        let["worth"], let["risk"] = worth[one], risk[one]
+        rows.append(let)
+    return np.concatenate(rows)
 
 
-def _rows(gangs: Mapping[int, Gang], jobs: Ints, nodes: Ints) -> tuple[Ints, Ints, Ints]:
-    """Job, node and size of every slot let, in the book's numbers, by job and node."""
-    rows = sorted(
-        (int(jobs[job]), int(nodes[node]), -size)
-        for job, gang in gangs.items()
-        for node, gpus in zip(gang.nodes, gang.gpus, strict=True)
-        for size in slots(int(gpus))
-    )
-    job, node, size = np.array(rows, np.int64).reshape(-1, 3).T
-    return job, node, -size
+def _gangs(book: Book, kinds: Cells, let: Array, market: Market) -> tuple[Stand, dict[int, Gang]]:
+    """What was let as whole gangs, and the room that they leave for prices."""
+    stand = Stand.opening(book, kinds, np.tile(book.node_ask[:, None], NODE_GPUS + 1))
+    found = {}
+    for job in np.unique(let["job"]).tolist():
+        rows = let[let["job"] == job]
+        nodes, first, of_row = np.unique(rows["node"], return_index=True, return_inverse=True)
+        gpus = np.bincount(of_row.reshape(-1), np.array(SLOTS)[rows["slot"]]).astype(np.int64)
+        value = (rows["worth"] - rows["risk"])[first]
+        surplus = float((gpus * (value - book.node_ask[nodes])).sum())
+        found[job] = Gang(nodes, gpus, value, int(market.gangs["level"][job]), surplus)
+        pricing.narrow(kinds, stand, found[job])
+    return stand, found
+
+
+def _values(book: Book, gangs: Array, job: Ints, node: Ints) -> tuple[Floats, Floats]:
+    """(limit · η, risk) of each part, USD per GPU-hour."""
+    params, site, gpu_class = book.params, book.node_site[node], book.node_class[node]
+    size = gangs["size"][job]
+    limit, kappa = book.job_limit[job, gpu_class], book.job_kappa[job].astype(float)
+    pcie = np.where(book.class_nvlink[gpu_class] == 1, 0.0, params.penalty_node_pcie)
+    in_node = np.where(size > 1, 1 - kappa * pcie, 1.0)
+    in_site = 1 - kappa * np.array(params.penalty_site)[book.site_net[site]]
+    computing = book.site_up_mbps[site].astype(float) * book.job_sync_s[job].astype(float)
+    sending = 16.0 * book.job_sync_mb[job].astype(float)
+    over = np.divide(computing, computing + sending, out=np.zeros(len(job)), where=computing > 0)
+    keeps = np.choose(gangs["level"][job], [in_node, in_site, over])
+    rate = np.array(params.failures_per_gpu_hour)[book.node_tier[node]]
+    return limit * keeps, rate * size * book.job_hours_lost[job].astype(float) * limit

@@ -46,6 +46,19 @@ def ladders(book: Book, kinds: Cells, stand: Stand, gangs: Mapping[int, Gang]) -
     return with_all_sizes(price, let.sizes, following, roof)
 
 
+def narrow(kinds: Cells, stand: Stand, gang: Gang) -> None:
+    """Takes the GPUs, and narrows the room for prices to what these trades agree with."""
+    cell = kinds.of_node[gang.nodes]
+    cost = stand.cost[gang.nodes, gang.gpus]
+    stand.free[gang.nodes] -= gang.gpus
+    for slot, size in enumerate(SLOTS):
+        used = gang.gpus >= size if size == SLOTS[-1] else gang.gpus & size > 0
+        for larger in range(slot, len(SLOTS)):
+            np.maximum.at(stand.low[:, larger], cell[used], cost[used])
+        for smaller in range(slot + 1):
+            np.minimum.at(stand.high[:, smaller], cell[used], gang.value[used])
+
+
 def with_all_sizes(price: Floats, let: Bools, following: Floats, roof: Floats | float) -> Floats:
     """[K, 4] the prices of sizes that were let, and for those that were not the next ask (infinite:
     none), which fits in below the larger ones that were."""

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from scheduler.matching import anytime, clear, synthetic
+from scheduler.matching import clear, synthetic
 from scheduler.matching.book import Book
 from scheduler.matching.idling import Idle, Lost, idle, let_at, tries
 from scheduler.matching.saying import why_idles
 from scheduler.matching.synthetic import Plan
 from tests.matching.rows import SITE, a_book, a_node, an_order, books
 
-ENGINES = [anytime.clear, clear.clear]
+ENGINES = [clear.clear]
 NEVER = {Lost.QUIET, Lost.UNWANTED, Lost.SMALL}
 
 
