@@ -24,7 +24,7 @@ from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from scheduler import book as market
-from scheduler import leases, prices
+from scheduler import history, leases, prices
 from scheduler.book import Standing
 from scheduler.leases import MARKET_LOCK, Placement
 from scheduler.matching.book import Book, ClassRow, Order, SiteRow, Supply, build, digest
@@ -300,3 +300,4 @@ def _publish(round: Round, placements: Sequence[Placement], now: datetime) -> No
         )
         for (gpu_class, cell, slot), paid in let.items()
     )  # fmt: skip
+    history.record(round)
