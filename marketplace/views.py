@@ -80,6 +80,11 @@ def mechanism(request: HttpRequest, reader: str) -> HttpResponse:
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     # On the site the pages stand beside each other under the names of their readers.
     html = re.sub(r'href="mechanism-for-(\w+)\.md"', r'href="../\1/"', html)
+    # What stands beside docs/ is in the source alone.
+    html = re.sub(
+        r'<a href="\.\./([^"]*)/README\.md">(.*?)</a>', r"\2 (<code>\1</code> in the source)", html
+    )
+    html = html.replace("<pre>", '<pre tabindex="0">')  # it scrolls on a phone, by keyboard too
     context = {"reader": reader, "readers": READERS, "html": mark_safe(html)}  # noqa: S308 - ours
     return render(request, "marketplace/mechanism.html", context)
 

@@ -22,8 +22,10 @@ def money(micros: int | None, places: int = 2) -> str:
 
 @register.filter
 def price(micros: int | str | None, places: int = 2) -> str:
-    """Micros per GPU-hour, rounded to so many places: "$1.87"; "–" for nothing known."""
-    return f"${micros / 1e6:.{places}f}" if isinstance(micros, int) else "–"
+    """Micros per GPU-hour: "$1.87", and below ten cents "$0.0412"; "–" for nothing known."""
+    if not isinstance(micros, int):
+        return "–"
+    return f"${micros / 1e6:.{places if micros >= 100_000 else 4}f}"
 
 
 @register.filter

@@ -17,11 +17,23 @@
     return [xs, column("gpus", 1), column("high", 1e6), column("low", 1e6), column("price", 1e6)];
   }
 
+  // $1.87, and as many more places as it takes to tell neighbours apart.
+  function places(data) {
+    const seen = data[2].concat(data[3]).filter((y) => y !== null);
+    const span = Math.max(...seen) - Math.min(...seen);
+    return Math.max(...seen) < 0.1 || span < 0.05 ? 4 : 2;
+  }
+
+  function clock(seconds, span) {
+    const text = new Date(seconds * 1000).toISOString();
+    return span > 2 * 86400 ? text.slice(5, 10) : text.slice(11, 16);
+  }
+
   function plot(element, data) {
     const ink = dark.matches ? "#9aa8a3" : "#5a6763";
     const line = dark.matches ? "#4fc9b0" : "#0f6b5c";
     const axis = { stroke: ink, grid: { stroke: "#8883", width: 1 }, ticks: { stroke: "#8883" } };
-    const dollars = (u, x) => (x == null ? "–" : "$" + x.toFixed(2));
+    const dollars = (u, x) => (x == null ? "–" : "$" + x.toFixed(places(u.data)));
     const faint = { scale: "$", stroke: line + "55", width: 1, spanGaps: true, points: { show: false } };
     return new uPlot(
       {
@@ -34,8 +46,8 @@
           $: { range: (u, low, high) => (low == null ? [0, 1] : padded(low, high)) },
         },
         axes: [
-          axis,
-          { ...axis, scale: "$", size: 60, values: (u, ticks) => ticks.map((t) => "$" + t.toFixed(2)) },
+          { ...axis, values: (u, ticks) => ticks.map((t) => clock(t, u.data[0].at(-1) - u.data[0][0])) },
+          { ...axis, scale: "$", size: 66, values: (u, ticks) => ticks.map((t) => dollars(u, t)) },
         ],
         series: [
           { label: "UTC", value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },
@@ -82,6 +94,15 @@
     await ask();
     setInterval(ask, EVERY_MS);
   }
+
+  // The tables below are swapped every five seconds; how far they were scrolled aside stays.
+  const tables = () => [...document.querySelectorAll("#market .scroll")];
+  let scrolled = [];
+  document.addEventListener("htmx:beforeSwap", () => {
+    scrolled = tables().map((table) => table.scrollLeft);
+  });
+  document.addEventListener("htmx:afterSettle", () =>
+    tables().forEach((table, i) => (table.scrollLeft = scrolled[i] ?? 0)));
 
   document.addEventListener("DOMContentLoaded", () => {
     const element = document.getElementById("price-chart");
