@@ -86,7 +86,12 @@ def traded(*, now: datetime) -> dict[str, Traded]:
 
 def points(gpu_class: str, over: Range, *, now: datetime) -> list[Point]:
     """The curve of a class, oldest first; steps in which nothing was let are left out. One query."""
-    given = {"class": gpu_class, "step": over.step, "since": now - over.length, "now": now}
+    given: dict[str, str | datetime | timedelta] = {
+        "class": gpu_class,
+        "step": over.step,
+        "since": now - over.length,
+        "now": now,
+    }
     with connection.cursor() as cursor:
         cursor.execute(_FROM_ROUNDS if over.name == "hour" else _FROM_SPANS, given)
         return [Point(*row) for row in cursor.fetchall()]

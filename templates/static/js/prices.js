@@ -26,7 +26,8 @@
 
   function clock(seconds, span) {
     const text = new Date(seconds * 1000).toISOString();
-    return span > 2 * 86400 ? text.slice(5, 10) : text.slice(11, 16);
+    const midnight = text.slice(11, 16) === "00:00";
+    return span > 2 * 86400 && midnight ? text.slice(5, 10) : text.slice(11, 16);
   }
 
   function plot(element, data) {
