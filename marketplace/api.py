@@ -1,6 +1,7 @@
 """The public market as JSON."""
 
 from django.utils import timezone
+from django.utils.cache import patch_cache_control
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -8,7 +9,19 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from marketplace.core.paces import Accuracy
-from scheduler import public
+from marketplace.throttles import PerAddress
+from scheduler import history, public
+
+
+class TradedSerializer(serializers.Serializer[history.Traded]):
+    """What a class was let at within a day and a week; micros per GPU-hour."""
+
+    day_low = serializers.IntegerField(allow_null=True)
+    day_high = serializers.IntegerField(allow_null=True)
+    week_low = serializers.IntegerField()
+    week_high = serializers.IntegerField()
+    day_gpus = serializers.IntegerField()
+    week_gpus = serializers.IntegerField()
 
 
 class SupplySerializer(serializers.Serializer[public.ClassSupply]):
@@ -18,11 +31,14 @@ class SupplySerializer(serializers.Serializer[public.ClassSupply]):
     gpus = serializers.IntegerField()
     free = serializers.IntegerField()
     nodes = serializers.IntegerField()
-    memory_bytes = serializers.IntegerField()
-    ask_low = serializers.IntegerField()
-    ask_high = serializers.IntegerField()
+    memory_bytes = serializers.IntegerField(allow_null=True)
+    ask_low = serializers.IntegerField(
+        allow_null=True, help_text="The asks' lower quartile, if they come from enough suppliers"
+    )
+    ask_high = serializers.IntegerField(allow_null=True, help_text="The upper one")
     last_price = serializers.IntegerField(allow_null=True)
     last_at = serializers.DateTimeField(allow_null=True)
+    traded = TradedSerializer(allow_null=True)
 
 
 class RoundSerializer(serializers.Serializer[object]):
@@ -36,7 +52,9 @@ class RoundSerializer(serializers.Serializer[object]):
     matched_gpus = serializers.IntegerField()
     welfare = serializers.FloatField()
     bound = serializers.FloatField()
-    make_whole = serializers.FloatField()
+    gap = serializers.FloatField(help_text="(bound − welfare) / bound")
+    turnover = serializers.FloatField(help_text="USD per hour of what was let")
+    make_whole = serializers.FloatField(help_text="USD per hour, from the platform's fee")
     seconds = serializers.FloatField()
     book_sha256 = serializers.CharField()
 
@@ -70,3 +88,60 @@ class MarketView(APIView):
     @extend_schema(responses=MarketSerializer, auth=[])
     def get(self, request: Request) -> Response:
         return Response(MarketSerializer(public.look(now=timezone.now())).data)
+
+
+class PricesAskedSerializer(serializers.Serializer[object]):
+    """Of which class, and how far back."""
+
+    gpu_class = serializers.CharField(max_length=50)
+    range = serializers.ChoiceField(choices=list(history.RANGES), default="day")
+
+
+class PointSerializer(serializers.Serializer[history.Point]):
+    """Some minutes in which GPUs were let: the mean, lowest and highest price, micros per GPU-hour,
+    and how many."""
+
+    at = serializers.DateTimeField(help_text="When they began")
+    price = serializers.IntegerField()
+    low = serializers.IntegerField()
+    high = serializers.IntegerField()
+    gpus = serializers.IntegerField()
+
+
+class PricesSerializer(serializers.Serializer[object]):
+    """A class's prices, oldest first; minutes in which nothing was let are left out."""
+
+    gpu_class = serializers.CharField()
+    at = serializers.DateTimeField()
+    since = serializers.DateTimeField()
+    step_s = serializers.IntegerField(help_text="Seconds from one point to the next")
+    points = PointSerializer(many=True)
+
+
+class PricesView(APIView):
+    """The clearing prices of a class: of an hour by minutes, a day by quarters, a week by two
+    hours. No key is needed; answers may be kept for five seconds."""
+
+    public = True
+    throttle_classes = (PerAddress,)
+    throttle_scope = "figures"
+
+    @extend_schema(parameters=[PricesAskedSerializer], responses=PricesSerializer, auth=[])
+    def get(self, request: Request) -> Response:
+        asked = PricesAskedSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        now, gpu_class = timezone.now(), asked.validated_data["gpu_class"]
+        over = history.range_of(asked.validated_data["range"])
+        answer = Response(
+            PricesSerializer(
+                {
+                    "gpu_class": gpu_class,
+                    "at": now,
+                    "since": now - over.length,
+                    "step_s": over.step.total_seconds(),
+                    "points": history.points(gpu_class, over, now=now),
+                }
+            ).data
+        )
+        patch_cache_control(answer, public=True, max_age=5)
+        return answer

@@ -253,8 +253,10 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "marketplace.http.api_exception",
 }
-# A person's most requests a minute. A busy program of one org stays far below.
+# A person's (of the public figures an address's) most requests a minute. A busy program of one org
+# stays far below.
 THROTTLES = {
+    "figures": _per_minute("THROTTLE_FIGURES", 600),
     "quotes": _per_minute("THROTTLE_QUOTES", 60),
     "writes": _per_minute("THROTTLE_WRITES", 300),
 }

@@ -1,7 +1,8 @@
 """How often one person may ask the REST API for something that costs us: per minute, by scope.
 
 Quotes read the whole book, writes take locks. The minutes are counted in Valkey, for all
-processes together; while it is away nobody is held up. Reading is free.
+processes together; while it is away nobody is held up. Reading is free, but for what anybody may
+read without a key: that is counted by address.
 """
 
 import math
@@ -33,15 +34,26 @@ class PerMinute(BaseThrottle):
         """True, or raises Throttled, whose message says what the limit is."""
         if request.method in SAFE_METHODS or not request.user.is_authenticated:
             return True
-        scope = getattr(view, "throttle_scope", "writes")
-        minute, second = divmod(time.time(), _MINUTE)
-        most = settings.THROTTLES[scope]
-        key = f"throttle:{scope}:{request.user.pk}:{minute:.0f}"
-        if telemetry.count(key, keep_s=2 * _MINUTE) <= most:
-            return True
-        wait = math.ceil(_MINUTE - second)
-        error = Throttled(wait=wait)
-        error.detail = ErrorDetail(
-            f"that was more than {most} {scope} in a minute; go on in {wait} s", "throttled"
-        )
-        raise error
+        return _count(getattr(view, "throttle_scope", "writes"), str(request.user.pk))
+
+
+class PerAddress(BaseThrottle):
+    """For public views with a `throttle_scope`: counted by the address that asks."""
+
+    def allow_request(self, request: Request, view: "APIView") -> bool:
+        """True, or raises Throttled, whose message says what the limit is."""
+        return _count(view.throttle_scope, request.META.get("REMOTE_ADDR", ""))  # type: ignore[attr-defined]
+
+
+def _count(scope: str, who: str) -> bool:
+    minute, second = divmod(time.time(), _MINUTE)
+    most = settings.THROTTLES[scope]
+    key = f"throttle:{scope}:{who}:{minute:.0f}"
+    if telemetry.count(key, keep_s=2 * _MINUTE) <= most:
+        return True
+    wait = math.ceil(_MINUTE - second)
+    error = Throttled(wait=wait)
+    error.detail = ErrorDetail(
+        f"that was more than {most} {scope} in a minute; go on in {wait} s", "throttled"
+    )
+    raise error

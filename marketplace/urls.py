@@ -17,6 +17,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", views.home, name="home"),
     path("market/", views.market, name="market"),
     path("market/rounds/", views.rounds, name="rounds"),
+    path("market/rounds/<uuid:pk>/", views.round_page, name="round"),
     path("account/", include("allauth.urls")),
     path("account/keys/", views.api_keys, name="api_keys"),
     path("account/keys/<uuid:pk>/revoke/", views.revoke_key, name="revoke_key"),
@@ -24,6 +25,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", admin.site.urls),
     path("healthz", views.healthz, name="healthz"),
     path("api/v1/market/", api.MarketView.as_view(), name="api_market"),
+    path("api/v1/market/prices/", api.PricesView.as_view(), name="api_market_prices"),
     path("api/v1/", include((suppliers.urls.api_urls + buyers.urls.api_urls, "api"))),
     path("api/schema/", SpectacularAPIView.as_view(permission_classes=[]), name="schema"),
     path("api/", SpectacularSwaggerView.as_view(url_name="schema", permission_classes=[])),
@@ -31,5 +33,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("stripe/", include(payments.urlpatterns)),
     path("supply/", include(suppliers.urls.page_urls)),
     path("buy/", include(buyers.urls.page_urls)),
+    path("docs/mechanism/<slug:reader>/", views.mechanism, name="mechanism"),
     path("docs/", include(buyers.urls.doc_urls)),
 ]

@@ -1,23 +1,31 @@
 """The public pages, and a member's keys."""
 
+import re
+from typing import Final
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.core.paginator import Paginator
 from django.db import connection
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.safestring import mark_safe
 from django.views.decorators.http import require_GET, require_POST
+from markdown_it import MarkdownIt
 
 from marketplace import accounts
 from marketplace.forms import ApiKeyForm
 from marketplace.http import choose_org, org_of
 from marketplace.models import ApiKey, Org, Scope
-from scheduler import public
+from scheduler import history, public
+
+READERS: Final = ("buyers", "suppliers", "economists")
+"""For whom the mechanism is told, each on a page of docs/."""
 
 
 @require_GET
@@ -31,18 +39,18 @@ def home(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def market(request: HttpRequest) -> HttpResponse:
-    """Open supply, last prices and rounds, for anybody; refreshes itself."""
+    """Prices, open supply and rounds, for anybody; refreshes itself."""
     now = timezone.now()
     view = public.look(now=now)
-    history = {row.gpu_class: public.price_history(row.gpu_class, now=now) for row in view.supply}
+    over = history.range_of(request.GET.get("range", "day"))
+    gpu_class = request.GET.get("gpu_class", "") or view.busiest
     context = {
         "market": view,
         "now": now,
-        "series": {
-            name: [[at.timestamp() for at, _, _ in rows], [price / 1e6 for _, price, _ in rows]]
-            for name, rows in history.items()
-            if rows
-        },
+        "over": over,
+        "ranges": history.RANGES.values(),
+        "chosen": next((row for row in view.supply if row.gpu_class == gpu_class), None),
+        "points": history.points(gpu_class, over, now=now),
     }
     template = "marketplace/_market.html" if request.htmx else "marketplace/market.html"  # type: ignore[attr-defined]
     return render(request, template, context)
@@ -53,6 +61,32 @@ def rounds(request: HttpRequest) -> HttpResponse:
     """All rounds that matched something."""
     page = Paginator(public.rounds_matched(), 50).get_page(request.GET.get("page"))
     return render(request, "marketplace/rounds.html", {"page": page, "now": timezone.now()})
+
+
+@require_GET
+def round_page(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """All that is public of one round."""
+    round = get_object_or_404(public.every_round(), pk=pk)
+    context = {"round": round, "prices": public.prices_of(round), "now": timezone.now()}
+    return render(request, "marketplace/round.html", context)
+
+
+@require_GET
+def mechanism(request: HttpRequest, reader: str) -> HttpResponse:
+    """How the market works, for one of those who ask: a page of docs/."""
+    if reader not in READERS:
+        raise Http404
+    text = (settings.BASE_DIR / "docs" / f"mechanism-for-{reader}.md").read_text("utf-8")
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    # On the site the pages stand beside each other under the names of their readers.
+    html = re.sub(r'href="mechanism-for-(\w+)\.md"', r'href="../\1/"', html)
+    # What stands beside docs/ is in the source alone.
+    html = re.sub(
+        r'<a href="\.\./([^"]*)/README\.md">(.*?)</a>', r"\2 (<code>\1</code> in the source)", html
+    )
+    html = html.replace("<pre>", '<pre tabindex="0">')  # it scrolls on a phone, by keyboard too
+    context = {"reader": reader, "readers": READERS, "html": mark_safe(html)}  # noqa: S308 - ours
+    return render(request, "marketplace/mechanism.html", context)
 
 
 @login_required

@@ -24,7 +24,7 @@ from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from scheduler import book as market
-from scheduler import explaining, leases, prices
+from scheduler import explaining, history, leases, prices
 from scheduler.book import Standing
 from scheduler.drafting import Placement
 from scheduler.explaining import Cleared
@@ -323,3 +323,4 @@ def _publish(round: Round, placements: Sequence[Placement], now: datetime) -> No
         )
         for (gpu_class, cell, slot), paid in let.items()
     )  # fmt: skip
+    history.record(round)

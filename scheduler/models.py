@@ -28,6 +28,11 @@ class Round(models.Model):
     seed = models.BigIntegerField()
     book_sha256 = models.CharField(max_length=64)
 
+    @property
+    def gap(self) -> float:
+        """The share of the bound by which any other matches could have been better, at most."""
+        return max(0.0, 1 - self.welfare / self.bound) if self.bound > 0 else 0.0
+
     class Meta:
         # For the market page: the last rounds, those that matched something apart.
         indexes = [
@@ -68,6 +73,29 @@ class Told(models.Model):
     class Meta:
         # To forget what nobody has looked at for a day.
         indexes = [models.Index(fields=["looked_at"], name="told_looked_at")]
+
+
+class PriceSpan(models.Model):
+    """What a class was let at in five minutes of rounds, so that a week of them is read at once.
+
+    Written with each round (`scheduler.history`); prices in micros per GPU-hour.
+    """
+
+    gpu_class = models.CharField(max_length=50)
+    at = models.DateTimeField(help_text="Its beginning")
+    gpus = models.BigIntegerField(help_text="Let in it")
+    turnover_micros = models.BigIntegerField(help_text="Per hour, of those GPUs")
+    low_micros = models.BigIntegerField()
+    high_micros = models.BigIntegerField()
+    last_micros = models.BigIntegerField(help_text="Mean of the last round in it")
+    last_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["gpu_class", "at"], name="one_span_of_class")
+        ]
+        # For the figures of all classes.
+        indexes = [models.Index(fields=["-at"], name="span_at")]
 
 
 class LeaseQuerySet(models.QuerySet["Lease"]):

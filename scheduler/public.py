@@ -1,20 +1,27 @@
 """The public face of the market: open supply, prices and rounds. No live bid or ask is in it.
 
-Asks are shown only as a class's range over all its offers, bids only as a count.
+Of asks only the middle half of a class is told, in two digits, and only where enough suppliers
+stand in it that nobody can be told apart; of bids only how many wait.
 """
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Final
 
-from django.db.models import Avg, Count, QuerySet, Sum
+from django.db.models import Count, F, FloatField, OuterRef, QuerySet, Subquery, Sum
+from django.db.models.functions import Cast, Coalesce, NullIf
 
 from buyers.models import Job
+from marketplace.core.money import MICRO
 from marketplace.core.paces import Accuracy
-from scheduler import book, paces, prices
+from scheduler import book, history, paces
+from scheduler.history import Traded
 from scheduler.models import ClearingPrice, Round
 
-_HISTORY = timedelta(days=7)
+SUPPLIERS_TO_HIDE_AMONG: Final = 5
+"""With fewer in a class, nothing is told of its asks."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,20 @@ class ClassSupply:
     gpus: int
     free: int
     nodes: int
-    memory_bytes: int
-    ask_low: int
-    ask_high: int
-    last_price: int | None
-    last_at: datetime | None
+    memory_bytes: int | None
+    ask_low: int | None
+    ask_high: int | None
+    traded: Traded | None
+
+    @property
+    def last_price(self) -> int | None:
+        """The mean price of the last round that let some, within a week."""
+        return self.traded.last if self.traded else None
+
+    @property
+    def last_at(self) -> datetime | None:
+        """When that was."""
+        return self.traded.last_at if self.traded else None
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,15 @@ class MarketView:
     accuracy: Accuracy | None
     """How well the quotes of late foretold time and cost."""
 
+    @property
+    def busiest(self) -> str:
+        """The class of which most was let within a week, or else of which most stands open."""
+        most = max(
+            self.supply, default=None,
+            key=lambda row: (row.traded.week_gpus if row.traded else 0, row.gpus),
+        )  # fmt: skip
+        return most.gpu_class if most else ""
+
 
 def look(*, now: datetime, rounds: int = 10) -> MarketView:
     """The market as it stands. A constant number of queries."""
@@ -51,53 +76,73 @@ def look(*, now: datetime, rounds: int = 10) -> MarketView:
     for row in book.standing(now):
         if not row.stands.own_org_only:
             by_class.setdefault(row.stands.gpu_class, []).append(row)
-    last = last_prices(now)
-    supply = [_supply(name, rows, last.get(name)) for name, rows in sorted(by_class.items())]
+    let = history.traded(now=now)
     states = dict(Job.objects.live().values_list("state").annotate(count=Count("pk")).order_by())
     return MarketView(
         at=now,
-        supply=supply,
+        supply=[
+            _supply(name, by_class.get(name, []), let.get(name))
+            for name in sorted({*by_class, *let})
+        ],
         waiting_jobs=states.get("queued", 0),
         running_jobs=states.get("running", 0) + states.get("placed", 0),
         accuracy=paces.accuracy(now=now),
-        rounds=list(Round.objects.order_by("-at")[:rounds]),
+        rounds=list(_with_turnover(Round.objects.order_by("-at")[:rounds])),
     )
-
-
-def last_prices(now: datetime) -> dict[str, tuple[int, datetime]]:
-    """GPU class → the last price something was let at in a round, and when."""
-    latest = prices.latest("gpu_class", since=now - _HISTORY)
-    return {row.gpu_class: (row.price_micros, row.at) for row in latest}
-
-
-def price_history(gpu_class: str, *, now: datetime) -> list[tuple[datetime, int, int]]:
-    """(when, mean micros per GPU-hour, GPUs let) of each round that let the class, oldest first."""
-    rows = (
-        ClearingPrice.objects.filter(gpu_class=gpu_class, gpus__gt=0, at__gte=now - _HISTORY)
-        .values("at")
-        .annotate(price=Avg("price_micros"), let=Sum("gpus"))
-        .order_by("at")
-    )
-    return [(row["at"], round(row["price"]), row["let"]) for row in rows]
 
 
 def rounds_matched() -> QuerySet[Round]:
     """Rounds that matched something, newest first."""
-    return Round.objects.filter(matched_jobs__gt=0).order_by("-at")
+    return _with_turnover(Round.objects.filter(matched_jobs__gt=0).order_by("-at"))
 
 
-def _supply(
-    name: str, rows: Sequence[book.Standing], last: tuple[int, datetime] | None
-) -> ClassSupply:
-    asks = [row.stands.ask for row in rows]
+def every_round() -> QuerySet[Round]:
+    """All of them, to find one in."""
+    return _with_turnover(Round.objects.all())
+
+
+def prices_of(round: Round) -> Sequence[ClearingPrice]:
+    """What each slot size of each cell cost in a round."""
+    return list(round.prices.filter(gpus__gt=0).order_by("cell", "slot"))
+
+
+def _with_turnover(rounds: QuerySet[Round]) -> QuerySet[Round]:
+    """Each with `turnover`, USD per hour, and `made_whole`, the share of it that sellers get on top
+    out of the platform's fee; None where nothing was let."""
+    micros = (
+        ClearingPrice.objects.filter(round=OuterRef("pk"))
+        .values("round")
+        .values(sum=Sum(F("price_micros") * F("gpus")))
+    )
+    turnover = Cast(Coalesce(Subquery(micros), 0), FloatField()) / MICRO
+    return rounds.annotate(turnover=turnover, made_whole=F("make_whole") / NullIf(turnover, 0.0))
+
+
+def _supply(name: str, rows: Sequence[book.Standing], let: Traded | None) -> ClassSupply:
+    low, high = _middle_asks(rows)
     return ClassSupply(
         gpu_class=name,
         gpus=sum(row.stands.gpus for row in rows),
         free=sum(row.stands.free for row in rows),
         nodes=len(rows),
-        memory_bytes=max(row.stands.memory_bytes for row in rows),
-        ask_low=min(asks),
-        ask_high=max(asks),
-        last_price=last[0] if last else None,
-        last_at=last[1] if last else None,
+        memory_bytes=max((row.stands.memory_bytes for row in rows), default=None),
+        ask_low=low,
+        ask_high=high,
+        traded=let,
     )
+
+
+def _middle_asks(rows: Sequence[book.Standing]) -> tuple[int | None, int | None]:
+    """The quartiles of a class's gross asks, one for each supplier, in two digits."""
+    by_org: dict[object, list[int]] = {}
+    for row in rows:
+        by_org.setdefault(row.node.site.org_id, []).append(row.stands.ask)
+    if len(by_org) < SUPPLIERS_TO_HIDE_AMONG:
+        return None, None
+    asks = [statistics.median(each) for each in by_org.values()]
+    low, _, high = statistics.quantiles(asks, n=4)
+    return _two_digits(low), _two_digits(high)
+
+
+def _two_digits(micros: float) -> int:
+    return int(float(f"{micros:.1e}"))

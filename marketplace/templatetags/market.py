@@ -21,6 +21,14 @@ def money(micros: int | None, places: int = 2) -> str:
 
 
 @register.filter
+def price(micros: int | str | None, places: int = 2) -> str:
+    """Micros per GPU-hour: "$1.87", and below ten cents "$0.0412"; "–" for nothing known."""
+    if not isinstance(micros, int):
+        return "–"
+    return f"${micros / 1e6:.{places if micros >= 100_000 else 4}f}"
+
+
+@register.filter
 def cents(micros: int | None) -> str:
     """Micros rounded to whole cents, for totals where the sixth place says nothing."""
     if micros is None:
@@ -87,6 +95,12 @@ def as_json(value: object) -> str:
 def percent(share: float | None) -> str:
     """0.25 as "25 %"."""
     return "–" if share is None else f"{share * 100:.0f} %"
+
+
+@register.filter
+def fine_percent(share: float | None) -> str:
+    """0.00412 as "0.41 %"."""
+    return "–" if share is None else f"{share * 100:.2f} %"
 
 
 @register.filter

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("scheduler", "0011_overheads"),
+        ("scheduler", "0012_price_spans"),
     ]
 
     operations = [
