@@ -189,6 +189,11 @@ def clear_stale_pid(folder: Path) -> None:
         return
     if _works_in(pid, folder):
         _stop_and_wait(pid)
+    # One that was killed leaves processes behind, each in a session of its own, which end when they
+    # notice; until then they hold the shared memory.
+    for name in os.listdir("/proc"):
+        if name.isdigit() and _works_in(int(name), folder) and _is_postgres(int(name)):
+            _wait_gone(int(name))
     lock.unlink(missing_ok=True)
 
 
@@ -200,10 +205,25 @@ def _works_in(pid: int, folder: Path) -> bool:
         return False
 
 
-def _stop_and_wait(pid: int) -> None:
-    handle = os.pidfd_open(pid)
+def _is_postgres(pid: int) -> bool:
+    """And nobody's shell, which may stand in the folder as well."""
     try:
-        os.kill(pid, signal.SIGINT)
+        return Path(f"/proc/{pid}/comm").read_text().startswith("postgres")
+    except OSError:
+        return False
+
+
+def _stop_and_wait(pid: int) -> None:
+    os.kill(pid, signal.SIGINT)
+    _wait_gone(pid)
+
+
+def _wait_gone(pid: int) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
         gone, _, _ = select.select([handle], [], [], _STOP_S)
     finally:
         os.close(handle)
