@@ -10,18 +10,16 @@ the risk; so an elastic gang's sizes are taken in stretches from a to 2a - 1, ea
 size at the risk of its least, which is never too little.
 """
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Record
 from scheduler.matching.lists import Lists, find_cheapest
-from scheduler.matching.offers import FAR, Offers, in_node, want
+from scheduler.matching.offers import FADED, FAR, Offers, in_node, want
 from scheduler.matching.spanning import Span, over_sites, span
 from scheduler.matching.tables import NOWHERE, SHARE, TIERS, Tables
-
-_FADED: Final = 16.0
 
 
 class Room(NamedTuple):
@@ -66,9 +64,9 @@ def nodes_gain(nodes: Array, price: Floats, width: Floats, excess: Floats) -> fl
                 gain = price[node.cell, slot] - node.ask
                 total += gpus * max(gain, 0.0)
                 sure = gain / width[node.cell]
-                if sure > _FADED:
+                if sure > FADED:
                     excess[node.cell, slot] += gpus
-                elif sure > -_FADED:
+                elif sure > -FADED:
                     excess[node.cell, slot] += gpus / (1.0 + np.exp(-sure))
     return total
 
@@ -122,7 +120,7 @@ def _one_node(
                 best,
             )  # fmt: skip
             best = max(best, gain)
-            if near > max(nearly, -_FADED * width[gpu_class] * gpus):
+            if near > max(nearly, -FADED * width[gpu_class] * gpus):
                 size, chosen, nearly = gpus, gpu_class, near
     return best, size, chosen, nearly
 

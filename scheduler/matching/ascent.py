@@ -16,6 +16,7 @@ from numba import njit
 from marketplace.core.money import MICRO
 from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.bound import Prospects
+from scheduler.matching.cells import distinct
 from scheduler.matching.lists import lists
 from scheduler.matching.tables import Tables
 
@@ -92,8 +93,8 @@ def _levels(of: Tables) -> _Levels:
     cells, nodes = of.cells, of.nodes
     gpus = np.maximum(np.bincount(nodes["cell"], nodes["free"], len(cells)), 1.0)
     names = ("gpu_class", "tier", "region", "trust", "long")
-    _, kind = np.unique(np.stack([cells[n] for n in names]), axis=1, return_inverse=True)
-    gpu_class, kind = np.ascontiguousarray(cells["gpu_class"]), kind.reshape(-1)
+    _, _, kind = distinct(np.stack([cells[n] for n in names], axis=1).astype(np.int64))
+    gpu_class = np.ascontiguousarray(cells["gpu_class"])
     of_kind, of_class = np.bincount(kind, gpus), np.bincount(gpu_class, gpus)
     return _Levels(kind, gpu_class, gpus, of_kind.astype(float), of_class.astype(float))
 

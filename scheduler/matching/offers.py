@@ -19,7 +19,7 @@ from scheduler.matching.tables import TIERS, TRUSTS, Tables
 
 FAR: Final = 1e300
 """A price that nobody pays."""
-_FADED: Final = 16.0
+FADED: Final = 16.0
 """e^-16 is nothing."""
 OFFER: Final = np.dtype([("price", "f8"), ("weight", "f8"), ("wanted", "f8")], align=True)
 """The least price, Σ e^(−(price − least) / w) over cells, and by how many jobs it is wanted."""
@@ -107,7 +107,7 @@ def in_node(
     for tier in range(job.tier + 1):
         value = gpus * limit[gpu_class] * (keeps - failures[tier] * gpus * job.lost)
         anywhere = wide[gpus - 1, gpu_class, tier, job.trust, job.long, wide.shape[5] - 1]
-        if value - anywhere.price < max(least_gain, best) - _FADED * width * gpus:
+        if value - anywhere.price < max(least_gain, best) - FADED * width * gpus:
             continue
         for region in range(first, end):
             if first == 0 and not job.regions >> np.uint64(region) & np.uint64(1):
@@ -131,7 +131,7 @@ def want(
     gains; a job that hardly gains anything wants it half."""
     first, end = _regions(job, wide.shape[5] - 1)
     keeps = 1.0 - job.kappa * slow if gpus > 1 else 1.0
-    sure = 1.0 / (1.0 + np.exp(-min(near / (width * gpus), _FADED)))
+    sure = 1.0 / (1.0 + np.exp(-min(near / (width * gpus), FADED)))
     for tier in range(job.tier + 1):
         value = gpus * limit[gpu_class] * (keeps - failures[tier] * gpus * job.lost)
         for region in range(first, end):
@@ -168,7 +168,7 @@ def _cost(price: Floats, cell: int, gpus: int) -> float:
 
 @njit(cache=True, nogil=True)
 def _faded(dearer: float, width: float) -> float:
-    return float(np.exp(-dearer / width)) if dearer < _FADED * width else 0.0
+    return float(np.exp(-dearer / width)) if dearer < FADED * width else 0.0
 
 
 @njit(cache=True, nogil=True)

@@ -13,6 +13,7 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.book import NODE_GPUS, Book
+from scheduler.matching.cells import distinct
 from scheduler.matching.tables import TIERS, rows
 
 DOUBLINGS: Final = 13
@@ -74,26 +75,22 @@ def supply(book: Book, price: Floats, tie: Ints) -> Supply:
         book.node_class, book.node_tier, book.site_region[site], book.site_trust[site],
         book.node_long,
     )  # fmt: skip
-    each, kind = np.unique(np.stack(columns).astype(np.int64), axis=1, return_inverse=True)
-    kind = kind.reshape(-1)
+    each, _, kind = distinct(np.stack(columns, axis=1).astype(np.int64))
     order = np.lexsort((tie, book.node_gpus, book.node_ask, kind))
-    places, place = np.unique(
-        np.stack([book.node_class, site]).astype(np.int64), axis=1, return_inverse=True
-    )
-    place = place.reshape(-1)
+    places, _, place = distinct(np.stack([book.node_class, site], axis=1).astype(np.int64))
     seats = rows(
         SEAT, ask=book.node_ask[order], price=price[order], node=order, kind=kind[order],
         place=place[order], tier=book.node_tier[order], long=book.node_long[order],
         gpus=book.node_gpus[order],
     )  # fmt: skip
-    kinds = np.zeros(each.shape[1], KIND)
-    for name, column in zip(KIND.names or (), each, strict=False):
+    kinds = np.zeros(len(each), KIND)
+    for name, column in zip(KIND.names or (), each.T, strict=False):
         kinds[name] = column
     kinds["first"] = np.searchsorted(seats["kind"], np.arange(len(kinds)))
     kinds["end"] = np.searchsorted(seats["kind"], np.arange(len(kinds)), side="right")
     by_place = np.lexsort((np.arange(len(seats)), seats["ask"], seats["place"])).astype(np.int32)
-    first = np.searchsorted(seats["place"][by_place], np.arange(places.shape[1] + 1))
-    gpu_class, where = places
+    first = np.searchsorted(seats["place"][by_place], np.arange(len(places) + 1))
+    gpu_class, where = places.T
     spots = rows(
         PLACE, gpu_class=gpu_class, region=book.site_region[where], trust=book.site_trust[where],
         net=book.site_net[where], uplink=book.site_up_mbps[where], first=first[:-1],

@@ -38,7 +38,7 @@ def cleared(book: Book) -> Matches:
 
 
 @given(books())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_checker_finds_nothing(book: Book) -> None:
     cleared(book)
 
