@@ -7,7 +7,7 @@ import pytest
 from agent import protocol
 from marketplace.core.money import MICRO, gross_ask
 from marketplace.ledger import services as ledger
-from scheduler import clearing
+from scheduler import clearing, snapshots
 from scheduler.models import ClearingPrice, Lease, LeasedGpu, Round
 from suppliers.models import Node, Offer
 from tests import world
@@ -164,14 +164,14 @@ def test_an_offer_that_changed_since_the_book_was_read_drops_the_whole_gang(
 ):
     node = world.agent(supplier, now=now)
     job = world.job(buyer, now=now)
-    read = clearing.read
+    read = snapshots.read
 
     def read_then_close(at):
         snapshot = read(at)
         Offer.objects.filter(node=node.node).update(state="closed")
         return snapshot
 
-    monkeypatch.setattr(clearing, "read", read_then_close)
+    monkeypatch.setattr(snapshots, "read", read_then_close)
     assert clearing.clear_market(now=now) == 0
     job.refresh_from_db()
     assert job.state == "queued"

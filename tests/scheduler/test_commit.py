@@ -15,7 +15,7 @@ from marketplace import locks
 from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
 from marketplace.models import StateChange
-from scheduler import clearing, leases
+from scheduler import clearing, leases, snapshots
 from scheduler.drafting import Placement
 from scheduler.models import Assignment, ClearingPrice, Lease, LeasedGpu, Round
 from scheduler.specs import Seat
@@ -60,7 +60,7 @@ def test_a_round_of_fifty_matches_takes_as_many_statements_as_a_round_of_one(buy
 @pytest.mark.django_db
 def test_committing_the_same_round_twice_changes_nothing(buyer, now):
     stock(buyer, world.org("Supplier", now=now), 3, now)
-    snapshot = clearing.read(now)
+    snapshot = snapshots.read(now)
     matches = clearing.clear(snapshot.book)
     for _ in range(2):
         clearing._commit(snapshot, matches, seconds=0.0, now=now)
