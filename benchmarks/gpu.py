@@ -1,6 +1,7 @@
 """The GPU half of the agent, on a machine that has one: inventory, proof, sandbox, training.
 
     python benchmarks/gpu.py            # everything; some minutes
+    python benchmarks/gpu.py sweep      # these recipes only
 
 Needs the agent's packages and a CUDA build of torch in the environment that runs it, and nothing
 of the market: the proof is judged by the market's own rule, the jobs run through real keepers in
@@ -55,6 +56,33 @@ RUNS: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("1b", "grpo", {"batch_size": 16, "generations": 8, "completion_length": 128}),
     ("1b", "distill", {"batch_size": 4, "max_length": 1024}),
 )
+TUNED: dict[str, object] = {"steps": 5, "precision": "bf16", "evaluate_samples": 4, "answers": 0}
+ROWS: dict[str, object] = {"batch_size": 4, "max_length": 1024}
+COMPOSED: tuple[tuple[str, str, dict[str, object]], ...] = (
+    (
+        "1b",
+        "sweep",
+        {
+            "recipe": "lora",
+            "parameters": {**TUNED, **ROWS},
+            "space": {"rank": [8, 32], "learning_rate": [1e-4, 5e-4]},
+            "trials": 4,
+            "rungs": 2,
+        },
+    ),
+    (
+        "1b",
+        "chain",
+        {
+            "stages": [
+                {"recipe": name, "folder": name, "parameters": {**TUNED, **ROWS}}
+                for name in ("continue", "sft", "dpo")
+            ]
+        },
+    ),
+    ("1b", "arithmetic", {"first": 0.5, "max_length": 1024, "evaluate_samples": 4, "answers": 0}),
+)
+"""Recipes made of others, and the one that trains nothing."""
 RUN = """
 import json, re, sys, torch
 from agent.recipes.__main__ import main
@@ -152,18 +180,29 @@ def write_rows(folder: Path, recipe: str, length: int) -> Path:
     return folder
 
 
+def write_dataset(folder: Path, recipe: str, raw: dict) -> Path:
+    """Rows for a recipe, for each stage of a chain in a folder of its own."""
+    if recipe == "chain":
+        folder.mkdir()
+        for stage in raw["stages"]:
+            write_rows(folder / stage["folder"], stage["recipe"], stage["parameters"]["max_length"])
+        return folder
+    tuned = raw["parameters"] if recipe == "sweep" else raw
+    return write_rows(folder, raw.get("method", recipe), tuned["max_length"])
+
+
 def train(machine: hardware.Machine, scratch: Path, base: Path, recipe: str, raw: dict) -> dict:
     """One job through a keeper, in the sandbox, with all GPUs."""
     folder = scratch / uuid.uuid4().hex[:8]
     (folder / "job" / "output").mkdir(parents=True)
     (folder / "job" / "output").chmod(0o777)
-    rows = write_rows(folder / "rows", raw.get("method", recipe), raw["max_length"])
+    rows = write_dataset(folder / "rows", recipe, raw)
     inputs = {"base": str(base), "dataset": str(rows)}
     if recipe == "grpo":
         (folder / "reward").mkdir()
         (folder / "reward" / "reward.py").write_text(REWARD)
         inputs["script"] = str(folder / "reward")
-    if recipe == "distill":
+    if recipe in ("distill", "arithmetic"):
         inputs["other"] = str(base)
     told = {
         "job": "gpu", "recipe": recipe, "parameters": raw, "seed": 1, "resume_from": None,
@@ -227,16 +266,18 @@ def main() -> None:
         say("inventory", **json.loads(encode(machine.inventory)))
         prove(scratch)
         bases: dict[str, tuple[Path, BaseShape]] = {}
-        for shape, recipe, wanted in RUNS:
+        plain = [(shape, recipe, {**TUNED, **wanted}) for shape, recipe, wanted in RUNS]
+        for shape, recipe, wanted in [*plain, *COMPOSED]:
+            if sys.argv[1:] and recipe not in sys.argv[1:]:
+                continue
             used = shape if machine.minors else "small"
             if used not in bases:
                 bases[used] = write_base(scratch / used, used)
             base, sizes = bases[used]
-            raw = {"steps": 5, "precision": "bf16", "evaluate_samples": 4, "answers": 0, **wanted}
-            raw = catalog.as_json(catalog.validate(recipe, raw))
+            raw = catalog.as_json(catalog.validate(recipe, dict(wanted)))
             told = memory.needed(recipe, raw, sizes)
             ran = train(machine, scratch, base, recipe, raw)
-            say("run", shape=used, recipe=recipe, **wanted, allocated=told.allocated,
+            say("run", shape=used, name=recipe, given=wanted, allocated=told.allocated,
                 needed=told.on(CUDA if machine.minors else "cpu-any"), **ran)  # fmt: skip
 
 

@@ -137,7 +137,8 @@ def complete_folder(final: Path) -> Iterator[Path]:
         scratch.mkdir(parents=True)
         yield scratch
         for path in sorted(scratch.rglob("*")):
-            path.chmod(0o644)  # safetensors makes 0600; the agent may have another uid
+            # Safetensors makes 0600; the agent may have another uid.
+            path.chmod(0o755 if path.is_dir() else 0o644)
             _flush(path)
         _flush(scratch)
         if final.exists():

@@ -144,6 +144,9 @@ def test_a_sweep_keeps_the_best_and_goes_on_where_it_was(
     whole = sweep("whole")
     assert run(whole) == Exit.DONE
     output = whole.parent / "output"
+    saved = [path for folder in output.glob("checkpoint-*") for path in folder.rglob("*")]
+    folders = {path.stat().st_mode & 0o777 for path in saved if path.is_dir()}
+    assert folders == {0o755}, "who is not root could neither fill nor read them otherwise"
     trials = json.loads((output / "artifact" / "trials.json").read_text())
     assert sorted(trial["steps"] for trial in trials) == [[4], [4], [4, 8], [4, 8]]
     (best,) = [t for t in trials if t["parameters"]["learning_rate"] == 0.01]
