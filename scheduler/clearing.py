@@ -144,8 +144,8 @@ def _seats(
         if row is None or len(free[row.offer.pk]) < count:
             return None
         exact = sum(gpus * price for gpus, price in slots) / count
-        # Floats come back as micros; never under the ask, which was one exactly.
-        price = max(round(exact * MICRO), row.stands.ask)
+        # Floats come back as micros. Below the ask, the fee makes up for it, as far as there is one.
+        price = max(round(exact * MICRO), row.offer.ask_micros)
         seats.append(Seat(row.offer, tuple(free[row.offer.pk][:count]), price))
     return tuple(seats)
 

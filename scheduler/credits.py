@@ -96,7 +96,7 @@ def _give_back(job: Job, lost: Sequence[_Lost], *, reason: str, period: str, now
     for each in lost:
         share, span = each.share, (each.since_s, each.until_s)
         paid = charge(share.price_micros, share.gpus_count, *span)
-        kept = fee(share.price_micros, share.gpus_count, *span, take_bps=share.lease.take_bps)
+        kept = fee(share.price_micros, share.gpus_count, *span, take_bps=share.take_bps)
         supplier = ledger.payable(share.supplier_id)
         # Whoever lends to himself gets back what he has not taken out: no fee, and nobody stands in.
         is_own = share.supplier_id == job.org_id

@@ -16,6 +16,7 @@ from django.db import connection
 from agent import protocol
 from buyers.models import Checkpoint, Job
 from marketplace.core.ids import uuid7
+from marketplace.core.money import take_of
 from marketplace.ledger import services as ledger
 from marketplace.ledger.services import Move, Ref
 from scheduler import book, escrow, specs
@@ -136,7 +137,6 @@ def _draft(
         level=placement.level,
         gpus_count=gpus,
         price_micros=-(-total // gpus),
-        take_bps=policy.take_bps,
         save_s=escrow.save_seconds(job, policy),
         created_at=now,
         until=now + timedelta(seconds=policy.lease_max_s),
@@ -165,6 +165,10 @@ def _share(lease: Lease, seat: Seat, rank: int, now: datetime) -> Assignment:
         rank=rank,
         gpus_count=len(seat.gpus),
         price_micros=seat.price_micros,
+        # A price below the ask is made up for out of the fee.
+        take_bps=take_of(
+            seat.price_micros, seat.offer.ask_micros, take_bps=settings.POLICY.take_bps
+        ),
         state=Assignment.MACHINE.initial,
         state_since=now,
     )

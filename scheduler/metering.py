@@ -209,7 +209,7 @@ def _slice(share: Assignment, now: datetime) -> UsageSlice | None:
         since_s=since,
         until_s=until,
         charge_micros=charge(price, gpus, since, until),
-        fee_micros=fee(price, gpus, since, until, take_bps=share.lease.take_bps),
+        fee_micros=fee(price, gpus, since, until, take_bps=share.take_bps),
         at=now,
     )
 

@@ -128,7 +128,7 @@ def _line(share: Assignment) -> ReceiptLine:
         charge=charge,
         fee=fee,
         earnings=charge - fee,
-        take_bps=share.lease.take_bps,
+        take_bps=share.take_bps,
         credits=[
             CreditLine(credit.micros, credit.reason, credit.at) for credit in share.credits.all()
         ],

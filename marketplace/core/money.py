@@ -89,6 +89,14 @@ def gross_ask(net: int, *, take_bps: int) -> int:
     return -(-net * BASIS_POINTS // (BASIS_POINTS - take_bps))
 
 
+def take_of(price: int, net: int, *, take_bps: int) -> int:
+    """The platform's share of a price, in basis points: what it asks, or less where the price lies
+    below the ask, so that the supplier nets `net` micros. Raises ValueError where none would do."""
+    if price < net:
+        raise ValueError(f"a price of {price} can't leave a supplier {net}")
+    return min(take_bps, (price - net) * BASIS_POINTS // price)
+
+
 def affordable_seconds(price: int, gpus: int, micros: int) -> int:
     """The most whole seconds whose `accrued` cost is at most `micros`."""
     if price * gpus <= 0:

@@ -17,7 +17,8 @@ from marketplace.core.money import MICRO
 from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.bound import Prospects
 from scheduler.matching.cells import distinct
-from scheduler.matching.lists import lists
+from scheduler.matching.halves import Halves
+from scheduler.matching.lists import Length, lists
 from scheduler.matching.tables import Tables
 
 _STEPS: Final = (0.1, 0.02, 0.1)
@@ -25,13 +26,16 @@ _STEPS: Final = (0.1, 0.02, 0.1)
 _MOMENTUM: Final = 0.7
 _HALVES_IN: Final = 20.0
 _LEAST_STEP: Final = 0.02
-_WARMTH: Final = 0.01
+_WARMTH: Final = 0.02
 """Over how much of a class's usual ask wishes spread at first; then as steps, ever less."""
-_COARSE, _EACH, _MANY = 25, 4, 4000
+_COARSE, _EACH, _MANY = 30, 4, 4000
 """So many steps ask each fourth job of a large book only: the way is long, and the same for all."""
-_PLACES, _SPOTS = 32, 16
+_PLACES, _SPOTS = 48, 24
 """How long the lists are that prices move by."""
-_RENEWED_AT: Final = frozenset({0, 20, 40, 80, 160, 320})
+_WARM: Final = 60
+"""Last round's prices are as good as after so many steps."""
+_RENEWED_AT: Final = frozenset({0, 15, _COARSE, 40, _WARM, 80, 160, 320})
+"""When those lists are drawn up anew."""
 
 
 class _Levels(NamedTuple):
@@ -57,19 +61,22 @@ class Ascent:
         self.best, self.bound = self.price.copy(), np.inf
         self.gains = np.zeros(len(of.jobs))
         self._moving, self._excess = np.zeros_like(self.price), np.empty_like(self.price)
-        self._swept = 0
+        self._swept, self._halves = 0 if start is None else _WARM, Halves(len(of.jobs))
 
     def climb(self, sweeps: int) -> None:
         """So many steps; `best` are the best prices met, judged by short lists."""
         for _ in range(sweeps):
+            many = len(self._of.jobs) >= _MANY
+            each = _EACH if self._swept < _COARSE and many else 1
             if self._swept in _RENEWED_AT:
-                self._prospects = Prospects(self._of, lists(self._of, self.price, _PLACES, _SPOTS))
-            self._step()
+                length = Length(_PLACES, _SPOTS, each)
+                listed = lists(self._of, self.price, self._halves, length)
+                self._prospects = Prospects(self._of, listed, self._halves)
+            self._step(each)
             self._swept += 1
 
-    def _step(self) -> None:
+    def _step(self, each: int) -> None:
         shrink = max(_LEAST_STEP, 0.5 ** (self._swept / _HALVES_IN))
-        each = _EACH if self._swept < _COARSE and len(self._of.jobs) >= _MANY else 1
         width = _WARMTH * shrink * self._unit
         bound = self._prospects.gain(self.price, width, self._excess, each)
         if bound < self.bound and each == 1:

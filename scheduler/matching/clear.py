@@ -20,7 +20,7 @@ import numpy as np
 
 from scheduler.matching import book as books
 from scheduler.matching import improving, pricing, settling
-from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.ascent import Ascent
 from scheduler.matching.book import NODE_GPUS, Book
 from scheduler.matching.bound import bound
@@ -32,7 +32,10 @@ from scheduler.matching.placing import Gang, Stand
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.tables import Tables, tables
 
-_SWEEPS: Final = 45
+_SWEEPS, _AGAIN = 50, 6
+"""Steps that prices take, and take from last round's."""
+_KNOWN: Final = 0.5
+"""The share of nodes whose prices must be known to go on from them."""
 _GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
 """Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
 _SMALL: Final = 400
@@ -41,9 +44,12 @@ _ROUNDS: Final = 256
 _LEAST_ROUNDS: Final = 2048
 
 
-def clear(book: Book, more: Callable[[], bool] | None = None) -> Matches:
+def clear(
+    book: Book, more: Callable[[], bool] | None = None, last: Floats | None = None
+) -> Matches:
     """Matches for a book. `more` is asked whether there is time to make them better; without it
-    the same book gives the same matches, bit for bit."""
+    the same book gives the same matches, bit for bit. `last` [N, 4] are the prices that each node's
+    cell had in the round before (0: none); large books start from them."""
     # 1. An order of our own, from ids and seed alone: where we try things in turn, it is fair.
     jobs = np.argsort(mixed(book.job_id, book.params.seed))
     nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_ask))
@@ -51,8 +57,9 @@ def clear(book: Book, more: Callable[[], bool] | None = None) -> Matches:
     kinds = cells(ordered)
     of = tables(ordered, kinds)
     # 2. Prices, and who runs where.
-    climbing = Ascent(of)
-    climbing.climb(_SWEEPS)
+    start = None if last is None or book.jobs <= _SMALL else _of_cells(kinds, last[nodes])
+    climbing = Ascent(of, start)
+    climbing.climb(_SWEEPS if start is None else _AGAIN)
     market = _matched(ordered, kinds, of, climbing, more)
     # 3. Prices within that room, and what they prove.
     let = _let(ordered, of, market)
@@ -76,18 +83,19 @@ def _matches(
     cell_price[nodes] = ladder[of.nodes["cell"]]
     job, node = jobs[let["job"]], nodes[let["node"]]
     order = np.lexsort((-gpus, node, job))
+    paid = settling.payments(of, let, ladder)
     gain = gpus * (let["worth"] - let["risk"] - of.nodes["ask"][let["node"]])
     return Matches(
         job=job[order].astype("<i4"),
         node=node[order].astype("<i4"),
         gpus=gpus[order].astype("|i1"),
-        price=settling.payments(of, let, ladder)[order],
+        price=paid[order],
         level=level.astype("|i1"),
         gpu_class=gpu_class.astype("<i2"),
         cell_price=cell_price,
         welfare=math.fsum(gain),
         bound=bound(of, ladder),
-        make_whole=0.0,
+        make_whole=settling.made_whole(of, let, paid),
         seconds=0.0,
     )
 
@@ -98,6 +106,21 @@ def mixed(ids: Array, seed: int) -> Array:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def _of_cells(kinds: Cells, price: Floats) -> Floats | None:
+    """[K, 4] the price of each cell by those of its nodes [N, 4]; of one that has none, the mean of
+    its class. None if there are hardly any."""
+    found = np.zeros((len(kinds), price.shape[1]))
+    np.maximum.at(found, kinds.of_node, price)
+    known: Bools = np.all(found > 0, axis=1)
+    if known[kinds.of_node].mean() < _KNOWN:
+        return None
+    for gpu_class in np.unique(kinds.gpu_class[~known]):
+        alike = kinds.gpu_class == gpu_class
+        if known[alike].any():
+            found[alike & ~known] = found[alike & known].mean(axis=0)
+    return np.maximum.accumulate(found, axis=1)
 
 
 def _with_places_as_they_come(book: Book) -> Book:

@@ -6,12 +6,14 @@ reckoned with all. A class of which no sites, so many as the gang accepts, have 
 needs is left out.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
+from scheduler.matching.halves import Halves
 from scheduler.matching.tables import NOWHERE, TIERS, Tables, accepts, kept
 
 ALL: Final = 2**31 - 1
@@ -27,11 +29,34 @@ class Lists(NamedTuple):
     spot: Ints
 
 
-def lists(of: Tables, price: Floats, places: int = ALL, spots: int = ALL) -> Lists:
+class Length(NamedTuple):
+    """How many places and spots of each class are listed at most, and that only each first, second,
+    fourth … job's are."""
+
+    places: int = ALL
+    spots: int = ALL
+    each: int = 1
+
+
+def lists(of: Tables, price: Floats, halves: Halves, length: Length) -> Lists:
     """At these prices: the most promising places of each job, and spots of each class."""
     cheapest = np.empty(len(of.places))
     find_cheapest(of.places, price, cheapest)
-    return Lists(*_places(of, cheapest, places), *_spots(of, price, cheapest, spots))
+
+    def half(_: int, first: int, end: int) -> tuple[Ints, Ints, Ints, Ints]:
+        return (
+            *_places(of, cheapest, length, first, end),
+            *_spots(of, price, cheapest, length, first, end),
+        )
+
+    found = list(zip(*halves.each(half), strict=True))
+    return Lists(*_joined(found[0], found[1]), *_joined(found[2], found[3]))
+
+
+def _joined(counts: Sequence[Ints], found: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """(where those of each job begin, all that was found)."""
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
+    return start, np.concatenate(found)
 
 
 @njit(cache=True, nogil=True)
@@ -45,20 +70,24 @@ def find_cheapest(places: Array, price: Floats, cheapest: Floats) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _places(of: Tables, cheapest: Floats, most: int) -> tuple[Ints, Ints]:
+def _places(
+    of: Tables, cheapest: Floats, length: Length, first: int, end: int
+) -> tuple[Ints, Ints]:
+    """(how many of each job, all of them) for the jobs from `first` to `end`."""
     jobs, limits, places, place_start = of.jobs, of.limit, of.places, of.place_start
     in_site, failures = of.rules.in_site, of.rules.failures
-    start = np.zeros(len(jobs) + 1, np.int64)
+    counts, total = np.zeros(end - first, np.int64), 0
     found: Ints = np.empty(1024, np.int32)
     hope, which = np.empty(len(places)), np.empty(len(places), np.int32)
-    for at in range(len(jobs)):
-        count = 0
+    for at in range(first, end, length.each):
+        count, before = 0, total
         if jobs[at].most > 1 and jobs[at].level >= 1:
             count = _promising_places(
                 jobs[at], limits[at], places, place_start, in_site, failures, cheapest, hope, which
             )
-        found, start[at + 1] = _keep_best(hope[:count], which[:count], most, found, start[at])
-    return start, found[: start[-1]].copy()
+        found, total = _keep_best(hope[:count], which[:count], length.places, found, total)
+        counts[at - first] = total - before
+    return counts, found[:total].copy()
 
 
 @njit(cache=True, nogil=True)
@@ -96,15 +125,18 @@ def _there(job: Record, place: Record) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _spots(of: Tables, price: Floats, cheapest: Floats, most: int) -> tuple[Ints, Ints]:
+def _spots(
+    of: Tables, price: Floats, cheapest: Floats, length: Length, first: int, end: int
+) -> tuple[Ints, Ints]:
     jobs, limits, places, sources, cells = of.jobs, of.limit, of.places, of.sources, of.cells
     place_start, source_start = of.place_start, of.source_start
-    start = np.zeros(len(jobs) + 1, np.int64)
+    counts, total = np.zeros(end - first, np.int64), 0
     found: Ints = np.empty(1024, np.int32)
     longest = len(places) + len(sources)
     hope, which, gpus = np.empty(longest), np.empty(longest, np.int32), np.empty(longest, np.int32)
-    for at in range(len(jobs)):
-        job, total = jobs[at], start[at]
+    sites = np.zeros(max(jobs["least"].max(), 2) + 1 if len(jobs) else 3, np.int64)
+    for at in range(first, end, length.each):
+        job, before = jobs[at], total
         goes = job.most > 1 and job.level >= 2 and job.sites_most > 1
         for gpu_class in range(limits.shape[1] if goes else 0):
             limit = limits[at, gpu_class]
@@ -118,11 +150,11 @@ def _spots(of: Tables, price: Floats, cheapest: Floats, most: int) -> tuple[Ints
                 job, limit, cells, sources, source_start[gpu_class], source_start[gpu_class + 1],
                 len(places), price, hope, which, gpus, count,
             )  # fmt: skip
-            if _enough(job, sources, len(places), which[:count], gpus[:count]):
+            if _enough(job, sources, len(places), which[:count], gpus[:count], sites):
                 count = _gainful(hope, which, count)
-                found, total = _keep_best(hope[:count], which[:count], most, found, total)
-        start[at + 1] = total
-    return start, found[: start[-1]].copy()
+                found, total = _keep_best(hope[:count], which[:count], length.places, found, total)
+        counts[at - first] = total - before
+    return counts, found[:total].copy()
 
 
 @njit(cache=True, nogil=True)
@@ -164,18 +196,25 @@ def _promising_sources(
 
 
 @njit(cache=True, nogil=True)
-def _enough(job: Record, sources: Array, number: int, which: Ints, gpus: Ints) -> bool:
-    """Whether the largest sites, as many as the gang accepts, have the GPUs that it needs."""
-    missing, sites = max(job.least, 2), job.sites_most
-    for one in np.argsort(-gpus):
+def _enough(
+    job: Record, sources: Array, number: int, which: Ints, gpus: Ints, sites: Ints
+) -> bool:  # fmt: skip
+    """Whether the largest sites, as many as the gang accepts, have the GPUs that it needs. `sites`
+    is room to count them by size."""
+    least = max(job.least, 2)
+    sites[: least + 1] = 0
+    for one in range(len(which)):
         times = 1
         if which[one] >= number:
             source = sources[which[one] - number]
             times = source.gpus // source.each
-        times = min(times, sites)
-        missing -= times * gpus[one]
-        sites -= times
-        if missing <= 0 or sites == 0:
+        sites[min(gpus[one], least)] += times
+    missing, most = least, job.sites_most
+    for size in range(least, 0, -1):
+        times = min(sites[size], most)
+        missing -= times * size
+        most -= times
+        if missing <= 0 or most == 0:
             break
     return bool(missing <= 0)
 

@@ -2,14 +2,18 @@
 
 The prices that balance what is offered and what is wanted are known by now (`ascent`): they rose
 from the lowest asks until no more was wanted than offered, so they are set by the last who was
-outbid, not by whoever got something. They are the cells' prices, and prove the bound, but for
+outbid, not by whoever got something. They prove the bound. Not every seller that was let asks so
+little: the best matches and one price for all can't always both be had, for whole gangs are no
+fractions of them. So a seller is made whole out of the market's fee, or the cell's price is raised:
 
-1. the asks: no price lies below the highest ask let in slots of that size or smaller;
-2. a size that was not let: its price is at least the lowest ask left, what the next order would pay.
+1. No price lies more than a twentieth below an ask that was let in slots of that size or smaller:
+   so the fee of each row suffices to make its seller whole.
+2. Raising the price of a cell by so much loosens the bound by at most as much for each GPU that the
+   cell has, and saves it for each that was let at a higher ask. The cells in which those are the
+   greater share are raised, until no more than a thousandth of the turnover is made whole.
 
-The best matches and one price for all can't always both be had: whole gangs are no fractions of
-them. Then a gang to which the prices are too dear pays what it is worth to it: for each row the ask,
-and the same share of what the price is above it. So nobody needs making whole.
+A gang to which the prices are too dear pays what it is worth to it: for each row what is asked, or
+less where the price is less, and the same share of what the price is above it.
 
 Balancing prices count in whole micros, rounded down; so prices are whole micros where asks are, but
 for what such gangs pay.
@@ -21,7 +25,7 @@ import numpy as np
 
 from scheduler.matching.arrays import Array, Floats
 from scheduler.matching.cells import SLOTS
-from scheduler.matching.pricing import cheapest, whole_micros, with_all_sizes
+from scheduler.matching.pricing import whole_micros
 from scheduler.matching.tables import Tables
 
 LET: Final = np.dtype(
@@ -29,31 +33,69 @@ LET: Final = np.dtype(
 )
 """A slot that was let; limit · η and risk in USD per GPU-hour."""
 _GPUS: Final = np.array(SLOTS)
+_MADE_WHOLE: Final = 0.001
+"""Of the turnover, at most."""
+_BELOW_ASK: Final = 0.05
+"""How far a price may lie below an ask that was let, as a share of it."""
+_HALVINGS: Final = 12
 
 
 def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
     """[K, 4] prices that never fall with the size; `balance` [K, 4] are those of the ascent."""
-    shape, at = balance.shape, (let["cell"], let["slot"])
-    low, sizes = np.full(shape, -np.inf), np.zeros(shape, bool)
-    np.maximum.at(low, at, of.nodes["ask"][let["node"]])
-    low = np.maximum.accumulate(low, axis=1)
-    sizes[at] = True
-    taken = np.bincount(let["node"], _GPUS[let["slot"]], len(of.nodes)).astype(np.int64)
-    left = cheapest(of.nodes["cell"], of.nodes["ask"], of.nodes["free"] - taken, shape[0])
-    price = np.maximum(low, whole_micros(balance))
-    return with_all_sizes(price, sizes, left[:, SLOTS], np.inf)
+    ask = of.nodes["ask"][let["node"]]
+    least = _raised(whole_micros(balance), let, whole_micros(ask * (1 - _BELOW_ASK)))
+    above = _share_above(of, let, ask)
+    # The fewest cells are raised that will do; at 0 all are, and nobody needs making whole.
+    low, high, found = 0.0, 1.0, _raised(least, let, ask)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        dear = above >= middle
+        tried = _raised(least, let[dear], ask[dear])
+        paid = payments(of, let, tried)
+        if made_whole(of, let, paid) <= _MADE_WHOLE * (_GPUS[let["slot"]] * paid).sum():
+            low, found = middle, tried
+        else:
+            high = middle
+    return found
+
+
+def made_whole(of: Tables, let: Array, paid: Floats) -> float:
+    """USD per hour that the sellers get beyond what is `paid` [rows]."""
+    missing = np.maximum(of.nodes["ask"][let["node"]] - paid, 0)
+    return float((_GPUS[let["slot"]] * missing).sum())
+
+
+def _raised(price: Floats, let: Array, asks: Floats) -> Floats:
+    """At least so much for what was let, and for all larger slots."""
+    raised = price.copy()
+    np.maximum.at(raised, (let["cell"], let["slot"]), asks)
+    return np.maximum.accumulate(raised, axis=1)
+
+
+def _share_above(of: Tables, let: Array, ask: Floats) -> Floats:
+    """[rows] the GPUs let in the same cell at this ask or a higher one, as a share of all that the
+    cell has."""
+    order = np.lexsort((-ask, let["cell"]))
+    cell, gpus = let["cell"][order], _GPUS[let["slot"]][order]
+    total = np.cumsum(gpus)
+    first = np.searchsorted(cell, cell)
+    has = np.bincount(of.nodes["cell"], of.nodes["free"], len(of.cells))
+    share = np.empty(len(let))
+    share[order] = (total - (total - gpus)[first]) / has[cell]
+    return share
 
 
 def payments(of: Tables, let: Array, ladder: Floats) -> Floats:
     """[rows] what each slot pays, USD per GPU-hour."""
     gpus = _GPUS[let["slot"]]
-    price, ask = ladder[let["cell"], let["slot"]], of.nodes["ask"][let["node"]]
+    price = ladder[let["cell"], let["slot"]]
+    least = np.minimum(price, of.nodes["ask"][let["node"]])
     jobs = len(of.jobs)
-    pays, worth, asked = (
-        np.bincount(let["job"], gpus * each, jobs) for each in (price, let["worth"], ask)
+    pays, worth, lowest = (
+        np.bincount(let["job"], gpus * each, jobs) for each in (price, let["worth"], least)
     )
     dear = pays > worth
-    share = np.divide(worth - asked, pays - asked, out=np.ones(jobs), where=dear)
-    capped = ask + np.clip(share, 0, 1)[let["job"]] * (price - ask)
+    share = np.divide(worth - lowest, pays - lowest, out=np.ones(jobs), where=dear)
+    capped = least + np.clip(share, 0, 1)[let["job"]] * (price - least)
     found: Floats = np.where(dear[let["job"]], capped, price)
     return found

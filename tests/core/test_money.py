@@ -19,6 +19,7 @@ from marketplace.core.money import (
     format_amount,
     gross_ask,
     parse_amount,
+    take_of,
 )
 
 prices = st.integers(1, MAX_PRICE)
@@ -49,6 +50,21 @@ def test_a_slice_never_pays_the_platform_more_than_it_costs(price, gpus, since, 
 def test_nobody_nets_less_than_they_asked(net, bps):
     gross = gross_ask(net, take_bps=bps)
     assert accrued(gross, 1, 3600) - fee(gross, 1, 0, 3600, take_bps=bps) >= net
+
+
+@given(st.integers(1, MAX_PRICE), st.integers(0, 2 * MAX_PRICE), st.integers(0, 5000))
+def test_a_price_below_the_ask_is_made_up_for_out_of_the_take(net, more, bps):
+    price = net + more
+    taken = take_of(price, net, take_bps=bps)
+    assert 0 <= taken <= bps
+    assert accrued(price, 1, 3600) - fee(price, 1, 0, 3600, take_bps=taken) >= net
+    if price >= gross_ask(net, take_bps=bps):
+        assert taken == bps
+
+
+def test_no_take_makes_up_for_a_price_below_what_the_supplier_nets():
+    with pytest.raises(ValueError, match="can't leave a supplier 100"):
+        take_of(99, 100, take_bps=800)
 
 
 @given(prices, gangs, st.integers(0, MAX_AMOUNT))
