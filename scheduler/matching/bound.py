@@ -56,6 +56,11 @@ class Prospects:
         spread(of.cells, price, width, table.exact, table.wide, excess)
         return float(total)
 
+    def bound(self, price: Floats) -> float:
+        """USD per hour, with nothing spread."""
+        sharp = np.full(self._of.limit.shape[1], _SHARP)
+        return self.gain(price, sharp, np.empty_like(price))
+
     def gains(self) -> Floats:
         """[J] of each job, at the last prices."""
         return sum((one.gains for one in self._rooms), np.zeros(len(self._of.jobs)))
@@ -63,8 +68,5 @@ class Prospects:
 
 def bound(of: Tables, ladder: Floats) -> float:
     """USD per hour; `ladder` [K, 4] is each cell's price for slots of 1, 2, 4 and 8 GPUs."""
-    sharp = np.full(of.limit.shape[1], _SHARP)
     halves = Halves(len(of.jobs))
-    return Prospects(of, lists(of, ladder, halves, Length()), halves).gain(
-        ladder, sharp, np.empty_like(ladder)
-    )
+    return Prospects(of, lists(of, ladder, halves, Length()), halves).bound(ladder)

@@ -6,8 +6,8 @@ Three steps, each of which tells the next what it needs:
    matches.
 2. Jobs choose by these prices, and then, for as long as there is time, some of them are put out and
    choose anew (`improving`).
-3. Prices are set that support the matches, and what they prove is reckoned: in small books the
-   lowest that do (`pricing`), in large ones those that balance (`settling`), which are near them.
+3. Prices are set that support the matches (`settling`), and what they prove is reckoned: those of
+   the ascent or, in small books, the lowest where they prove as much (`pricing`).
 
 Ties fall by a hash of the book's seed and the row's id: the order of the rows means nothing.
 """
@@ -64,7 +64,8 @@ def clear(
     # 3. Prices within that room, and what they prove.
     let = _let(ordered, of, market)
     if book.jobs <= _SMALL:
-        ladder = pricing.ladders(ordered, kinds, *_gangs(ordered, kinds, let, market))
+        lowest = pricing.ladders(ordered, kinds, *_gangs(ordered, kinds, let, market))
+        ladder = settling.lowered(of, let, climbing.best, lowest)
     else:
         ladder = settling.ladders(of, let, climbing.best)
     return _matches(book, (jobs, nodes), of, (let, market.gangs["level"]), ladder)
