@@ -23,8 +23,8 @@ class AcceptIn(serializers.Serializer[Any]):
 class ChangeOut(serializers.Serializer[Helps]):
     """One change that alone would place the job, by what is free and the last prices.
 
-    `to`: micros for a limit on `gpu_class`, a number of GPUs, else a name. `hourly_micros`: what
-    the place would cost; `cost_micros`: the same for as much work as all its GPUs do in an hour on
+    `to`: micros for a limit on `gpu_class`, a number of GPUs, a moment for `wait`, which changes
+    nothing, else a name. `hourly_micros`: what the place would cost, at most for `wait`; `cost_micros`: the same for as much work as all its GPUs do in an hour on
     the class with the job's highest limit.
     """
 
@@ -40,7 +40,7 @@ class ChangeOut(serializers.Serializer[Helps]):
 
 class JobToldOut(serializers.Serializer[JobTold]):
     """Why a job waits (`why`: unfit, apart, dear or rejected), and what would place it: each change
-    alone, the cheapest first."""
+    alone, waiting first, then the cheapest."""
 
     why = serializers.CharField()
     words = serializers.CharField()

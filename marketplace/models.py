@@ -83,6 +83,12 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+class Bell(models.Model):
+    """A bell that rang and that nobody has answered yet: written by `marketplace.locks` alone."""
+
+    name = models.CharField(primary_key=True, max_length=40)
+
+
 class StateChange(models.Model):
     """One line of a row's story: written by `advance` and never changed."""
 

@@ -81,22 +81,24 @@ def free_gpus(node: Node, gpu_class: str) -> QuerySet[Gpu]:
 def standing(now: datetime, *, among: Collection[UUID] | None = None) -> list[Standing]:
     """All offers that stand open now, or those `among` these ids, let or not, in a stable order.
     Three queries."""
-    fitted = (
-        Gpu.objects.filter(present=True)
-        .order_by("index")
-        .annotate(let=Count("leases", filter=Q(leases__released_at__isnull=True)))
-    )
-    offers = (
-        Offer.objects.open()
-        .filter(node__in=lettable(now))
-        .select_related("node__site__org")
-        .prefetch_related(Prefetch("node__gpus", fitted))
-        .order_by("pk")
-    )
+    offers = _offers(now)
     found = list(offers if among is None else offers.filter(pk__in=among))
     tiers = tiers_of([offer.node for offer in found], now=now)
     rows = [_standing(offer, tiers[offer.node_id], now) for offer in found]
     return [row for row in rows if row is not None]
+
+
+def opening(now: datetime) -> list[tuple[datetime, Standing]]:
+    """Offers out of their windows, as they will stand, and from when; the soonest first. Three
+    queries, one where there is none."""
+    later = {
+        offer: at
+        for offer in _offers(now).exclude(windows=[])
+        if (at := windows.opens_at(offer.windows, now)) is not None
+    }
+    tiers = tiers_of([offer.node for offer in later], now=now) if later else {}
+    rows = [(at, _standing(offer, tiers[offer.node_id], at)) for offer, at in later.items()]
+    return sorted([(at, row) for at, row in rows if row is not None], key=lambda each: each[0])
 
 
 def tiers_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Tier]:
@@ -148,6 +150,23 @@ def wants(job: Job) -> Wants:
         python=job.packages.python if job.packages else "",
         torch=job.packages.torch if job.packages else "",
         registry=job.image.registry if job.image else "",
+    )
+
+
+def _offers(now: datetime) -> QuerySet[Offer]:
+    """Open offers on nodes that may be let, with their GPUs, whether they stand this minute or
+    not."""
+    fitted = (
+        Gpu.objects.filter(present=True)
+        .order_by("index")
+        .annotate(let=Count("leases", filter=Q(leases__released_at__isnull=True)))
+    )
+    return (
+        Offer.objects.open()
+        .filter(node__in=lettable(now))
+        .select_related("node__site__org")
+        .prefetch_related(Prefetch("node__gpus", fitted))
+        .order_by("pk")
     )
 
 

@@ -20,6 +20,8 @@ from buyers.models import Job
 from marketplace.core.fit import Wants, misfit
 from marketplace.core.hardware import Level
 from marketplace.core.money import BASIS_POINTS, MICRO, format_amount, gross_ask
+from scheduler import book as market
+from scheduler import opening
 from scheduler.book import Standing
 from scheduler.matching import explain, idling, saying
 from scheduler.matching.book import Book
@@ -28,6 +30,7 @@ from scheduler.matching.explain import Change, Term, Waiting, Why
 from scheduler.matching.idling import Idle, Lost
 from scheduler.matching.matches import Matches
 from scheduler.models import Told
+from scheduler.opening import Openings
 from suppliers.models import Offer
 
 _FRESH: Final = timedelta(seconds=30)
@@ -52,11 +55,13 @@ class Helps:
 
     term: str
     to: int | str
-    """Micros of a limit, a number of GPUs, else a level, region, trust or tier by its name."""
+    """Micros of a limit, a number of GPUs, a moment to wait for, else a level, region, trust or tier
+    by its name."""
     gpu_class: str
     gpus: int
     level: str
     hourly_micros: int
+    """What the place costs; of an offer to wait for, what it costs at most."""
     cost_micros: int
     """The same for as much work as all its GPUs do in an hour on the class with its highest limit:
     what changes are ranked by."""
@@ -65,7 +70,8 @@ class Helps:
 
 @dataclass(frozen=True)
 class JobTold:
-    """Why a job waits, and what would place it, the cheapest first."""
+    """Why a job waits, and what would place it: first an offer to wait for, which changes nothing,
+    then changes, the cheapest first."""
 
     why: str
     words: str
@@ -120,7 +126,7 @@ def tell(round: Cleared, *, now: datetime) -> None:
     again = int(_CLEAR_S / max(round.seconds, 0.001))
     said: list[tuple[UUID, JobTold | OfferTold]]
     said = [
-        *_to_jobs(round, _due(_waits(round), looked, now), again // 2),
+        *_to_jobs(round, _due(_waits(round), looked, now), again // 2, now),
         *_to_offers(round, _due(_idles(round), looked, now), again // 2),
     ]
     Told.objects.bulk_create(
@@ -183,10 +189,13 @@ def _due(subjects: Mapping[int, UUID], looked: Mapping[UUID, datetime], now: dat
     return (never + [at for when, at in sorted(stale) if when < now - _FRESH])[:_MOST]
 
 
-def _to_jobs(round: Cleared, due: Sequence[int], again: int) -> Iterator[tuple[UUID, JobTold]]:
+def _to_jobs(
+    round: Cleared, due: Sequence[int], again: int, now: datetime
+) -> Iterator[tuple[UUID, JobTold]]:
     """Changes are tried out, by clearing `again` as often as there is time for; the others follow
     from what is free and at which prices."""
     pairs = 0
+    openings = Openings(market.opening(now) if due else (), pairs=_MOST_PAIRS)
     for found in explain.waiting(round.book, round.matches, due):
         job, wanted = round.jobs[found.job], round.wanted[found.job]
         if found.why is not Why.UNFIT:
@@ -196,12 +205,28 @@ def _to_jobs(round: Cleared, due: Sequence[int], again: int) -> Iterator[tuple[U
             words = _counted(misfit(wanted, row.stands) for row in round.standing)
         else:
             continue
-        changes = []
+        changes = _to_wait_for(openings, wanted)
         for change, helps in _changes(round, found, job, wanted):
             again -= 1
             if again < 0 or _holds(round, found.job, change):
                 changes.append(helps)
         yield job.pk, JobTold(found.why, words or "no offer is open", changes)
+
+
+def _to_wait_for(openings: Openings, wanted: Wants) -> list[Helps]:
+    found = openings.first(wanted)
+    if found is None:
+        return []
+    at, row = found
+    name = row.stands.gpu_class
+    best = max(wanted.limits.values()) * wanted.gpus
+    return [
+        Helps(
+            term=opening.WAIT, to=at.isoformat(), gpu_class=name, gpus=wanted.gpus, level="node",
+            hourly_micros=wanted.limits[name] * wanted.gpus, cost_micros=best,
+            words=opening.words(at, row, wanted),
+        )
+    ]  # fmt: skip
 
 
 def _holds(round: Cleared, job: int, change: Change) -> bool:

@@ -1,6 +1,9 @@
 """Celery is a doorbell, not a mailbox: tasks carry no data, so losing one loses nothing.
 
-Beat rings every bell on a timer; views and sockets ring early, after the commit, by `ring`.
+Beat rings every bell on a timer; views and sockets ring early, after the commit, by `ring`. Those
+rings are noted: however many there are before a bell is answered, they are answered once, and a bell
+that rings while it is being answered is answered once more (`marketplace.locks`). `rung` tells such
+a ring from a timer's.
 """
 
 import logging
@@ -12,6 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from buyers import checking, fetching
+from marketplace import locks
 from marketplace.locks import single_flight
 from marketplace.payments import services as payments
 from scheduler import clearing, metering, restores
@@ -27,63 +31,53 @@ def ring(bell: "Task[Any, Any]") -> None:
 
 
 @app.task
-def clear_market() -> None:
-    """One round. Two bells rung at once clear once: what the second meant is in the next."""
-    with single_flight("clear_market") as mine:
-        if mine:
-            clearing.clear_market(now=timezone.now())
+def clear_market(*, rung: bool = False) -> None:
+    """One round."""
+    single_flight("clear_market", lambda: clearing.clear_market(now=timezone.now()), rung=rung)
 
 
 @app.task
-def settle() -> None:
+def settle(*, rung: bool = False) -> None:
     """Bills what has run since the last time, and tops up the escrows."""
-    with single_flight("settle") as mine:
-        if mine:
-            metering.settle(now=timezone.now())
+    single_flight("settle", lambda: metering.settle(now=timezone.now()), rung=rung)
 
 
 @app.task
-def watch() -> None:
+def watch(*, rung: bool = False) -> None:
     """Looks for nodes that fell silent, starts that took too long, leases past their time."""
-    with single_flight("watch") as mine:
-        if mine:
-            watching.watch(now=timezone.now())
+    single_flight("watch", lambda: watching.watch(now=timezone.now()), rung=rung)
 
 
 @app.task
-def judge_checkpoints() -> None:
+def judge_checkpoints(*, rung: bool = False) -> None:
     """Reads what a node could not go on from, and says who was wrong."""
-    with single_flight("judge_checkpoints") as mine:
-        if mine:
-            restores.judge(now=timezone.now())
+    single_flight("judge_checkpoints", lambda: restores.judge(now=timezone.now()), rung=rung)
 
 
 @app.task
-def sweep_payments() -> None:
+def sweep_payments(*, rung: bool = False) -> None:
     """Asks the card processor about payments whose webhook never came."""
-    with single_flight("sweep_payments") as mine:
-        if mine:
-            payments.settle_pending(now=timezone.now())
+    single_flight("sweep_payments", lambda: payments.settle_pending(now=timezone.now()), rung=rung)
 
 
 @app.task
-def fetch_bases() -> None:
+def fetch_bases(*, rung: bool = False) -> None:
     """Brings bases from their hubs. It may fly for hours: its queue is its own."""
-    with single_flight("fetch_bases") as mine:
-        if mine:
-            fetching.work(timezone.now)
+    single_flight("fetch_bases", lambda: fetching.work(timezone.now), rung=rung)
 
 
 @app.task
-def check_datasets() -> None:
+def check_datasets(*, rung: bool = False) -> None:
     """Looks through what was uploaded and is too large to be looked at while its buyer waits."""
-    with single_flight("check_datasets") as mine:
-        if mine:
-            checking.work(timezone.now)
+    single_flight("check_datasets", lambda: checking.work(timezone.now), rung=rung)
 
 
 def _send(bell: "Task[Any, Any]") -> None:
+    name = bell.name.rpartition(".")[2]
+    if not locks.ring(name):
+        return
     try:
-        bell.apply_async()
+        bell.apply_async(kwargs={"rung": True})
     except (kombu.exceptions.OperationalError, OSError) as error:
+        locks.answer(name)
         log.warning("the bell %s did not ring: %s", bell.name, error)

@@ -220,6 +220,22 @@ def attach(job: JobArgument) -> None:
 
 
 @_command
+def accept(
+    job: JobArgument,
+    change: Annotated[int, typer.Argument(help="Which of those that `gridloom job` lists")],
+) -> None:
+    """Make one of the changes that would place a waiting job."""
+    client = _client()
+    found = client.job(job)
+    listed = found.told.changes if found.told else []
+    if not 0 <= change < len(listed):
+        raise GridloomError(f"it lists no change {change}; see `gridloom job {job}`")
+    if listed[change].term == "wait":
+        raise GridloomError("there is nothing to change: it waits by itself")
+    _out.print(show.job(client.accept(found, listed[change])))
+
+
+@_command
 def cancel(job: JobArgument) -> None:
     """End a job for good."""
     _out.print(show.job(_client().cancel(job)))

@@ -41,10 +41,11 @@ from buyers.sdk.shapes import (
 )
 from buyers.sdk.shell import Shell
 from buyers.sdk.transfer import Progress
+from buyers.sdk.waiting import Helps, Told
 
 __all__ = [
-    "Artifact", "Base", "Client", "Damaged", "Dataset", "Fetch", "GridloomError", "Job", "MarketRefused", "Model", "Option",
-    "Quote", "Receipt", "Unreachable", "Update", "Wallet",
+    "Artifact", "Base", "Client", "Damaged", "Dataset", "Fetch", "GridloomError", "Helps", "Job", "MarketRefused", "Model", "Option",
+    "Quote", "Receipt", "Told", "Unreachable", "Update", "Wallet",
 ]  # fmt: skip
 
 JobId = Job | JobRow | UUID | str
@@ -260,6 +261,13 @@ class Client:
     def checkpoints(self, job: JobId) -> list[Checkpoint]:
         """States that the job can go on from, furthest first."""
         return self._http.get(f"jobs/{_id(job)}/checkpoints/", list[Checkpoint])
+
+    def accept(self, job: JobId, change: Helps) -> Job:
+        """Makes one of the changes that a waiting job's `told` lists."""
+        wanted = {"term": change.term, "to": change.to}
+        if change.term == "limit":
+            wanted["gpu_class"] = change.gpu_class
+        return self._http.post(f"jobs/{_id(job)}/accept/", Job, wanted, again=False)
 
     def cancel(self, job: JobId) -> Job:
         """Ends a job for good."""

@@ -9,6 +9,8 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from buyers.sdk.waiting import Told
+
 MICRO: Final = 1_000_000
 
 
@@ -262,6 +264,7 @@ class Job(JobRow, frozen=True):
     nodes: list[Node]
     artifact: UUID | None
     parameters: dict[str, Any]
+    told: Told | None = None
 
     @property
     def rests(self) -> bool:

@@ -194,6 +194,8 @@ def job(found: Job) -> Table:
     table.add_row("State", plain(found.words))
     if found.total_steps:
         table.add_row("Progress", f"step {found.step} of {found.total_steps}")
+    for number, change in enumerate(found.told.changes if found.told else ()):
+        table.add_row("" if number else "What would place it", plain(f"{number} {change.words}"))
     for node in found.nodes:
         table.add_row("Where", plain(f"{node.node}, {node.site} ({node.region}, {node.supplier})"))
     if found.lease:

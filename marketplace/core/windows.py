@@ -45,6 +45,16 @@ def closes_at(windows: Sequence[Window], now: datetime) -> datetime | None:
     return now - passed + timedelta(minutes=total)
 
 
+def opens_at(windows: Sequence[Window], now: datetime) -> datetime | None:
+    """When an offer that doesn't stand now stands next; None if it stands now or always."""
+    if closes_at(windows, now) is not None:
+        return None
+    minute = now.weekday() * 1440 + now.hour * 60 + now.minute
+    passed = timedelta(seconds=now.second, microseconds=now.microsecond)
+    ahead = min((start - minute) % WEEK_MINUTES for start, _ in windows)
+    return now - passed + timedelta(minutes=ahead)
+
+
 def _end(windows: Sequence[Window], minute: int) -> int | None:
     ends = [end for start, end in windows if start <= minute < end]
     return max(ends, default=None)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace.core.errors import Invalid
-from marketplace.core.windows import WEEK_MINUTES, check, closes_at
+from marketplace.core.windows import WEEK_MINUTES, check, closes_at, opens_at
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -53,3 +53,16 @@ def test_it_closes_after_now_and_not_later_than_a_week_and_a_day(pairs, minute):
 def test_windows_that_can_not_be_are_refused(bad):
     with pytest.raises(Invalid, match="minutes of the week"):
         check(bad)
+
+
+@pytest.mark.parametrize(
+    ("now", "opens"),
+    [(0, 60), (59, 60), (60, None), (119, None), (120, 600), (700, WEEK_MINUTES + 60)],
+)
+def test_a_closed_offer_opens_with_its_next_window(now, opens):
+    found = opens_at([[60, 120], [600, 660]], at(now) + timedelta(seconds=30))
+    assert found == (None if opens is None else at(opens))
+
+
+def test_what_always_stands_never_opens():
+    assert opens_at([], at(5)) is None

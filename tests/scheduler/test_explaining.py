@@ -108,6 +108,54 @@ def test_what_a_job_is_told_places_it_once_it_is_done(
     assert waits.story().filter(event="change").count() == 1
 
 
+def minutes(now, hour: int) -> int:
+    """Of the week at that hour of the day of `now`."""
+    return now.weekday() * 1440 + hour * 60
+
+
+def test_an_offer_that_opens_later_is_what_a_job_is_told_to_wait_for(buyer, supplier, told, now):
+    opens = [[minutes(now, 18), minutes(now, 22)]]
+    site = world.agent(supplier, now=now, windows=opens, ask=2 * MICRO).node.site
+    world.agent(supplier, now=now, ask=4 * MICRO)
+    waits = world.job(buyer, now=now, limits={H100: 3 * MICRO})
+    wait, raise_it = told(waits).changes
+    assert (wait.term, wait.to) == ("wait", "2026-11-24T18:00:00+00:00")
+    assert wait.words == (
+        f"wait until Tuesday 18:00 UTC: an offer of h100-sxm at {site.name} (eu-west) opens then,"
+        " and its limit is enough for 1 × h100-sxm there"
+    )
+    assert raise_it.term == "limit"
+    evening = now.replace(hour=18)
+    Node.objects.update(last_seen_at=evening)
+    assert clearing.clear_market(now=evening) == 1
+
+
+@pytest.mark.parametrize(
+    ("job", "node"),
+    [
+        ({"limits": {H100: 1 * MICRO}}, {"ask": 2 * MICRO}),
+        ({"memory_bytes": 100 * world.GIB}, {}),
+        ({"gpus_min": 2, "gpus_max": 2}, {"gpus": 1}),
+        ({}, {"audience": "own_org"}),
+        ({}, {"state": "draining"}),
+    ],
+)
+def test_what_would_not_do_for_it_is_not_waited_for(buyer, supplier, told, now, job, node):
+    opens = [[minutes(now, 18), minutes(now, 22)]]
+    world.agent(supplier, now=now, windows=opens, **node)
+    assert told(world.job(buyer, now=now, **job)).changes == ()
+
+
+def test_the_ask_of_an_offer_that_is_closed_is_not_told(buyer, supplier, told, now):
+    opens = [[minutes(now, 18), minutes(now, 22)]]
+    world.agent(supplier, now=now, windows=opens, ask=1_234_567)
+    found = told(world.job(buyer, now=now, limits={H100: 3 * MICRO}))
+    [wait] = found.changes
+    assert (wait.hourly_micros, wait.cost_micros) == (3 * MICRO, 3 * MICRO)
+    assert "1.23" not in str(found)
+    assert "1.34" not in str(found)
+
+
 def test_a_gang_that_may_span_a_site_finds_one(buyer, supplier, told, now):
     first = world.agent(supplier, now=now, gpus=4, lan_address="10.0.0.1")
     world.agent(supplier, now=now, gpus=4, lan_address="10.0.0.2", site=first.node.site)

@@ -12,6 +12,8 @@ from buyers.models import Artifact, Job
 from buyers.sdk import config, show
 from buyers.sdk.shapes import MICRO
 from marketplace import storage, telemetry
+from scheduler import clearing
+from tests import world
 from tests.buyers import folders
 
 JOB = ("script", "--script", "code", "--set", "entry=main.py", "--budget", "5",
@@ -69,6 +71,17 @@ def test_a_job_is_quoted_taken_and_cancelled(gridloom, wanted, node):
     assert "queued → placed" in gridloom("job", job)
     gridloom("cancel", job)
     assert "the take (8 %)" in gridloom("receipt", job)
+
+
+def test_a_waiting_job_says_why_and_takes_a_change(gridloom, wanted, node, buyer, today):
+    job = str(world.job(buyer, now=today, limits={"h100-sxm": 2_000_000}).pk)
+    assert clearing.clear_market(now=today) == 0
+    shown = gridloom("job", job)
+    assert "waiting: h100-sxm costs 2.173914 a GPU-hour, and its limit is 2.00" in shown
+    assert "0 raise the limit on h100-sxm to 2.176: 1 × h100-sxm, 2.17 an hour" in shown
+    assert "it lists no change 7" in gridloom("accept", job, "7", code=1)
+    assert "waiting for the next round" in gridloom("accept", job, "0")
+    assert clearing.clear_market(now=today) == 1
 
 
 def test_a_bid_is_stopped_and_resumed(gridloom, wanted, node):

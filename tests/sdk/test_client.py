@@ -11,7 +11,7 @@ from buyers.models import Artifact, Job, MetricPoint
 from buyers.sdk import Client, GridloomError, MarketRefused, Unreachable
 from marketplace import storage, telemetry
 from marketplace.core.money import MICRO
-from scheduler import metering
+from scheduler import clearing, metering
 from tests import world
 from tests.buyers import folders
 from tests.sdk.stub import serving
@@ -77,6 +77,19 @@ def test_a_job_is_watched_until_it_rests(client, ran, node, today):
     (last,) = seen
     assert last.job.rests
     assert last.points == []
+
+
+def test_a_waiting_job_tells_why_and_what_would_place_it_and_takes_a_change(
+    client, node, buyer, today, valkey
+):
+    waits = world.job(buyer, now=today, limits={"h100-sxm": 2_000_000})
+    assert client.job(waits.pk).told is None, "no round has looked at it"
+    clearing.clear_market(now=today)
+    told = client.job(waits.pk).told
+    assert (told.why, [change.term for change in told.changes]) == ("dear", ["limit"])
+    after = client.accept(waits.pk, told.changes[0])
+    assert after.told is None
+    assert clearing.clear_market(now=today) == 1
 
 
 def test_log_checkpoints_and_receipt_of_a_job(client, ran, node, today):

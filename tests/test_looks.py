@@ -1,0 +1,106 @@
+"""Pages as people see them: wide and narrow, light and dark, by eye, keyboard and screen reader.
+
+One market is laid out for all of them; with SCREENSHOTS set to a folder, each look is kept there.
+"""
+
+import os
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+
+import pytest_asyncio
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.db import transaction
+from django.urls import reverse
+from django.utils import timezone
+from playwright.async_api import Page, async_playwright
+
+from marketplace.core.money import MICRO
+from scheduler import clearing
+from scheduler.models import Round
+from tests import debian, world
+from tests.buyers.conftest import client_of, site  # noqa: F401 (a fixture, by its name)
+from tests.buyers.test_browser import FLAGS
+
+H100 = "h100-sxm"
+AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
+BROKEN = """axe.run({resultTypes: ["violations"]}).then(found => found.violations.map(
+    each => `${each.id}: ${each.nodes.map(node => node.html.slice(0, 160)).join(" | ")}`))"""
+CUT = """[...document.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth + 1)
+    .map(box => box.textContent.trim().slice(0, 60))"""
+
+
+@transaction.atomic
+def market() -> tuple[dict[str, str], str]:
+    """The pages' addresses, and the session of one who buys and supplies: a job that runs, one that
+    waits, a node that idles, another that opens later."""
+    now = timezone.now()
+    world.listening(now)
+    us = world.org("Acme Models", now=now, wallet=100 * MICRO)
+    rival = world.org("Laboratory of the University", now=now)
+    world.agent(rival, now=now, ask=1 * MICRO)
+    soon = (now.weekday() * 1440 + now.hour * 60 + now.minute + 120) % (7 * 1440 - 60)
+    world.agent(rival, now=now, ask=1_500_000, windows=[[soon, soon + 60]])
+    idle = world.agent(us, now=now, ask=3 * MICRO, name="a-node-with-a-rather-long-name").node
+    runs = world.job(us, now=now, queued_at=now - timedelta(hours=1))
+    waits = world.job(us, now=now, name="Waiting for a better price", limits={H100: 2 * MICRO})
+    assert clearing.clear_market(now=now) == 1
+    pages = {
+        "market": reverse("market"),
+        "round": reverse("round", args=[Round.objects.get().pk]),
+        "job-running": reverse("job", args=[runs.pk]),
+        "job-waiting": reverse("job", args=[waits.pk]),
+        "node": reverse("node", args=[idle.pk]),
+        "offer": reverse("new_offer", args=[idle.pk]),
+        **{reader: reverse("mechanism", args=[reader])
+           for reader in ("buyers", "suppliers", "economists")},
+    }  # fmt: skip
+    return pages, client_of(us).cookies[settings.SESSION_COOKIE_NAME].value
+
+
+@pytest_asyncio.fixture
+async def tab(site: str) -> AsyncIterator[Page]:  # noqa: F811
+    """A tab that fails the test if a page's own scripts do."""
+    chromium = await sync_to_async(debian.chromium)()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        tab = await (await browser.new_context(base_url=site)).new_page()
+        wrong: list[str] = []
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        yield tab
+        await browser.close()
+        assert wrong == []
+
+
+async def faults(tab: Page, name: str) -> list[str]:
+    """What is wrong with the page that is open, at each width and in each theme."""
+    found = []
+    await tab.evaluate(AXE)
+    for width, theme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+        look = f"{name}-{width}-{theme}"
+        await tab.set_viewport_size({"width": width, "height": 900})
+        await tab.emulate_media(color_scheme=theme)
+        if await tab.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            found.append(f"{look}: wider than the screen")
+        if width > 1000:
+            found += [f"{look}: cut off: {each}" for each in await tab.evaluate(CUT)]
+        # Where things stand does not hang on the theme, nor colours on the width: two looks do.
+        if (width, theme) in ((1280, "light"), (390, "dark")):
+            found += [f"{look}: {each}" for each in await tab.evaluate(BROKEN)]
+        if kept := os.environ.get("SCREENSHOTS"):
+            await tab.screenshot(path=Path(kept) / f"{look}.png", full_page=True)
+    return found
+
+
+async def test_pages_can_be_read_at_any_width_in_any_theme_by_anybody(tab, site):  # noqa: F811
+    pages, session = await sync_to_async(market)()
+    cookie = {"name": settings.SESSION_COOKIE_NAME, "value": session, "url": site}
+    await tab.context.add_cookies([cookie])
+    found = []
+    for name, path in pages.items():
+        answer = await tab.goto(path)
+        assert answer.status == 200, path
+        found += await faults(tab, name)
+    assert found == []
