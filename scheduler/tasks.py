@@ -14,7 +14,7 @@ from django.utils import timezone
 from buyers import checking, fetching
 from marketplace.locks import single_flight
 from marketplace.payments import services as payments
-from scheduler import clearing, metering, restores
+from scheduler import clearing, metering, proving, records, restores
 from scheduler import watch as watching
 from scheduler.celery import app
 
@@ -30,8 +30,8 @@ def ring(bell: "Task[Any, Any]") -> None:
 def clear_market() -> None:
     """One round. Two bells rung at once clear once: what the second meant is in the next."""
     with single_flight("clear_market") as mine:
-        if mine:
-            clearing.clear_market(now=timezone.now())
+        if mine and clearing.clear_market(now=timezone.now()):
+            _send(publish_rounds)
 
 
 @app.task
@@ -56,6 +56,26 @@ def judge_checkpoints() -> None:
     with single_flight("judge_checkpoints") as mine:
         if mine:
             restores.judge(now=timezone.now())
+
+
+@app.task
+def publish_rounds() -> None:
+    """Makes the roots of new rounds, stores their files, releases what is due, forgets what is old."""
+    with single_flight("publish_rounds") as mine:
+        if mine:
+            records.publish()
+            now = timezone.now()
+            if records.release(now=now):
+                _send(check_rounds)
+            records.forget(now=now)
+
+
+@app.task
+def check_rounds() -> None:
+    """Checks released rounds that somebody wants checked, one after the other."""
+    with single_flight("check_rounds") as mine:
+        while mine and proving.check(now=timezone.now()):
+            pass
 
 
 @app.task

@@ -73,14 +73,15 @@ def read(path: Source, schema: Schema) -> dict[str, Array]:
 
 def unpack(path: Source) -> dict[str, Array]:
     """All arrays of a `.npz` file, notes too, unchecked. Raises Invalid, or OSError."""
+    what = path if isinstance(path, Path) else "this file"
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise Invalid(f"{path} is not a .npz file of plain arrays: {error}") from error
+        raise Invalid(f"{what} is not a .npz file of plain arrays: {error}") from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # numpy hands out other content as it stands
-            raise Invalid(f"{name} in {path} is not an array", field=name)
+            raise Invalid(f"{name} in {what} is not an array", field=name)
     return arrays
 
 

@@ -3,7 +3,6 @@ those that its hashes and its root committed to, that the matches are right, and
 follow from them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -49,8 +48,11 @@ class Released:
 
 
 def read_published(given: Any) -> Published:
-    """From the JSON of a round, other fields passed over. Raises Invalid."""
-    values = {}
+    """From the JSON of a round, with its record beside or in it; other fields are passed over.
+    Raises Invalid."""
+    if isinstance(given, dict) and isinstance(given.get("record"), dict):
+        given = given | given["record"]
+    values: dict[str, Any] = {}
     for item in fields(Published):
         value = given.get(item.name) if isinstance(given, dict) else None
         kinds = (int, float) if item.type is float else (item.type,)
@@ -125,7 +127,7 @@ def _wrong_figures(published: Published, released: Released) -> list[str]:
     ]
 
 
-def _differences(published: Published, found: dict[str, Any]) -> Sequence[str]:
+def _differences(published: Published, found: dict[str, Any]) -> list[str]:
     return [
         f"{name} is {value}, the round says {getattr(published, name)}"
         for name, value in found.items()
