@@ -17,7 +17,7 @@ from rest_framework.views import APIView
 from marketplace.core.paces import Accuracy
 from marketplace.throttles import PerAddress
 from scheduler import history, public, records
-from scheduler.models import ClearingPrice
+from scheduler.models import Round
 from scheduler.record_models import Record
 
 
@@ -67,7 +67,7 @@ class RoundSerializer(serializers.Serializer[object]):
     book_sha256 = serializers.CharField()
 
 
-class PriceSerializer(serializers.Serializer[ClearingPrice]):
+class PriceSerializer(serializers.Serializer[object]):
     """What one slot size of one cell was let at; of pooled sites a mean."""
 
     gpu_class = serializers.CharField()
@@ -121,7 +121,7 @@ class RecordSerializer(serializers.Serializer[Record]):
     """What a round commits to, and, once it is released, all of it."""
 
     matches_sha256 = serializers.CharField()
-    root = serializers.CharField(help_text="Over all rows; empty for the first seconds")
+    root = serializers.CharField(help_text="Over all rows; empty at first")  # type: ignore[assignment]
     leaves = serializers.IntegerField()
     decided = serializers.FloatField(help_text="Welfare with the matches that were dropped")
     dropped_jobs = serializers.IntegerField(help_text="Matched, but something had moved")
@@ -153,8 +153,31 @@ class RoundDetailSerializer(RoundSerializer):
     `python -m scheduler.matching verify` reads beside the two files."""
 
     seed = serializers.IntegerField(help_text="Breaks ties")
-    prices = PriceSerializer(many=True)
-    record = RecordSerializer(allow_null=True, help_text="Null for rounds of before there were any")
+    prices = serializers.SerializerMethodField()
+    record = serializers.SerializerMethodField(help_text="Null for rounds of before there were any")
+
+    @extend_schema_field(PriceSerializer(many=True))
+    def get_prices(self, round: Round) -> list[dict[str, Any]]:
+        return list(PriceSerializer(public.prices_of(round), many=True).data)
+
+    @extend_schema_field(RecordSerializer(allow_null=True))
+    def get_record(self, round: Round) -> dict[str, Any] | None:
+        record = public.record_of(round)
+        return dict(RecordSerializer(record).data) if record else None
+
+
+class ProofSerializer(serializers.Serializer[object]):
+    """That one row stood in a round: SHA-256 of 0x00, salt and row is a leaf; with the hashes of
+    `path` beside it on its way up it leads to the root, as in RFC 6962."""
+
+    round = serializers.UUIDField()
+    at = serializers.DateTimeField()
+    root = serializers.CharField()  # type: ignore[assignment]
+    leaves = serializers.IntegerField()
+    index = serializers.IntegerField()
+    salt = serializers.CharField(help_text="16 bytes in hex")
+    row = serializers.CharField(help_text="JSON: the row's columns, and its matches")
+    path = serializers.ListField(child=serializers.CharField())
 
 
 class AccuracySerializer(serializers.Serializer[Accuracy]):
@@ -219,11 +242,7 @@ class RoundView(APIView):
 
     @extend_schema(responses=RoundDetailSerializer, auth=[])
     def get(self, request: Request, pk: UUID) -> Response:
-        round = get_object_or_404(public.every_round(), pk=pk)
-        told = {"prices": public.prices_of(round), "record": public.record_of(round)}
-        fields = RoundDetailSerializer().fields
-        figures = {name: getattr(round, name) for name in fields if name not in told}
-        return Response(RoundDetailSerializer({**figures, **told}).data)
+        return Response(RoundDetailSerializer(get_object_or_404(public.every_round(), pk=pk)).data)
 
 
 class PricesAskedSerializer(serializers.Serializer[object]):
