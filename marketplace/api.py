@@ -16,7 +16,7 @@ from rest_framework.views import APIView
 
 from marketplace.core.paces import Accuracy
 from marketplace.throttles import PerAddress
-from scheduler import history, public, records
+from scheduler import archive, history, public
 from scheduler.models import Round
 from scheduler.record_models import Record
 
@@ -114,7 +114,7 @@ class RoundFilesSerializer(serializers.Serializer[object]):
     """By their names."""
 
     def get_fields(self) -> dict[str, serializers.Field]:
-        return {name: RoundFileSerializer() for name in (records.BOOK, records.MATCHES)}
+        return {name: RoundFileSerializer() for name in (archive.BOOK, archive.MATCHES)}
 
 
 class RecordSerializer(serializers.Serializer[Record]):
@@ -134,14 +134,14 @@ class RecordSerializer(serializers.Serializer[Record]):
     check = serializers.SerializerMethodField(help_text="Ours; null until it was made")
 
     def get_releases_at(self, record: Record) -> datetime:
-        return records.released_at(record)
+        return archive.released_at(record)
 
     def get_salting_key(self, record: Record) -> str:
-        return records.salting_key_of(record) if record.released_at else ""
+        return archive.salting_key_of(record) if record.released_at else ""
 
     @extend_schema_field(RoundFilesSerializer(allow_null=True))
     def get_files(self, record: Record) -> dict[str, Any] | None:
-        return records.files(record)
+        return archive.files(record)
 
     @extend_schema_field(CheckSerializer(allow_null=True))
     def get_check(self, record: Record) -> dict[str, Any] | None:

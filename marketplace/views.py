@@ -23,7 +23,7 @@ from marketplace.core.errors import Missing
 from marketplace.forms import ApiKeyForm
 from marketplace.http import choose_org, org_of
 from marketplace.models import ApiKey, Org, Scope
-from scheduler import history, proving, public, records
+from scheduler import archive, history, proving, public
 from scheduler.models import Round
 from scheduler.tasks import check_rounds, ring
 
@@ -87,7 +87,7 @@ def round_page(request: HttpRequest, pk: UUID) -> HttpResponse:
 def round_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponse:
     """The book or the matches of a released round, by way of storage."""
     round = get_object_or_404(public.every_round(), pk=pk)
-    return redirect(records.file_url(public.record_of(round), name))
+    return redirect(archive.file_url(public.record_of(round), name))
 
 
 @require_POST
@@ -111,8 +111,8 @@ def _verification(round: Round) -> dict[str, Any]:
         "round": round,
         "record": record,
         "curves": record.curves if record else [],
-        "releases_at": records.released_at(record) if record else None,
-        "files": records.files(record) if record else None,
+        "releases_at": archive.released_at(record) if record else None,
+        "files": archive.files(record) if record else None,
         "can_check": bool(record and proving.can_check(record)),
         "now": timezone.now(),
     }

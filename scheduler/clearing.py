@@ -18,8 +18,8 @@ from buyers.models import Job
 from marketplace import locks
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
+from scheduler import archive, explaining, history, leases, prices, snapshots
 from scheduler import book as market
-from scheduler import explaining, history, leases, prices, records, snapshots
 from scheduler.book import Standing
 from scheduler.drafting import Placement
 from scheduler.explaining import Cleared
@@ -86,7 +86,7 @@ def _commit(snapshot: Snapshot, matches: Matches, *, seconds: float, now: dateti
     placed = leases.place(placements, round=round, now=now)
     kept = {lease.job_id for lease in placed}
     _publish(round, [each for each in placements if each.job.pk in kept], now)
-    records.keep(round, snapshot, matches, kept)
+    archive.keep(round, snapshot, matches, kept)
     return len(kept)
 
 

@@ -22,7 +22,7 @@ from django.conf import settings
 from buyers.models import Job
 from marketplace import storage
 from marketplace.core.errors import Conflict, Missing, TooLarge, Unavailable
-from scheduler import records
+from scheduler import archive
 from scheduler.matching import proofs, verify
 from scheduler.matching.book import Book
 from scheduler.matching.check import VERSION
@@ -122,7 +122,7 @@ def published(record: Record) -> dict[str, Any]:
     return asdict(
         verify.Published(
             book_sha256=round.book_sha256, matches_sha256=record.matches_sha256, root=record.root,
-            leaves=record.leaves, salting_key=records.salting_key_of(record), seed=round.seed,
+            leaves=record.leaves, salting_key=archive.salting_key_of(record), seed=round.seed,
             matched_jobs=round.matched_jobs, matched_gpus=round.matched_gpus,
             welfare=round.welfare, bound=round.bound, make_whole=round.make_whole,
         )
@@ -134,7 +134,7 @@ def _files(record: Record, folder: Path) -> Sequence[Path]:
     said = folder / "ROUND.json"
     said.write_text(json.dumps(published(record)), encoding="utf-8")
     made = [said]
-    for name, key in records.file_keys(record).items():
+    for name, key in archive.file_keys(record).items():
         with (folder / name).open("wb") as file:
             file.writelines(storage.read(key))
         made.append(folder / name)
@@ -170,7 +170,7 @@ def _proven(record: Record, pk: UUID) -> Proven:
     if record.forgotten_at is not None:
         raise Missing("the book of this round is no longer kept")
     kept = _leaves(record.pk)
-    number = numbers(bytes(record.secret), [pk])[0]
+    number = numbers(bytes(record.secret), [str(pk)])[0]
     index = _index(kept.book, number)
     if index is None:
         raise Missing("it was not in the book of this round")
@@ -205,6 +205,6 @@ def _leaves(pk: UUID) -> _Leaves:
 
 def _kept(record: Record) -> Released:
     if record.raw is not None:
-        return records.read(bytes(record.raw))[0]
-    files = [io.BytesIO(b"".join(storage.read(key))) for key in records.file_keys(record).values()]
+        return archive.read(bytes(record.raw))[0]
+    files = [io.BytesIO(b"".join(storage.read(key))) for key in archive.file_keys(record).values()]
     return verify.read_released(*files)

@@ -9,7 +9,7 @@ from django.db.models import F, Q
 class RecordQuerySet(models.QuerySet["Record"]):
     def unproven(self) -> Self:
         """Whose root and curves are still to be made."""
-        return self.filter(root="").order_by("at")
+        return self.filter(root="", raw__isnull=False).order_by("at")
 
     def unstored(self) -> Self:
         """Whose files are still to be put into storage."""
@@ -30,7 +30,7 @@ class Record(models.Model):
     """A round's book and matches as they are kept, and what is told of them until their release.
 
     Written with the round, in its transaction, as `raw`; a worker then makes the root, the curves
-    and the two files, and puts these into storage (`scheduler.records`).
+    and the two files, and puts these into storage (`scheduler.archive`).
     """
 
     round = models.OneToOneField(
@@ -48,7 +48,7 @@ class Record(models.Model):
     )
     root = models.CharField(max_length=64, blank=True)
     leaves = models.PositiveIntegerField(default=0)
-    curves = models.JSONField(default=list, help_text="By class, as scheduler.records writes them")
+    curves = models.JSONField(default=list, help_text="By class, as scheduler.archive writes them")
     book_file = models.CharField(max_length=64, blank=True, help_text="SHA-256 of BOOK.npz")
     book_bytes = models.BigIntegerField(default=0)
     matches_file = models.CharField(max_length=64, blank=True, help_text="SHA-256 of MATCHES.npz")

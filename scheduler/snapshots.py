@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
-from uuid import UUID
 
 import numpy as np
 from django.conf import settings
@@ -50,8 +49,9 @@ def read(now: datetime) -> Snapshot:
     found = list(queued.order_by("queued_at", "pk"))
     standing = market.standing(now) if found else []
     secret = secrets.token_bytes(32)
-    job_ids, jobs = _numbered(secret, found, lambda job: job.pk)
-    row_ids, rows = _numbered(secret, [r for r in standing if r.free], lambda row: row.node.pk)
+    job_ids, jobs = _numbered(secret, found, lambda job: str(job.pk))
+    free = [row for row in standing if row.free]
+    row_ids, rows = _numbered(secret, free, lambda row: row.stands.node)
     wanted = [market.wants(job) for job in jobs]
     products = _products(wanted, rows)
     orders = zip(job_ids, jobs, wanted, strict=True)
@@ -75,7 +75,7 @@ def read(now: datetime) -> Snapshot:
 
 
 def _numbered(
-    secret: bytes, rows: Sequence[Row], pk: Callable[[Row], UUID]
+    secret: bytes, rows: Sequence[Row], pk: Callable[[Row], str]
 ) -> tuple[list[int], list[Row]]:
     """The rows' numbers in this round, and the rows, both in the order of the numbers."""
     found = numbers(secret, map(pk, rows))

@@ -14,7 +14,7 @@ from django.utils import timezone
 from buyers import checking, fetching
 from marketplace.locks import single_flight
 from marketplace.payments import services as payments
-from scheduler import clearing, metering, proving, records, restores
+from scheduler import archive, clearing, metering, proving, restores
 from scheduler import watch as watching
 from scheduler.celery import app
 
@@ -63,11 +63,11 @@ def publish_rounds() -> None:
     """Makes the roots of new rounds, stores their files, releases what is due, forgets what is old."""
     with single_flight("publish_rounds") as mine:
         if mine:
-            records.publish()
+            archive.publish()
             now = timezone.now()
-            if records.release(now=now):
+            if archive.release(now=now):
                 _send(check_rounds)
-            records.forget(now=now)
+            archive.forget(now=now)
 
 
 @app.task

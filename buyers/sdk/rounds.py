@@ -44,7 +44,9 @@ def prove(
     market = client()
     proof = market.proof(subject, round=round, node=node)
     record = market.round(str(proof.round)).record
-    said = root.lower() or (record.root if record else "")
+    if record is None or record.leaves != proof.leaves:
+        raise GridloomError("the round and the proof speak of different numbers of rows")
+    said = root.lower() or record.root
     if save is not None:
         save.write_bytes(msgspec.json.encode(proof))
     if proof.root != said or not proofs.holds(proof):

@@ -165,7 +165,7 @@ def test_a_round_that_published_something_else_is_found(published, released, nam
 
 
 def test_numbers_say_nothing_in_another_round():
-    ids = [uuid4() for _ in range(50)]
+    ids = [str(uuid4()) for _ in range(50)]
     first, second = numbers(SECRET, ids), numbers(b"t" * 32, ids)
     assert not np.isin(first, second).any()
     assert (numbers(SECRET, ids) == first).all()

@@ -12,7 +12,7 @@ from django.test import Client
 from buyers.models import Job
 from marketplace.core.money import MICRO
 from marketplace.models import Scope
-from scheduler import clearing, proving, records
+from scheduler import archive, clearing, proving
 from scheduler.matching import proofs
 from scheduler.models import Round
 from scheduler.record_models import Record
@@ -32,7 +32,7 @@ def round(now, s3, valkey):
         world.job(buyer, now=now, limits={"h100-sxm": (number + 1) * MICRO})
         world.agent(world.org(f"Supplier {number}", now=now), now=now, ask=number * MICRO)
     assert clearing.clear_market(now=now)
-    records.publish()
+    archive.publish()
     return Round.objects.get()
 
 
@@ -56,9 +56,9 @@ def test_at_once_hashes_root_and_curves_are_public_and_no_row_is(round):
     assert said["record"]["salting_key"] == ""
     assert said["prices"][0]["gpu_class"] == "h100-sxm"
     secret = bytes(record.secret).hex()
-    assert records.salting_key_of(record) not in page + json.dumps(said)
+    assert archive.salting_key_of(record) not in page + json.dumps(said)
     assert secret not in page + json.dumps(said)
-    for name in (records.BOOK, records.MATCHES):
+    for name in (archive.BOOK, archive.MATCHES):
         refused = Client().get(of(round) + name)
         assert refused.status_code == 404
         assert b"are public from" in refused.content
@@ -73,7 +73,7 @@ def test_no_single_limit_or_ask_is_in_the_curves(round):
 
 
 def test_a_week_later_anybody_verifies_it_with_three_files(round, now, tmp_path):
-    records.release(now=now + WEEK)
+    archive.release(now=now + WEEK)
     said = told(round)
     (tmp_path / "ROUND.json").write_text(json.dumps(said))
     for name, file in said["record"]["files"].items():
@@ -102,7 +102,7 @@ def test_a_week_later_anybody_verifies_it_with_three_files(round, now, tmp_path)
 
 
 def test_the_page_checks_a_released_round_and_says_what_was_found(round, now):
-    records.release(now=now + WEEK)
+    archive.release(now=now + WEEK)
     Record.objects.update(wanted_at=None)
     page = Client().get(of(round)).content.decode()
     assert f"gridloom rounds verify {round.pk}" in page
@@ -120,7 +120,7 @@ def test_the_page_checks_a_released_round_and_says_what_was_found(round, now):
 
 
 def test_a_check_that_found_something_says_so_on_the_page(round, now):
-    records.release(now=now + WEEK)
+    archive.release(now=now + WEEK)
     Round.objects.update(welfare=1.0)
     proving.check(now=now + WEEK)
     page = Client().get(of(round)).content.decode()
@@ -152,7 +152,10 @@ def test_each_party_has_its_own_proof_and_nobody_elses(round, now):
     assert saved.json()["root"] == root
     assert client_of(supplier).get(f"/supply/nodes/{node.pk}/proof/").json()["root"] == root
     assert client_of(supplier).get(f"/buy/jobs/{job.pk}/proof/").status_code == 404
-    assert f"/buy/jobs/{job.pk}/proof/" in client_of(buyer).get(f"/buy/jobs/{job.pk}/").content.decode()
+    assert (
+        f"/buy/jobs/{job.pk}/proof/"
+        in client_of(buyer).get(f"/buy/jobs/{job.pk}/").content.decode()
+    )
 
 
 def test_rounds_are_listed_for_programs_and_those_without_a_record_are_shown(round):
@@ -167,7 +170,7 @@ def test_rounds_are_listed_for_programs_and_those_without_a_record_are_shown(rou
 
 
 def test_a_round_whose_root_is_being_made_says_so(round):
-    Record.objects.update(root="", curves=[])
+    Record.objects.update(root="", raw=b"as before", curves=[])
     page = Client().get(of(round)).content.decode()
     assert "is being made" in page
     assert "The curves are being made" in page

@@ -19,7 +19,7 @@
     const supply = dark.matches ? "#4fc9b0" : "#0f6b5c";
     const demand = dark.matches ? "#f0a868" : "#9a4b00";
     const axis = { stroke: ink, grid: { stroke: "#8883", width: 1 }, ticks: { stroke: "#8883" } };
-    const dollars = (u, x) => (x == null ? "–" : "$" + x.toFixed(x < 0.1 ? 4 : 2));
+    const dollars = (u, x) => (x == null ? "–" : "$" + x.toFixed(0 < x && x < 0.1 ? 4 : 2));
     const steps = { paths: uPlot.paths.stepped({ align: -1 }), width: 2, points: { show: false }, value: dollars };
     return new uPlot(
       {

@@ -18,7 +18,7 @@ from uuid import UUID
 import numpy as np
 from django.conf import settings
 
-from marketplace import storage
+from marketplace import bulk, storage
 from marketplace.core.errors import Missing, Unavailable
 from marketplace.core.money import MICRO
 from scheduler.matching import arrays, proofs
@@ -54,15 +54,15 @@ def keep(round: Round, snapshot: Snapshot, matches: Matches, kept: Collection[UU
         round.matched_jobs, round.matched_gpus = len(kept), int(left.gpus.sum())
         round.welfare, round.make_whole = came_to.welfare, came_to.make_whole
         round.save(update_fields=["matched_jobs", "matched_gpus", "welfare", "make_whole"])
-    Record.objects.create(
+    record = Record.objects.create(
         round=round,
         at=round.at,
         secret=snapshot.secret,
-        raw=_raw(_all_of(snapshot, matches, dropped)),
         matches_sha256=results.digest(matches),
         decided=float(matches.welfare),
         dropped_jobs=int(dropped.sum()),
     )
+    bulk.write_bytes(record, "raw", _raw(_all_of(snapshot, matches, dropped)))
 
 
 def publish() -> int:
@@ -162,13 +162,13 @@ def _all_of(snapshot: Snapshot, matches: Matches, dropped: Bools) -> dict[str, A
     for row, number in zip(snapshot.rows, book.node_class.tolist(), strict=True):
         names[number] = row.stands.gpu_class
         free[number] = not row.stands.own_org_only
-    orgs: dict[UUID, int] = {}
+    orgs: dict[str, int] = {}
     return {
         **book.as_arrays(),
         **matches.as_arrays(),
         DROPPED: dropped.astype("|i1"),
-        "x_job_org": _numbered((job.org_id for job in snapshot.jobs), orgs),
-        "x_node_org": _numbered((row.node.site.org_id for row in snapshot.rows), orgs),
+        "x_job_org": _numbered((str(job.org_id) for job in snapshot.jobs), orgs),
+        "x_node_org": _numbered((row.stands.org for row in snapshot.rows), orgs),
         "x_class_name": names,
         "x_class_open": free,
     }
@@ -182,7 +182,7 @@ def _url(record: Record, name: str) -> str:
     )
 
 
-def _numbered(orgs: Iterable[UUID], known: dict[UUID, int]) -> Array:
+def _numbered(orgs: Iterable[str], known: dict[str, int]) -> Array:
     return np.array([known.setdefault(org, len(known)) for org in orgs], "<i4")
 
 

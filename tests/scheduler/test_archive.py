@@ -12,7 +12,7 @@ import pytest
 from marketplace import storage
 from marketplace.core.errors import Conflict, Missing
 from marketplace.core.money import MICRO
-from scheduler import clearing, proving, records, snapshots
+from scheduler import archive, clearing, proving, snapshots
 from scheduler.matching import book as books
 from scheduler.matching import proofs
 from scheduler.matching.check import VERSION
@@ -44,7 +44,7 @@ def cleared(buyer, supplier, now):
 
 def released(round):
     """Its two files, as they lie in storage."""
-    keys = records.file_keys(round.record)
+    keys = archive.file_keys(round.record)
     files = [io.BytesIO(b"".join(storage.read(key))) for key in keys.values()]
     return read_released(*files)
 
@@ -55,7 +55,7 @@ def test_a_round_is_kept_with_its_hashes_and_proven_by_a_worker(cleared, s3, now
     assert len(record.matches_sha256) == 64
     assert record.dropped_jobs == 0
     assert record.decided == record.round.welfare
-    assert records.publish() == 1
+    assert archive.publish() == 1
     record.refresh_from_db()
     assert record.raw is None
     assert len(record.root) == 64
@@ -63,7 +63,7 @@ def test_a_round_is_kept_with_its_hashes_and_proven_by_a_worker(cleared, s3, now
     found = released(Round.objects.get())
     assert books.digest(found.book) == record.round.book_sha256
     assert not found.dropped.any()
-    assert records.publish() == 0
+    assert archive.publish() == 0
 
 
 def test_while_storage_is_away_the_round_stands_and_its_files_wait(cleared, s3, settings, now):
@@ -71,25 +71,25 @@ def test_while_storage_is_away_the_round_stands_and_its_files_wait(cleared, s3, 
     settings.S3_ENDPOINT_URL = "http://127.0.0.1:9"
     storage._client.cache_clear()
     try:
-        assert records.publish() == 0
+        assert archive.publish() == 0
         record = Record.objects.get()
         assert record.root
         assert record.raw
-        assert records.release(now=now + 2 * WEEK) == 0
+        assert archive.release(now=now + 2 * WEEK) == 0
         # Each party has its proof all the same.
         assert proofs.holds(proving.of_job(cleared[1][0]).proof)
     finally:
         settings.S3_ENDPOINT_URL = right
         storage._client.cache_clear()
-    assert records.publish() == 1
-    assert records.release(now=now + 2 * WEEK) == 1
+    assert archive.publish() == 1
+    assert archive.release(now=now + 2 * WEEK) == 1
 
 
 def test_each_party_proves_its_own_row_and_what_came_of_it(cleared, s3, now):
     (node, _), (job, _), waits = cleared
     with pytest.raises(Conflict, match="being made"):
         proving.of_job(job)
-    records.publish()
+    archive.publish()
     root = Record.objects.get().root
     mine = proving.of_job(job).proof
     assert proofs.holds(mine)
@@ -108,12 +108,12 @@ def test_each_party_proves_its_own_row_and_what_came_of_it(cleared, s3, now):
 
 
 def test_a_round_is_released_after_a_week_and_checked_by_the_public_command(cleared, s3, now):
-    records.publish()
-    assert records.release(now=now + WEEK - timedelta(seconds=1)) == 0
+    archive.publish()
+    assert archive.release(now=now + WEEK - timedelta(seconds=1)) == 0
     assert not Record.objects.released().exists()
     with pytest.raises(Conflict, match="released"):
         proving.want_check(Record.objects.get(), now=now)
-    assert records.release(now=now + WEEK) == 1
+    assert archive.release(now=now + WEEK) == 1
     assert proving.check(now=now + WEEK)
     record = Record.objects.get()
     assert record.is_right, record.found
@@ -125,15 +125,15 @@ def test_a_round_is_released_after_a_week_and_checked_by_the_public_command(clea
 
 
 def test_a_book_that_was_changed_in_storage_is_found(cleared, s3, now):
-    records.publish()
+    archive.publish()
     record = Record.objects.get()
     found = released(Round.objects.get())
     arrays = found.book.as_arrays()
     arrays["job_limit"] = arrays["job_limit"] * 2
     file = io.BytesIO()
     np.savez(file, **arrays)
-    storage.put(records.file_keys(record)[records.BOOK], file.getvalue())
-    records.release(now=now + WEEK)
+    storage.put(archive.file_keys(record)[archive.BOOK], file.getvalue())
+    archive.release(now=now + WEEK)
     proving.check(now=now + WEEK)
     record.refresh_from_db()
     assert record.is_right is False
@@ -142,10 +142,10 @@ def test_a_book_that_was_changed_in_storage_is_found(cleared, s3, now):
 
 
 def test_what_is_lost_in_storage_keeps_nobody_else_waiting(cleared, s3, now):
-    records.publish()
-    records.release(now=now + WEEK)
+    archive.publish()
+    archive.release(now=now + WEEK)
     record = Record.objects.get()
-    storage.delete(records.file_keys(record).values())
+    storage.delete(archive.file_keys(record).values())
     assert not proving.check(now=now + WEEK + timedelta(minutes=1))
     record.refresh_from_db()
     assert record.checked_at is None
@@ -172,13 +172,13 @@ def test_a_match_that_was_dropped_counts_neither_in_the_rounds_welfare_nor_its_g
     assert (round.matched_jobs, round.matched_gpus) == (1, 2)
     assert round.record.dropped_jobs == 1
     assert 0 < round.welfare < round.record.decided <= round.bound * (1 + 1e-9)
-    records.publish()
+    archive.publish()
     found = released(Round.objects.get())
     assert found.dropped.sum() == 1
     row = json.loads(proving.of_node(gone.node).proof.row)
     assert [match[3] for match in row["matches"]] == [True]
     assert json.loads(proving.of_job(job).proof.row)["dropped"] is False
-    records.release(now=now + WEEK)
+    archive.release(now=now + WEEK)
     proving.check(now=now + WEEK)
     record = Record.objects.get()
     assert record.is_right, record.found
@@ -199,13 +199,13 @@ def test_no_number_and_no_order_links_two_rounds(buyer, supplier, s3, now):
 
 
 def test_files_are_forgotten_in_the_end_and_hashes_are_not(cleared, s3, now):
-    records.publish()
-    records.release(now=now + WEEK)
-    assert records.forget(now=now + timedelta(days=89)) == 0
+    archive.publish()
+    archive.release(now=now + WEEK)
+    assert archive.forget(now=now + timedelta(days=89)) == 0
     record = Record.objects.get()
-    keys = list(records.file_keys(record).values())
+    keys = list(archive.file_keys(record).values())
     assert all(storage.stat(key) for key in keys)
-    assert records.forget(now=now + timedelta(days=90)) == 1
+    assert archive.forget(now=now + timedelta(days=90)) == 1
     assert not any(storage.stat(key) for key in keys)
     record.refresh_from_db()
     assert record.root
@@ -214,7 +214,7 @@ def test_files_are_forgotten_in_the_end_and_hashes_are_not(cleared, s3, now):
 
 
 def test_the_command_agrees_with_what_a_party_is_given(cleared, s3, now, tmp_path):
-    records.publish()
+    archive.publish()
     proof = tmp_path / "proof.json"
     proof.write_text(json.dumps(proving.of_job(cleared[1][0]).as_json()))
     root = Record.objects.get().root
@@ -238,7 +238,7 @@ def test_curves_hide_each_among_five(supplier, s3, now, buyers, told):
         world.job(org, now=now, limits={"h100-sxm": (2 + number) * MICRO})
     world.agent(supplier, now=now)
     clearing.clear_market(now=now)
-    records.publish()
+    archive.publish()
     (curve,) = Record.objects.get().curves
     assert curve["gpu_class"] == "h100-sxm"
     assert curve["supply"] == [], "one supplier is nobody to hide among"
