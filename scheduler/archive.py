@@ -28,9 +28,9 @@ from scheduler.matching.arrays import Array, Bools
 from scheduler.matching.check import amounts
 from scheduler.matching.curves import Crowd, Curve, Point, curves
 from scheduler.matching.matches import Matches
-from scheduler.matching.numbering import salting_key
 from scheduler.matching.verify import DROPPED, Released
 from scheduler.models import Round
+from scheduler.numbering import salting_key
 from scheduler.record_models import Record
 from scheduler.snapshots import Snapshot
 
@@ -159,9 +159,10 @@ def _all_of(snapshot: Snapshot, matches: Matches, dropped: Bools) -> dict[str, A
     book = snapshot.book
     names = np.full(len(book.class_nvlink), "", "<U50")
     free = np.zeros(len(book.class_nvlink), bool)
-    for row, number in zip(snapshot.rows, book.node_class.tolist(), strict=True):
-        names[number] = row.stands.gpu_class
-        free[number] = not row.stands.own_org_only
+    # What the rows of one class trade as, and whether anybody may have them, is the same.
+    for number, at in zip(*np.unique(book.node_class, return_index=True), strict=True):
+        names[number] = snapshot.rows[at].stands.gpu_class
+        free[number] = not snapshot.rows[at].stands.own_org_only
     orgs: dict[str, int] = {}
     return {
         **book.as_arrays(),

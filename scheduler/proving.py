@@ -26,10 +26,10 @@ from scheduler import archive
 from scheduler.matching import proofs, verify
 from scheduler.matching.book import Book
 from scheduler.matching.check import VERSION
-from scheduler.matching.numbering import numbers, salting_key
 from scheduler.matching.proofs import Proof, Tree
 from scheduler.matching.verify import Released
 from scheduler.models import Assignment, Lease
+from scheduler.numbering import numbers, salting_key
 from scheduler.record_models import Record
 from suppliers.models import Node
 

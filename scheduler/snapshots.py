@@ -23,7 +23,7 @@ from marketplace.core.money import MICRO
 from scheduler import book as market
 from scheduler.book import Standing
 from scheduler.matching.book import Book, ClassRow, Order, SiteRow, Supply, build
-from scheduler.matching.numbering import numbers
+from scheduler.numbering import SECRET_BYTES, numbers
 
 Row = TypeVar("Row")
 
@@ -39,7 +39,7 @@ class Snapshot:
     standing: Sequence[Standing]
     """All open offers: the rows are those with something free."""
     secret: bytes
-    """What its numbers come from, by `matching.numbering`: a job's by its id, a row's by its
+    """What its numbers come from, by `scheduler.numbering`: a job's by its id, a row's by its
     node's."""
 
 
@@ -48,7 +48,7 @@ def read(now: datetime) -> Snapshot:
     queued = Job.objects.queued().select_related("org", "packages", "image")
     found = list(queued.order_by("queued_at", "pk"))
     standing = market.standing(now) if found else []
-    secret = secrets.token_bytes(32)
+    secret = secrets.token_bytes(SECRET_BYTES)
     job_ids, jobs = _numbered(secret, found, lambda job: str(job.pk))
     free = [row for row in standing if row.free]
     row_ids, rows = _numbered(secret, free, lambda row: row.stands.node)

@@ -23,6 +23,7 @@ from marketplace.core.hardware import Network
 from marketplace.core.money import MICRO, format_amount
 from marketplace.http import org_of
 from marketplace.models import Scope
+from marketplace.throttles import EachCall
 from scheduler import proving
 from suppliers import board, control, enrolment, offers, services
 from suppliers.models import EnrolmentToken, Node, Offer, Site
@@ -140,6 +141,9 @@ class NodeProofView(SupplyView):
     """The node's own row in a round with what of it was let, and the proof that it stood there:
     `python -m scheduler.matching prove` checks it. Where no round is named: that which let some of
     it last, else the newest."""
+
+    throttle_classes = (EachCall,)
+    throttle_scope = "proofs"
 
     @extend_schema(responses=ProofSerializer)
     def get(self, request: Request, pk: UUID, round: UUID | None = None) -> Response:

@@ -32,6 +32,7 @@ from marketplace.api import ProofSerializer
 from marketplace.core import specs
 from marketplace.core.errors import Missing
 from marketplace.core.specs import JobRequest
+from marketplace.throttles import EachCall
 from scheduler import jobs, proving, quoting, receipts
 
 
@@ -184,6 +185,9 @@ class ProofView(_JobView):
     """The job's own row in a round with what came of it, and the proof that it stood there:
     `python -m scheduler.matching prove` checks it. Where no round is named: that which placed it
     last, else the newest."""
+
+    throttle_classes = (EachCall,)
+    throttle_scope = "proofs"
 
     @extend_schema(responses=ProofSerializer)
     def get(self, request: Request, pk: UUID, round: UUID | None = None) -> Response:

@@ -63,7 +63,7 @@ class Tree:
 
 
 def leaves(book: Book, matches: Matches, dropped: Bools, key: bytes) -> list[bytes]:
-    """The content of every leaf; `key` is the round's, by `numbering.salting_key`, `dropped` [J]
+    """The content of every leaf; `key` is the round's, by `scheduler.numbering`, `dropped` [J]
     the jobs whose match was not kept."""
     texts = rows(book, matches, dropped)
     return [salt(key, index) + text.encode() for index, text in enumerate(texts)]

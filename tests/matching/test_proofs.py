@@ -16,9 +16,9 @@ from scheduler.matching import matches as results
 from scheduler.matching import proofs, verify
 from scheduler.matching.check import amounts
 from scheduler.matching.clear import clear
-from scheduler.matching.numbering import numbers, salting_key
 from scheduler.matching.synthetic import Plan, make
 from scheduler.matching.verify import Published, Released
+from scheduler.numbering import numbers, salting_key
 from tests.matching.rows import edited
 
 SECRET = b"s" * 32
