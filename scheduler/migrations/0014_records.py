@@ -54,7 +54,7 @@ class Migration(migrations.Migration):
                 (
                     "curves",
                     models.JSONField(
-                        default=list, help_text="By class, as scheduler.records writes them"
+                        default=list, help_text="By class, as scheduler.archive writes them"
                     ),
                 ),
                 (
