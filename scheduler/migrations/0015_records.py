@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("scheduler", "0013_told"),
+        ("scheduler", "0014_take_of_a_share"),
     ]
 
     operations = [
