@@ -23,6 +23,7 @@ page_urls = [
     path("quotes/<uuid:pk>/take/", views.take, name="take"),
     path("quotes/<uuid:pk>/bid/", views.bid, name="bid"),
     path("jobs/<uuid:pk>/", views.job, name="job"),
+    path("jobs/<uuid:pk>/proof/", views.proof, name="job_proof"),
     path("jobs/<uuid:pk>/cancel/", views.cancel, name="cancel_job"),
     path("jobs/<uuid:pk>/stop/", views.stop, name="stop_job"),
     path("jobs/<uuid:pk>/resume/", views.resume, name="resume_job"),

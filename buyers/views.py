@@ -24,11 +24,11 @@ from marketplace.core import specs
 from marketplace.core.errors import Invalid, MarketError
 from marketplace.core.money import parse_amount
 from marketplace.core.specs import JobRequest
-from marketplace.http import org_of
+from marketplace.http import json_file, org_of
 from marketplace.ledger import services as ledger
 from marketplace.payments import services as payments
 from marketplace.payments.models import TopUp
-from scheduler import jobs, receipts
+from scheduler import jobs, proving, receipts
 
 _ROWS: Final = 25
 
@@ -166,6 +166,14 @@ def job(request: MemberRequest, pk: UUID) -> HttpResponse:
         "points": list(jobview.points(found).rows),
     }
     return render(request, "buyers/job.html", context)
+
+
+@login_required
+@require_GET
+def proof(request: MemberRequest, pk: UUID) -> HttpResponse:
+    """The job's row in the round that placed it, else in the newest, as a file with its proof."""
+    found = proving.of_job(_job(request, pk))
+    return json_file(f"proof-{found.round}.json", found.as_json())
 
 
 @login_required

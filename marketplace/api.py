@@ -1,16 +1,24 @@
 """The public market as JSON."""
 
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.cache import patch_cache_control
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
+from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from marketplace.core.paces import Accuracy
 from marketplace.throttles import PerAddress
-from scheduler import history, public
+from scheduler import archive, history, public
+from scheduler.models import Round
+from scheduler.record_models import Record
 
 
 class TradedSerializer(serializers.Serializer[history.Traded]):
@@ -59,6 +67,119 @@ class RoundSerializer(serializers.Serializer[object]):
     book_sha256 = serializers.CharField()
 
 
+class PriceSerializer(serializers.Serializer[object]):
+    """What one slot size of one cell was let at; of pooled sites a mean."""
+
+    gpu_class = serializers.CharField()
+    cell = serializers.CharField(help_text="class/region/trust/tier")
+    slot = serializers.IntegerField(help_text="GPUs let together")
+    price_micros = serializers.IntegerField(help_text="Per GPU-hour, as the buyer pays it")
+    gpus = serializers.IntegerField()
+
+
+class CurvePointSerializer(serializers.Serializer[object]):
+    """So many GPUs are offered at this price or less, or wanted at it or more."""
+
+    price = serializers.IntegerField(help_text="Micros per GPU-hour, of ten fixed steps a decade")
+    gpus = serializers.IntegerField()
+
+
+class CurveSerializer(serializers.Serializer[object]):
+    """A class's supply and demand. A point stands for at least five orgs; with fewer there is
+    none."""
+
+    gpu_class = serializers.CharField()
+    supply = CurvePointSerializer(many=True)
+    demand = CurvePointSerializer(many=True)
+
+
+class CheckSerializer(serializers.Serializer[Record]):
+    """What our own check of a released round said: the same command that anybody can run."""
+
+    checked_at = serializers.DateTimeField()
+    checker = serializers.IntegerField(help_text="Version of the rules")
+    is_right = serializers.BooleanField(allow_null=True, help_text="Null: it was broken off")
+    found = serializers.CharField()
+
+
+class RoundFileSerializer(serializers.Serializer[object]):
+    """A file of a round; `url` reads it for some minutes."""
+
+    url = serializers.CharField()
+    sha256 = serializers.CharField()
+    bytes = serializers.IntegerField()
+
+
+class RoundFilesSerializer(serializers.Serializer[object]):
+    """By their names."""
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        return {name: RoundFileSerializer() for name in (archive.BOOK, archive.MATCHES)}
+
+
+class RecordSerializer(serializers.Serializer[Record]):
+    """What a round commits to, and, once it is released, all of it."""
+
+    matches_sha256 = serializers.CharField()
+    root = serializers.CharField(help_text="Over all rows; empty at first")  # type: ignore[assignment]
+    leaves = serializers.IntegerField()
+    decided = serializers.FloatField(help_text="Welfare with the matches that were dropped")
+    dropped_jobs = serializers.IntegerField(help_text="Matched, but something had moved")
+    curves = CurveSerializer(many=True)
+    releases_at = serializers.SerializerMethodField()
+    released_at = serializers.DateTimeField(allow_null=True)
+    forgotten_at = serializers.DateTimeField(allow_null=True)
+    salting_key = serializers.SerializerMethodField(help_text="Empty until the release")
+    files = serializers.SerializerMethodField(help_text="Null unless they can be had")
+    check = serializers.SerializerMethodField(help_text="Ours; null until it was made")
+
+    def get_releases_at(self, record: Record) -> datetime:
+        return archive.released_at(record)
+
+    def get_salting_key(self, record: Record) -> str:
+        return archive.salting_key_of(record) if record.released_at else ""
+
+    @extend_schema_field(RoundFilesSerializer(allow_null=True))
+    def get_files(self, record: Record) -> dict[str, Any] | None:
+        return archive.files(record)
+
+    @extend_schema_field(CheckSerializer(allow_null=True))
+    def get_check(self, record: Record) -> dict[str, Any] | None:
+        return dict(CheckSerializer(record).data) if record.checked_at else None
+
+
+class RoundDetailSerializer(RoundSerializer):
+    """One clearing with all that is public of it. Once it is released this is the ROUND.json that
+    `python -m scheduler.matching verify` reads beside the two files."""
+
+    seed = serializers.IntegerField(help_text="Breaks ties")
+    prices = serializers.SerializerMethodField()
+    record = serializers.SerializerMethodField(help_text="Null for rounds of before there were any")
+
+    @extend_schema_field(PriceSerializer(many=True))
+    def get_prices(self, round: Round) -> list[dict[str, Any]]:
+        return list(PriceSerializer(public.prices_of(round), many=True).data)
+
+    @extend_schema_field(RecordSerializer(allow_null=True))
+    def get_record(self, round: Round) -> dict[str, Any] | None:
+        record = public.record_of(round)
+        return dict(RecordSerializer(record).data) if record else None
+
+
+class ProofSerializer(serializers.Serializer[object]):
+    """That one row stood in a round: SHA-256 of 0x00, salt and row is a leaf; with the hashes of
+    `path` beside it on its way up it leads to the root, as in RFC 6962."""
+
+    round = serializers.UUIDField()
+    at = serializers.DateTimeField()
+    root = serializers.CharField()  # type: ignore[assignment]
+    leaves = serializers.IntegerField()
+    index = serializers.IntegerField()
+    salt = serializers.CharField(help_text="16 bytes in hex")
+    row = serializers.CharField(help_text="JSON: the row's columns, and its matches")
+    path = serializers.ListField(child=serializers.CharField())
+
+
 class AccuracySerializer(serializers.Serializer[Accuracy]):
     """How quotes of the last three months compare with what jobs came to; errors are medians of
     |actual / quoted − 1|."""
@@ -88,6 +209,40 @@ class MarketView(APIView):
     @extend_schema(responses=MarketSerializer, auth=[])
     def get(self, request: Request) -> Response:
         return Response(MarketSerializer(public.look(now=timezone.now())).data)
+
+
+class Latest(CursorPagination):
+    """The newest first."""
+
+    ordering = "-at"
+    page_size = 50
+
+
+class RoundsView(APIView):
+    """Rounds that matched something. No key is needed."""
+
+    public = True
+    throttle_classes = (PerAddress,)
+    throttle_scope = "figures"
+
+    @extend_schema(responses=RoundSerializer(many=True), auth=[])
+    def get(self, request: Request) -> Response:
+        pages = Latest()
+        found = pages.paginate_queryset(public.rounds_matched(), request, view=self)
+        return pages.get_paginated_response(RoundSerializer(found, many=True).data)
+
+
+class RoundView(APIView):
+    """One round: its figures, prices and curves, what it commits to, and, once it is released,
+    where its book and matches are. No key is needed."""
+
+    public = True
+    throttle_classes = (PerAddress,)
+    throttle_scope = "figures"
+
+    @extend_schema(responses=RoundDetailSerializer, auth=[])
+    def get(self, request: Request, pk: UUID) -> Response:
+        return Response(RoundDetailSerializer(get_object_or_404(public.every_round(), pk=pk)).data)
 
 
 class PricesAskedSerializer(serializers.Serializer[object]):

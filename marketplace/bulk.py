@@ -1,7 +1,9 @@
-"""Many new rows in one statement: COPY, which costs a third of the same rows as INSERT."""
+"""Much at once, as PostgreSQL takes it fastest: many new rows by COPY, which costs a third of the
+same rows as INSERT, and long bytes as they are."""
 
 from collections.abc import Sequence
 
+import psycopg
 from django.db import connection
 from django.db.models import JSONField, Model
 
@@ -32,3 +34,18 @@ def insert(rows: Sequence[Model]) -> None:
                     for name, value in zip(names, values, strict=True)
                 ]
             copy.write_row(values)
+
+
+def write_bytes(row: Model, name: str, body: bytes) -> None:
+    """Sets a binary column of a row that is there, in the caller's transaction.
+
+    Django's own cursor spells bytes out as text: of megabytes that takes four times as long.
+    """
+    quote = connection.ops.quote_name
+    columns = {field.attname: quote(field.column or field.attname)
+               for field in row._meta.concrete_fields}  # fmt: skip
+    key = next(field.attname for field in row._meta.concrete_fields if field.primary_key)
+    told = f"UPDATE {quote(row._meta.db_table)} SET {columns[name]} = %b WHERE {columns[key]} = %b"  # noqa: S608
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        cursor.execute(told, [body, row.pk])
+    setattr(row, name, body)

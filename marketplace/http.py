@@ -1,7 +1,7 @@
 """The edge of HTTP: who is asking, and how a no from the market looks to them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -94,6 +94,12 @@ def key_of(authorization: str) -> ApiKey | None:
     if key.last_used_at is None or now - key.last_used_at > _KEY_USED_EVERY:
         ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
     return key
+
+
+def json_file(name: str, content: Mapping[str, Any]) -> HttpResponse:
+    """JSON that a browser saves under this name."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return JsonResponse(dict(content), json_dumps_params={"indent": 1}, headers=headers)
 
 
 class ApiKeyAuthentication(BaseAuthentication):

@@ -257,6 +257,7 @@ REST_FRAMEWORK = {
 # stays far below.
 THROTTLES = {
     "figures": _per_minute("THROTTLE_FIGURES", 600),
+    "proofs": _per_minute("THROTTLE_PROOFS", 60),
     "quotes": _per_minute("THROTTLE_QUOTES", 60),
     "writes": _per_minute("THROTTLE_WRITES", 300),
 }

@@ -1,7 +1,7 @@
 """Bytes: where they lie, and who may touch them for how long. The only module with boto3.
 
-Keys: `datasets/<id>/<sha256>`, `bases/<id>/<sha256>`, `jobs/<job>/<epoch>/<kind>-<step>/<sha256>`;
-the paths stand in the manifest. Named by its content, an object can't be overwritten by another.
+Keys: `datasets/<id>/<sha256>`, `bases/<id>/<sha256>`, `rounds/<id>/<sha256>`,
+`jobs/<job>/<epoch>/<kind>-<step>/<sha256>`; the paths stand in the manifest. Named by its content, an object can't be overwritten by another.
 Each lease writes under its own epoch, so a zombie can only write where nobody reads. Every
 upload is by a presigned URL that also signs the SHA-256 and the length of what may be sent.
 """
@@ -43,6 +43,10 @@ def dataset_prefix(dataset: UUID) -> str:
 
 def base_prefix(artifact: UUID) -> str:
     return f"bases/{artifact}/"
+
+
+def round_prefix(round: UUID) -> str:
+    return f"rounds/{round}/"
 
 
 def run_prefix(job: UUID, epoch: int, kind: str, step: int) -> str:
@@ -150,9 +154,13 @@ def stat(key: str) -> Stored | None:
 
 
 def put(key: str, body: bytes | IO[bytes]) -> None:
-    """Writes an object from this process: small things, and the public bases."""
+    """Writes an object from this process: small things, and the public bases. Of bytes, raises
+    Unavailable."""
     if isinstance(body, bytes):
-        _client().put_object(Bucket=settings.S3_BUCKET, Key=key, Body=body)
+        try:
+            _client().put_object(Bucket=settings.S3_BUCKET, Key=key, Body=body)
+        except (ClientError, BotoCoreError) as error:
+            raise Unavailable(f"our storage does not take {key}: {error}") from None
     else:
         _client().upload_fileobj(body, settings.S3_BUCKET, key)
 
@@ -170,12 +178,15 @@ def read(key: str, *, start: int = 0, size: int | None = None) -> Iterator[bytes
 
 
 def delete(keys: Iterable[str]) -> None:
-    """Removes objects; those already gone are no error."""
+    """Removes objects; those already gone are no error. Raises Unavailable."""
     names = [{"Key": key} for key in keys]
-    for start in range(0, len(names), 1000):
-        _client().delete_objects(
-            Bucket=settings.S3_BUCKET, Delete={"Objects": names[start : start + 1000]}
-        )
+    try:
+        for start in range(0, len(names), 1000):
+            _client().delete_objects(
+                Bucket=settings.S3_BUCKET, Delete={"Objects": names[start : start + 1000]}
+            )
+    except (ClientError, BotoCoreError) as error:
+        raise Unavailable(f"our storage does not delete: {error}") from None
 
 
 @functools.cache

@@ -37,6 +37,17 @@ class PerMinute(BaseThrottle):
         return _count(getattr(view, "throttle_scope", "writes"), str(request.user.pk))
 
 
+class EachCall(BaseThrottle):
+    """For views that cost us even where they only read; they have a `throttle_scope`. By person."""
+
+    def allow_request(self, request: Request, view: "APIView") -> bool:
+        """True, or raises Throttled, whose message says what the limit is."""
+        return not request.user.is_authenticated or _count(
+            view.throttle_scope,  # type: ignore[attr-defined]
+            str(request.user.pk),
+        )
+
+
 class PerAddress(BaseThrottle):
     """For public views with a `throttle_scope`: counted by the address that asks."""
 

@@ -1,7 +1,7 @@
 """The public pages, and a member's keys."""
 
 import re
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
@@ -19,10 +19,13 @@ from django.views.decorators.http import require_GET, require_POST
 from markdown_it import MarkdownIt
 
 from marketplace import accounts
+from marketplace.core.errors import Missing
 from marketplace.forms import ApiKeyForm
 from marketplace.http import choose_org, org_of
 from marketplace.models import ApiKey, Org, Scope
-from scheduler import history, public
+from scheduler import archive, history, proving, public
+from scheduler.models import Round
+from scheduler.tasks import check_rounds, ring
 
 READERS: Final = ("buyers", "suppliers", "economists")
 """For whom the mechanism is told, each on a page of docs/."""
@@ -65,10 +68,54 @@ def rounds(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def round_page(request: HttpRequest, pk: UUID) -> HttpResponse:
-    """All that is public of one round."""
+    """All that is public of one round; the part on its verification lives by itself."""
     round = get_object_or_404(public.every_round(), pk=pk)
-    context = {"round": round, "prices": public.prices_of(round), "now": timezone.now()}
+    context = _verification(round)
+    if request.htmx:  # type: ignore[attr-defined]
+        return render(request, "marketplace/_verification.html", context)
+    prices = public.prices_of(round)
+    curves = [each for each in context["curves"] if each["supply"] or each["demand"]]
+    asked = request.GET.get("gpu_class", "")
+    chosen = next((each for each in curves if each["gpu_class"] == asked), next(iter(curves), None))
+    if chosen:
+        chosen = {**chosen, "mean": public.mean_prices(prices).get(chosen["gpu_class"])}
+    context |= {"prices": prices, "curves": curves, "chosen": chosen}
     return render(request, "marketplace/round.html", context)
+
+
+@require_GET
+def round_file(request: HttpRequest, pk: UUID, name: str) -> HttpResponse:
+    """The book or the matches of a released round, by way of storage."""
+    round = get_object_or_404(public.every_round(), pk=pk)
+    return redirect(archive.file_url(public.record_of(round), name))
+
+
+@require_POST
+def check_round(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Has a released round checked, and answers with how far that is."""
+    round = get_object_or_404(public.every_round(), pk=pk)
+    record = public.record_of(round)
+    if record is None:
+        raise Missing("nothing is kept of this round")
+    proving.want_check(record, now=timezone.now())
+    ring(check_rounds)
+    if request.htmx:  # type: ignore[attr-defined]
+        return render(request, "marketplace/_verification.html", _verification(round))
+    return redirect("round", pk=pk)
+
+
+def _verification(round: Round) -> dict[str, Any]:
+    """What a round commits to, what of it can be had, and what was found."""
+    record = public.record_of(round)
+    return {
+        "round": round,
+        "record": record,
+        "curves": record.curves if record else [],
+        "releases_at": archive.released_at(record) if record else None,
+        "files": archive.files(record) if record else None,
+        "can_check": bool(record and proving.can_check(record)),
+        "now": timezone.now(),
+    }
 
 
 @require_GET

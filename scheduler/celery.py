@@ -30,6 +30,7 @@ app.conf.update(
         "scheduler.tasks.judge_checkpoints": {"queue": "bytes"},
         "scheduler.tasks.fetch_bases": {"queue": "bytes"},
         "scheduler.tasks.check_datasets": {"queue": "bytes"},
+        "scheduler.tasks.check_rounds": {"queue": "bytes"},
     },
     beat_schedule={
         "clear_market": {
@@ -61,6 +62,16 @@ app.conf.update(
             "task": "scheduler.tasks.check_datasets",
             "schedule": 30.0,
             "options": {"expires": 30.0},
+        },
+        "publish_rounds": {
+            "task": "scheduler.tasks.publish_rounds",
+            "schedule": 15.0,
+            "options": {"expires": 15.0},
+        },
+        "check_rounds": {
+            "task": "scheduler.tasks.check_rounds",
+            "schedule": 60.0,
+            "options": {"expires": 60.0},
         },
         "sweep_payments": {
             "task": "scheduler.tasks.sweep_payments",

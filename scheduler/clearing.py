@@ -7,6 +7,7 @@ at every job, offer and GPU that it is about to use, and drops gangs of which an
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -17,8 +18,8 @@ from buyers.models import Job
 from marketplace import locks
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
+from scheduler import archive, explaining, history, leases, prices, snapshots
 from scheduler import book as market
-from scheduler import explaining, history, leases, prices, snapshots
 from scheduler.book import Standing
 from scheduler.drafting import Placement
 from scheduler.explaining import Cleared
@@ -45,6 +46,7 @@ def clear_market(*, now: datetime) -> int:
     started = time.perf_counter()
     matches = clear(snapshot.book)
     seconds = time.perf_counter() - started
+    matches = replace(matches, seconds=seconds)
     placed = 0
     if snapshot.rows:
         with transaction.atomic():
@@ -84,10 +86,7 @@ def _commit(snapshot: Snapshot, matches: Matches, *, seconds: float, now: dateti
     placed = leases.place(placements, round=round, now=now)
     kept = {lease.job_id for lease in placed}
     _publish(round, [each for each in placements if each.job.pk in kept], now)
-    if len(kept) < len(placements):
-        round.matched_jobs = len(kept)
-        round.matched_gpus = sum(lease.gpus_count for lease in placed)
-        round.save(update_fields=["matched_jobs", "matched_gpus"])
+    archive.keep(round, snapshot, matches, kept)
     return len(kept)
 
 
@@ -109,7 +108,9 @@ def _still_good(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Pla
     # What is left of each offer as gang after gang takes its part.
     free = {offer: list(row.free) for offer, row in fresh.items()}
     placements = []
-    for index, rows in by_job.items():
+    # Numbers fall as they fall: whoever has waited longest has the first say where two can't both be.
+    for index in sorted(by_job, key=lambda at: (snapshot.jobs[at].queued_at, snapshot.jobs[at].pk)):
+        rows = by_job[index]
         job = jobs.get(snapshot.jobs[index].pk)
         if job and not job.gpus_min <= sum(gpus for _, gpus, _ in rows) <= job.gpus_max:
             job = None

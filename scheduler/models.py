@@ -9,6 +9,7 @@ from buyers.models import Job
 from marketplace.core.ids import uuid7
 from marketplace.core.states import ASSIGNMENT, LEASE
 from marketplace.models import Org, Stateful
+from scheduler.record_models import Record  # noqa: F401  (a table of this app)
 from suppliers.models import Gpu, Node, Offer
 
 

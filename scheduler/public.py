@@ -5,6 +5,7 @@ stand in it that nobody can be told apart; of bids only how many wait.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from marketplace.core.paces import Accuracy
 from scheduler import book, history, paces
 from scheduler.history import Traded
 from scheduler.models import ClearingPrice, Round
+from scheduler.record_models import Record
 
 SUPPLIERS_TO_HIDE_AMONG: Final = 5
 """With fewer in a class, nothing is told of its asks."""
@@ -101,9 +103,23 @@ def every_round() -> QuerySet[Round]:
     return _with_turnover(Round.objects.all())
 
 
+def record_of(round: Round) -> Record | None:
+    """What is kept of it; None for rounds from before there were records."""
+    return Record.objects.select_related("round").filter(pk=round.pk).first()
+
+
 def prices_of(round: Round) -> Sequence[ClearingPrice]:
     """What each slot size of each cell cost in a round."""
     return list(round.prices.filter(gpus__gt=0).order_by("cell", "slot"))
+
+
+def mean_prices(prices: Sequence[ClearingPrice]) -> dict[str, int]:
+    """Class → what its GPUs were let at in a round, on average; micros per GPU-hour."""
+    gpus, turnover = Counter[str](), Counter[str]()
+    for price in prices:
+        gpus[price.gpu_class] += price.gpus
+        turnover[price.gpu_class] += price.gpus * price.price_micros
+    return {name: turnover[name] // count for name, count in gpus.items()}
 
 
 def _with_turnover(rounds: QuerySet[Round]) -> QuerySet[Round]:

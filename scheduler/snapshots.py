@@ -1,11 +1,18 @@
 """The book of a round: all queued jobs and all open offers with something free, as the engine
-reads them, with the rows that its positions stand for."""
+reads them, with the rows that its positions stand for.
 
+Rows are numbered by a secret of the round's own, and stand in the order of these numbers: neither
+a number nor a position says anything in another round, nor how long somebody has waited.
+"""
+
+import secrets
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
+import numpy as np
 from django.conf import settings
 
 from buyers.models import Job
@@ -16,6 +23,9 @@ from marketplace.core.money import MICRO
 from scheduler import book as market
 from scheduler.book import Standing
 from scheduler.matching.book import Book, ClassRow, Order, SiteRow, Supply, build
+from scheduler.numbering import SECRET_BYTES, numbers
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -28,29 +38,49 @@ class Snapshot:
     wanted: Sequence[Wants]
     standing: Sequence[Standing]
     """All open offers: the rows are those with something free."""
+    secret: bytes
+    """What its numbers come from, by `scheduler.numbering`: a job's by its id, a row's by its
+    node's."""
 
 
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
     queued = Job.objects.queued().select_related("org", "packages", "image")
-    jobs = list(queued.order_by("queued_at", "pk"))
-    standing = market.standing(now) if jobs else []
-    rows = [row for row in standing if row.free]
-    wanted = {job.pk: market.wants(job) for job in jobs}
-    products = _products(list(wanted.values()), rows)
+    found = list(queued.order_by("queued_at", "pk"))
+    standing = market.standing(now) if found else []
+    secret = secrets.token_bytes(SECRET_BYTES)
+    job_ids, jobs = _numbered(secret, found, lambda job: str(job.pk))
+    free = [row for row in standing if row.free]
+    row_ids, rows = _numbered(secret, free, lambda row: row.stands.node)
+    wanted = [market.wants(job) for job in jobs]
+    products = _products(wanted, rows)
+    orders = zip(job_ids, jobs, wanted, strict=True)
     return Snapshot(
         build(
-            [_order(number, job, wanted[job.pk], products, now) for number, job in enumerate(jobs)],
-            [_supply(number, row, products, now) for number, row in enumerate(rows)],
+            [_order(number, job, wants, products, now) for number, job, wants in orders],
+            [
+                _supply(number, row, products, now)
+                for number, row in zip(row_ids, rows, strict=True)
+            ],
             _sites(rows),
             _classes(rows, products),
             seed=_seed(now),
         ),
         jobs,
         rows,
-        list(wanted.values()),
+        wanted,
         standing,
+        secret,
     )
+
+
+def _numbered(
+    secret: bytes, rows: Sequence[Row], pk: Callable[[Row], str]
+) -> tuple[list[int], list[Row]]:
+    """The rows' numbers in this round, and the rows, both in the order of the numbers."""
+    found = numbers(secret, map(pk, rows))
+    order = np.argsort(found)
+    return found[order].tolist(), [rows[at] for at in order.tolist()]
 
 
 @dataclass(frozen=True)

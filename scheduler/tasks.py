@@ -18,7 +18,7 @@ from buyers import checking, fetching
 from marketplace import locks
 from marketplace.locks import single_flight
 from marketplace.payments import services as payments
-from scheduler import clearing, metering, restores
+from scheduler import archive, clearing, metering, proving, restores
 from scheduler import watch as watching
 from scheduler.celery import app
 
@@ -32,8 +32,13 @@ def ring(bell: "Task[Any, Any]") -> None:
 
 @app.task
 def clear_market(*, rung: bool = False) -> None:
-    """One round."""
-    single_flight("clear_market", lambda: clearing.clear_market(now=timezone.now()), rung=rung)
+    """One round; what it wrote down is published next."""
+
+    def work() -> None:
+        if clearing.clear_market(now=timezone.now()):
+            _send(publish_rounds)
+
+    single_flight("clear_market", work, rung=rung)
 
 
 @app.task
@@ -52,6 +57,31 @@ def watch(*, rung: bool = False) -> None:
 def judge_checkpoints(*, rung: bool = False) -> None:
     """Reads what a node could not go on from, and says who was wrong."""
     single_flight("judge_checkpoints", lambda: restores.judge(now=timezone.now()), rung=rung)
+
+
+@app.task
+def publish_rounds(*, rung: bool = False) -> None:
+    """Makes the roots of new rounds, stores their files, releases what is due, forgets what is old."""
+
+    def work() -> None:
+        archive.publish()
+        now = timezone.now()
+        if archive.release(now=now):
+            _send(check_rounds)
+        archive.forget(now=now)
+
+    single_flight("publish_rounds", work, rung=rung)
+
+
+@app.task
+def check_rounds(*, rung: bool = False) -> None:
+    """Checks released rounds that somebody wants checked, one after the other."""
+
+    def work() -> None:
+        while proving.check(now=timezone.now()):
+            pass
+
+    single_flight("check_rounds", work, rung=rung)
 
 
 @app.task

@@ -18,10 +18,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from marketplace.api import ProofSerializer
 from marketplace.core.hardware import Network
 from marketplace.core.money import MICRO, format_amount
 from marketplace.http import org_of
 from marketplace.models import Scope
+from marketplace.throttles import EachCall
+from scheduler import proving
 from suppliers import board, control, enrolment, offers, services
 from suppliers.models import EnrolmentToken, Node, Offer, Site
 from suppliers.serializers import (
@@ -132,6 +135,19 @@ class NodeView(SupplyView):
     @extend_schema(responses=NodeOut)
     def get(self, request: Request, pk: UUID) -> Response:
         return self.answer(self.node(pk))
+
+
+class NodeProofView(SupplyView):
+    """The node's own row in a round with what of it was let, and the proof that it stood there:
+    `python -m scheduler.matching prove` checks it. Where no round is named: that which let some of
+    it last, else the newest."""
+
+    throttle_classes = (EachCall,)
+    throttle_scope = "proofs"
+
+    @extend_schema(responses=ProofSerializer)
+    def get(self, request: Request, pk: UUID, round: UUID | None = None) -> Response:
+        return Response(proving.of_node(self.node(pk), round=round).as_json())
 
 
 class ConfirmView(SupplyView):
@@ -259,6 +275,8 @@ urlpatterns = [
     path("sites/<uuid:pk>/tokens/", TokensView.as_view(), name="tokens"),
     path("nodes/", NodesView.as_view(), name="nodes"),
     path("nodes/<uuid:pk>/", NodeView.as_view(), name="node"),
+    path("nodes/<uuid:pk>/proof/", NodeProofView.as_view(), name="node_proof"),
+    path("nodes/<uuid:pk>/proof/<uuid:round>/", NodeProofView.as_view(), name="node_proof_in"),
     path("nodes/<uuid:pk>/confirm/", ConfirmView.as_view(), name="confirm_node"),
     path("nodes/<uuid:pk>/drain/", DrainView.as_view(), name="drain_node"),
     path("nodes/<uuid:pk>/undrain/", UndrainView.as_view(), name="undrain_node"),

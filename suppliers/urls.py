@@ -10,6 +10,7 @@ page_urls = [
     path("sites/<uuid:pk>/", views.edit_site, name="edit_site"),
     path("sites/<uuid:pk>/token/", views.new_token, name="new_token"),
     path("nodes/<uuid:pk>/", views.node, name="node"),
+    path("nodes/<uuid:pk>/proof/", views.proof, name="node_proof"),
     path("nodes/<uuid:pk>/confirm/", views.confirm, name="confirm_node"),
     path("nodes/<uuid:pk>/drain/", views.drain, name="drain_node"),
     path("nodes/<uuid:pk>/undrain/", views.undrain, name="undrain_node"),

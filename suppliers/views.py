@@ -18,7 +18,8 @@ from django_htmx.middleware import HtmxDetails
 
 from marketplace.core.errors import MarketError
 from marketplace.core.money import format_amount
-from marketplace.http import org_of
+from marketplace.http import json_file, org_of
+from scheduler import proving
 from suppliers import board, control, enrolment, offers, services
 from suppliers.forms import FingerprintForm, OfferForm, SiteForm, TokenForm, write_windows
 from suppliers.models import Node, Offer, Site
@@ -124,6 +125,14 @@ def node(request: MemberRequest, pk: UUID) -> HttpResponse:
     if request.htmx:
         return _node_state(request, found)
     return _node_page(request, found, FingerprintForm())
+
+
+@login_required
+@require_GET
+def proof(request: MemberRequest, pk: UUID) -> HttpResponse:
+    """The node's row in the round that let some of it last, else in the newest, with its proof."""
+    found = proving.of_node(_node(request, pk))
+    return json_file(f"proof-{found.round}.json", found.as_json())
 
 
 @login_required

@@ -40,6 +40,8 @@ urlpatterns = [
     path("jobs/<uuid:pk>/log/", jobs.LogView.as_view(), name="job_log"),
     path("jobs/<uuid:pk>/story/", jobs.StoryView.as_view(), name="job_story"),
     path("jobs/<uuid:pk>/receipt/", jobs.ReceiptView.as_view(), name="job_receipt"),
+    path("jobs/<uuid:pk>/proof/", jobs.ProofView.as_view(), name="job_proof"),
+    path("jobs/<uuid:pk>/proof/<uuid:round>/", jobs.ProofView.as_view(), name="job_proof_in"),
     path("jobs/<uuid:pk>/checkpoints/", jobs.CheckpointsView.as_view(), name="job_checkpoints"),
     path(
         "jobs/<uuid:pk>/checkpoints/<uuid:checkpoint>/",

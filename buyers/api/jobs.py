@@ -28,10 +28,12 @@ from buyers.serializers import (
     TakeIn,
 )
 from buyers.told_serializers import AcceptIn
+from marketplace.api import ProofSerializer
 from marketplace.core import specs
 from marketplace.core.errors import Missing
 from marketplace.core.specs import JobRequest
-from scheduler import jobs, quoting, receipts
+from marketplace.throttles import EachCall
+from scheduler import jobs, proving, quoting, receipts
 
 
 class _JobView(BuyerView):
@@ -177,6 +179,19 @@ class ReceiptView(_JobView):
     @extend_schema(responses=ReceiptOut)
     def get(self, request: Request, pk: UUID) -> Response:
         return Response(ReceiptOut(receipts.receipt(self.job(pk))).data)
+
+
+class ProofView(_JobView):
+    """The job's own row in a round with what came of it, and the proof that it stood there:
+    `python -m scheduler.matching prove` checks it. Where no round is named: that which placed it
+    last, else the newest."""
+
+    throttle_classes = (EachCall,)
+    throttle_scope = "proofs"
+
+    @extend_schema(responses=ProofSerializer)
+    def get(self, request: Request, pk: UUID, round: UUID | None = None) -> Response:
+        return Response(proving.of_job(self.job(pk), round=round).as_json())
 
 
 class CheckpointsView(_JobView):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from buyers.sdk import config, library, shell, show, tokens, transfer
+from buyers.sdk import config, library, rounds, shell, show, tokens, transfer
 from buyers.sdk.client import Client
 from buyers.sdk.config import Access
 from buyers.sdk.errors import GridloomError
@@ -24,6 +24,7 @@ from buyers.sdk.terminal import out as _out
 __all__ = ["app"]
 
 library.register(app)
+rounds.register(app)
 tokens.register(app)
 
 JobArgument = Annotated[str, typer.Argument(help="The job's id; `gridloom jobs` lists them")]

@@ -9,11 +9,14 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 import httpx
+import msgspec
+from msgspec import Raw
 
 from buyers.sdk import shell as shells
 from buyers.sdk import transfer
 from buyers.sdk.errors import Damaged, GridloomError, MarketRefused, Unreachable
 from buyers.sdk.http import Http
+from buyers.sdk.round_shapes import Proof, Round
 from buyers.sdk.secret import Secret
 from buyers.sdk.shapes import (
     Artifact,
@@ -23,6 +26,7 @@ from buyers.sdk.shapes import (
     Checkpoint,
     Dataset,
     Fetch,
+    File,
     Folder,
     Job,
     JobRow,
@@ -268,6 +272,36 @@ class Client:
         if change.term == "limit":
             wanted["gpu_class"] = change.gpu_class
         return self._http.post(f"jobs/{_id(job)}/accept/", Job, wanted, again=False)
+
+    def round(self, round: UUID | str) -> Round:
+        """A round as it was published."""
+        return self._http.get(f"market/rounds/{_uuid(round, 'round')}/", Round)
+
+    def download_round(self, round: UUID | str, folder: Path) -> list[Path]:
+        """All that a released round published: ROUND.json, BOOK.npz, MATCHES.npz, by their hashes.
+
+        Raises GridloomError where they can't be had.
+        """
+        said = self._http.get(f"market/rounds/{_uuid(round, 'round')}/", Raw)
+        found = msgspec.json.decode(said, type=Round)
+        if found.record is None or not found.record.files:
+            when = f"; they are public from {found.record.releases_at} on" if found.record else ""
+            raise GridloomError(f"the book and matches of this round can't be had{when}")
+        files = [File(n, f.bytes, f.sha256, f.url) for n, f in sorted(found.record.files.items())]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "ROUND.json").write_bytes(said)
+        with httpx.Client(timeout=httpx.Timeout(120, connect=10)) as http:
+            fetched = [transfer.fetch(http, file, folder, lambda size: None) for file in files]
+        return [folder / "ROUND.json", *fetched]
+
+    def proof(self, subject: JobId, *, round: UUID | str = "", node: bool = False) -> Proof:
+        """The row of a job, or of a node of yours, in a round (the last one if none is named).
+
+        `buyers.sdk.proofs.holds` says whether it leads to the root that it names. For nodes the key
+        needs the scope `supply`.
+        """
+        inside = f"{_uuid(round, 'round')}/" if round else ""
+        return self._http.get(f"{'nodes' if node else 'jobs'}/{_id(subject)}/proof/{inside}", Proof)
 
     def cancel(self, job: JobId) -> Job:
         """Ends a job for good."""

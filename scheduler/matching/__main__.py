@@ -1,16 +1,22 @@
-"""python -m scheduler.matching: clears, checks and makes order books kept in files."""
+"""python -m scheduler.matching: clears, checks and makes order books kept in files, and verifies
+what a round has published.
+
+What checks needs numpy alone: the engine is imported by those commands that run it.
+"""
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from marketplace.core.errors import Invalid
 from scheduler.matching import book as books
 from scheduler.matching import matches as results
+from scheduler.matching import proofs, verify
 from scheduler.matching.check import check
-from scheduler.matching.clear import clear
 from scheduler.matching.synthetic import Plan, make
 
 
@@ -38,6 +44,15 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("book", type=Path, metavar="BOOK.npz")
     checking.add_argument("matches", type=Path, metavar="MATCHES.npz")
     checking.set_defaults(run=_check)
+    verifying = commands.add_parser("verify", help="verify all that a round has published")
+    verifying.add_argument("round", type=Path, metavar="ROUND.json")
+    verifying.add_argument("book", type=Path, metavar="BOOK.npz")
+    verifying.add_argument("matches", type=Path, metavar="MATCHES.npz")
+    verifying.set_defaults(run=_verify)
+    proving = commands.add_parser("prove", help="verify that a row stood in a round")
+    proving.add_argument("proof", type=Path, metavar="PROOF.json")
+    proving.add_argument("--root", help="as the round published it; else the proof's own word")
+    proving.set_defaults(run=_prove)
     compiling = commands.add_parser("compile", help="compile the loops, once for this machine")
     compiling.set_defaults(run=_compile)
     making = commands.add_parser("make", help="make up a book")
@@ -51,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _clear(given: argparse.Namespace) -> int:
+    from scheduler.matching.clear import clear  # compiled; see above
+
     book = books.load(given.book)
     started = time.perf_counter()
     until = started + (given.seconds or 0)
@@ -70,6 +87,8 @@ def _compile(_: argparse.Namespace) -> int:
 
     It looks at each module's age alone, not at those that its loops call: what was kept of older
     loops goes first."""
+    from scheduler.matching.clear import clear  # compiled; see above
+
     for kept in Path(__file__).parent.glob("__pycache__/*.nb[ci]"):
         kept.unlink(missing_ok=True)
     clear(make(Plan(jobs=4, nodes=4, seed=0)), lambda: False)
@@ -83,6 +102,35 @@ def _check(given: argparse.Namespace) -> int:
         print(fault)
     print(f"{len(faults)} faults" if faults else f"right; book {books.digest(book)}")
     return 1 if faults else 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    published = verify.read_published(_json(given.round))
+    faults = verify.verify(published, verify.read_released(given.book, given.matches))
+    for fault in faults:
+        print(fault)
+    print(f"{len(faults)} faults" if faults else f"right; root {published.root}")
+    return 1 if faults else 0
+
+
+def _prove(given: argparse.Namespace) -> int:
+    proof = proofs.read(_json(given.proof))
+    if given.root and given.root.lower() != proof.root:
+        print(f"the proof leads to {proof.root}, not to {given.root}")
+        return 1
+    if not proofs.holds(proof):
+        print("the row, its salt and the hashes beside it do not lead to the root")
+        return 1
+    print(proof.row)
+    print(f"right; leaf {proof.index} of {proof.leaves}, root {proof.root}")
+    return 0
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise Invalid(f"{path} is not JSON: {error}") from error
 
 
 def _make(given: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.integer[Any]]
 Bools: TypeAlias = NDArray[np.bool_]
+Source: TypeAlias = Path | IO[bytes]
 Record: TypeAlias = Any
 """One row of a structured array: fields by name."""
 
@@ -63,24 +64,31 @@ def conform(arrays: Mapping[str, Array], schema: Schema, **sizes: int) -> dict[s
     return sizes
 
 
-def read(path: Path, schema: Schema) -> dict[str, Array]:
+def read(path: Source, schema: Schema) -> dict[str, Array]:
     """The arrays of a `.npz` file, checked by `conform`. Raises Invalid, or OSError."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if not name.startswith("x_")}
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise Invalid(f"{path} is not a .npz file of plain arrays: {error}") from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # numpy hands out other content as it stands
-            raise Invalid(f"{name} in {path} is not an array", field=name)
+    arrays = {name: array for name, array in unpack(path).items() if not name.startswith("x_")}
     conform(arrays, schema)
     return arrays
 
 
-def write(path: Path, arrays: Mapping[str, Array]) -> None:
+def unpack(path: Source) -> dict[str, Array]:
+    """All arrays of a `.npz` file, notes too, unchecked. Raises Invalid, or OSError."""
+    what = path if isinstance(path, Path) else "this file"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise Invalid(f"{what} is not a .npz file of plain arrays: {error}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # numpy hands out other content as it stands
+            raise Invalid(f"{name} in {what} is not an array", field=name)
+    return arrays
+
+
+def write(path: Path | IO[bytes], arrays: Mapping[str, Array]) -> None:
     """Writes a `.npz` file; the same arrays give the same bytes."""
-    with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **{n: arrays[n] for n in sorted(arrays)})
+    named = {name: arrays[name] for name in sorted(arrays)}
+    np.savez_compressed(path, allow_pickle=False, **named)
 
 
 def digest(arrays: Mapping[str, Array]) -> str:

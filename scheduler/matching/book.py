@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from marketplace.core.errors import Invalid
 from scheduler.matching import arrays
-from scheduler.matching.arrays import TEXT, Array, Column, Ints, Schema
+from scheduler.matching.arrays import TEXT, Array, Column, Ints, Schema, Source
 
 MOST_GPUS: Final = 4096
 """The largest gang."""
@@ -302,9 +302,13 @@ def save(book: Book, path: Path) -> None:
     arrays.write(path, book.as_arrays())
 
 
-def load(path: Path) -> Book:
+def load(path: Source) -> Book:
     """Reads a book; raises Invalid naming the array that is unknown, missing or wrong."""
-    named = arrays.read(path, SCHEMA)
+    return of_arrays(arrays.read(path, SCHEMA))
+
+
+def of_arrays(named: dict[str, Array]) -> Book:
+    """From all arrays by their names. Raises Invalid."""
     params = Params.from_json(str(named.pop("params")))
     return Book(**named, params=params)
 

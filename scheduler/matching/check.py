@@ -6,7 +6,8 @@ they differ by less than a part in a million.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Final
 
 import numpy as np
 
@@ -14,7 +15,17 @@ from scheduler.matching.arrays import Bools, Floats, Ints
 from scheduler.matching.book import Book
 from scheduler.matching.matches import Matches
 
+VERSION: Final = 1
+"""Of the rules below. 1: the first."""
 _SLACK = 1e-6
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Of matches, by the rules: USD per hour."""
+
+    welfare: float
+    make_whole: float
 
 
 def check(book: Book, matches: Matches) -> list[str]:
@@ -33,6 +44,11 @@ def check(book: Book, matches: Matches) -> list[str]:
         *_wrong_prices(book, matches, gangs),
         *_wrong_sums(book, matches, gangs),
     ]
+
+
+def amounts(book: Book, matches: Matches) -> Amounts:
+    """What these matches come to; they must fit the book."""
+    return _amounts(book, matches, _Gangs.of(book, matches))
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,18 +195,22 @@ def _wrong_prices(book: Book, matches: Matches, gangs: _Gangs) -> list[str]:
 
 
 def _wrong_sums(book: Book, matches: Matches, gangs: _Gangs) -> list[str]:
-    ask = book.node_ask[matches.node]
-    found = {
-        "welfare": math.fsum(matches.gpus * (gangs.worth - ask - gangs.risk)),
-        "make_whole": math.fsum(matches.gpus * np.maximum(ask - matches.price, 0)),
-        "bound": _proven_bound(book, matches.cell_price),
-    }
+    found = asdict(_amounts(book, matches, gangs))
+    found["bound"] = _proven_bound(book, matches.cell_price)
     faults = [f"{name} is {value:.6f}, the matches say {getattr(matches, name):.6f}"
               for name, value in found.items()
               if not _agree(value, getattr(matches, name))]  # fmt: skip
     if found["welfare"] > found["bound"] + _SLACK * max(1, found["bound"]):
         faults.append("the welfare exceeds the bound: the prices prove nothing")
     return faults
+
+
+def _amounts(book: Book, matches: Matches, gangs: _Gangs) -> Amounts:
+    ask = book.node_ask[matches.node]
+    return Amounts(
+        welfare=math.fsum(matches.gpus * (gangs.worth - ask - gangs.risk)),
+        make_whole=math.fsum(matches.gpus * np.maximum(ask - matches.price, 0)),
+    )
 
 
 def _proven_bound(book: Book, ladder: Floats) -> float:

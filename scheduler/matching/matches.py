@@ -1,6 +1,6 @@
 """What a clearing decides: who runs where at which price, and the proof of its quality."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.matching import arrays
-from scheduler.matching.arrays import Array, Column, Schema
+from scheduler.matching.arrays import Array, Bools, Column, Schema, Source
 
 SCHEMA: Final[Schema] = {
     "job": Column("<i4", ("M",), 0),
@@ -63,8 +63,28 @@ def save(matches: Matches, path: Path) -> None:
     arrays.write(path, matches.as_arrays())
 
 
-def load(path: Path) -> Matches:
+def load(path: Source) -> Matches:
     """Reads matches; raises Invalid naming the array that is unknown, missing or wrong."""
-    named = arrays.read(path, SCHEMA)
+    return of_arrays(arrays.read(path, SCHEMA))
+
+
+def of_arrays(named: dict[str, Array]) -> Matches:
+    """From all arrays by their names. Raises Invalid."""
     values: dict[str, Any] = {n: float(a) if n in _SCALARS else a for n, a in named.items()}
     return Matches(gpu_class=values.pop("class"), **values)
+
+
+def digest(matches: Matches) -> str:
+    """sha256 in hex: the same matches, the same digest, on any machine."""
+    return arrays.digest(matches.as_arrays())
+
+
+def without(matches: Matches, dropped: Bools) -> Matches:
+    """The same without the gangs of some jobs [J]; amounts stay as they were."""
+    kept = ~dropped[matches.job]
+    return replace(
+        matches,
+        **{name: getattr(matches, name)[kept] for name in ("job", "node", "gpus", "price")},
+        level=np.where(dropped, -1, matches.level).astype("|i1"),
+        gpu_class=np.where(dropped, -1, matches.gpu_class).astype("<i2"),
+    )

@@ -2,18 +2,21 @@
 
 import os
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest_asyncio
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import transaction
 from django.utils import timezone
 from playwright.async_api import Page, async_playwright, expect
 
 from buyers.models import Dataset, Job, MetricPoint
 from marketplace import telemetry
 from marketplace.core.money import MICRO
-from scheduler import clearing
+from scheduler import archive, clearing
+from scheduler.models import Round
 from tests import debian, world
 from tests.buyers import folders
 from tests.buyers.conftest import client_of
@@ -138,3 +141,26 @@ async def test_a_job_is_asked_for_quoted_and_taken(tab, node, s3, buyer, today):
         await tab.screenshot(path=Path(kept) / "quote.png", full_page=True)
     await tab.get_by_role("button", name="Take").click()
     await expect(tab.locator("#job-state")).to_contain_text("placed")
+
+
+async def test_the_page_of_a_round_draws_its_curves_and_fits_a_phone(tab, today, s3):
+    def cleared() -> Round:
+        with transaction.atomic():
+            world.listening(today)
+            for number in range(1, 7):
+                buyer = world.org(f"Buyer {number}", now=today, wallet=100 * MICRO)
+                world.job(buyer, now=today, limits={"h100-sxm": (number + 1) * MICRO})
+                supplier = world.org(f"Supplier {number}", now=today)
+                world.agent(supplier, now=today, ask=number * MICRO)
+        clearing.clear_market(now=today)
+        archive.publish()
+        archive.release(now=today + timedelta(days=7))
+        return Round.objects.get()
+
+    round = await sync_to_async(cleared)()
+    await tab.goto(f"/market/rounds/{round.pk}/")
+    await expect(tab.locator("#curve-chart canvas")).to_be_visible()
+    await expect(tab.locator("#verification")).to_contain_text("BOOK.npz")
+    await tab.set_viewport_size({"width": 390, "height": 1000})
+    await expect(tab.locator("#curve-chart canvas")).to_be_visible()
+    assert await tab.evaluate("document.documentElement.scrollWidth") <= 390

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("valkey")
 def address(prefix: str, pattern: str, ids: dict[str, UUID]) -> str:
     """The pattern, filled in with ids by its first word."""
     pk = ids[pattern.split("/", maxsplit=1)[0]]
-    path = pattern.replace("<uuid:pk>", str(pk))
+    path = pattern.replace("<uuid:pk>", str(pk)).replace("<uuid:round>", str(uuid7()))
     return prefix + path.replace("<uuid:checkpoint>", str(ids["checkpoint"]))
 
 

@@ -47,3 +47,11 @@ def test_wrong_input_is_told_in_a_line(tmp_path: Path) -> None:
     garbage = run("clear", tmp_path / "book.npz", "--out", tmp_path / "matches.npz")
     assert garbage.returncode == 2
     assert "is not a .npz file" in garbage.stderr
+
+
+def test_whoever_only_checks_needs_no_compiler_and_no_framework() -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('numba', 'django', 'celery'))); "
+    asks = "from scheduler.matching.__main__ import main; main(['verify', '--help'])"
+    done = subprocess.run([sys.executable, "-c", blocked + asks], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ROUND.json" in done.stdout
