@@ -13,7 +13,7 @@ elsewhere. So that this is no bias:
 - truth and lie are cleared under the same seeds, and differ in the one number only;
 - the row "a millionth" is a lie too small to bring anything: what it shows is the search.
 
-Means are Σ gains / Σ utilities of all agents, ± one standard error over agents.
+Means are Σ gains / Σ utilities of all agents of that side, ± one standard error over agents.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,6 @@ from benchmarks.market.books import LARGE, large
 from benchmarks.market.harness import Result, clear, compile_engine, parser
 from benchmarks.market.worth import utilities, worth
 from scheduler.matching.book import Book
-from scheduler.matching.cells import cells
 from scheduler.matching.check import check
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
@@ -38,8 +37,8 @@ SIZES: Final = {(100, 100): (NOISE, 0.05, 0.10, 0.20), (300, 1500): (NOISE, 0.05
 """Jobs and nodes → lies."""
 AGENTS: Final = 20
 """Of each side and book."""
-LARGE_SHARE: Final = 0.1
-"""Of a cell's GPUs: who takes more may move its price."""
+PARTS: Final = ("one GPU", "2 to 8", "more", "at its limit")
+"""Of the buyers: by size; those whose payment is all that it is worth stand apart."""
 _SIDES: Final = ("buyers", "sellers")
 
 
@@ -57,8 +56,7 @@ class Agents(NamedTuple):
     market: np.ndarray
     row: np.ndarray
     truth: np.ndarray
-    takes_much: np.ndarray
-    pays_all: np.ndarray
+    part: np.ndarray
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,7 +98,7 @@ def _add_books(result: Result, name: str, books: Iterable[Book]) -> None:
 
 
 def _misreport(seeds: range, quick: bool, out: Path | None) -> None:
-    columns = ["book", "who", "says", "agents", "mean gain, % of utility", "± (one s. e.)",
+    columns = ["book", "who", "says", "agents", "mean gain, % of all's utility", "± (one s. e.)",
                "median, %", "95th percentile, %", "who gain over 2 %, %"]  # fmt: skip
     result = Result("misreports", columns, list(seeds), quick)
     sizes = {(40, 60): (NOISE, 0.05)} if quick else SIZES
@@ -130,24 +128,17 @@ def _drawn(made: list[Book], markets: list[Market], side: str, count: int) -> Ag
         trading = np.flatnonzero(utilities(book, clear(book))[side] > 1e-9)
         random = np.random.Generator(np.random.PCG64([at, 4]))
         picked = random.permutation(trading)[:count]
-        much, full = _standing(market) if side == "buyers" else np.zeros((2, book.nodes), bool)
-        rows += [(at, row, market.honest[side][row], much[row], full[row]) for row in picked]
-    market_of, row, truth, much, full = zip(*rows, strict=True)
-    return Agents(np.array(market_of), np.array(row), np.array(truth), np.array(much), np.array(full))  # fmt: skip
+        part = _parts(market) if side == "buyers" else np.zeros(book.nodes, int)
+        rows += [(at, row, market.honest[side][row], part[row]) for row in picked]
+    return Agents(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _standing(market: Market) -> tuple[np.ndarray, np.ndarray]:
-    """[J] who takes over a tenth of a cell's GPUs; who pays all that it is worth to them."""
+def _parts(market: Market) -> np.ndarray:
+    """[J] indexes of PARTS."""
     book, matches = market.book, market.matches
-    of_node = cells(book).of_node
-    there = np.bincount(of_node, book.node_gpus)
-    much = np.zeros(book.jobs, bool)
-    taken: dict[tuple[int, int], int] = {}
-    for job, cell, gpus in zip(matches.job, of_node[matches.node], matches.gpus, strict=True):
-        taken[job, cell] = taken.get((job, cell), 0) + int(gpus)
-        much[job] |= taken[job, cell] > LARGE_SHARE * there[cell]
-    of_value = np.bincount(matches.job, matches.gpus * worth(book, matches), book.jobs)
-    return much, (of_value > 0) & (market.honest["buyers"] < 1e-6 * of_value)
+    value = np.bincount(matches.job, matches.gpus * worth(book, matches), book.jobs)
+    at_limit = (value > 0) & (market.honest["buyers"] < 1e-6 * value)
+    return np.where(at_limit, 3, np.digitize(book.job_gpus_min, [2, 9]))
 
 
 def _lied(market: Market, side: str, agent: int, lie: float) -> float:
@@ -169,31 +160,30 @@ def _lied(market: Market, side: str, agent: int, lie: float) -> float:
 def _add_lie(
     result: Result, what: tuple[str, str, float], agents: Agents, lied: np.ndarray
 ) -> None:
-    """A row for all; of buyers one for each part of them too."""
+    """A row for all; below that of the buyers who bid 5 % less, what of it falls to each part."""
     name, side, lie = what
     says = "a millionth" if lie == NOISE else f"{100 * lie:.0f} %"
     says += " less" if side == "buyers" else " more"
-    parts = [(side, np.ones(len(lied), bool))]
-    if side == "buyers":
-        parts += [("buyers over a tenth of a cell", agents.takes_much),
-                  ("buyers of less", ~agents.takes_much),
-                  ("buyers who pay all it is worth", agents.pays_all)]  # fmt: skip
-    for who, part in parts:
-        if part.any():
-            result.add(name, who, says, *_gains(agents.truth[part], lied[part]))
+    result.add(name, side, says, *_gains(agents.truth, lied))
+    if side == "buyers" and lie == 0.05:
+        for number, part in enumerate(PARTS):
+            result.add(name, f"of it {part}", says, *_gains(agents.truth, lied, agents.part == number))  # fmt: skip
 
 
-def _gains(truth: np.ndarray, lied: np.ndarray) -> tuple[float, ...]:
-    """How many, then in %: mean and its error, over Σ utilities; median, 95th and who gain over 2,
+def _gains(
+    truth: np.ndarray, lied: np.ndarray, part: np.ndarray | None = None
+) -> tuple[int | float, ...]:
+    """How many; mean and its error, % of the utility of all; median, 95th and who gain over 2 %,
     each over its own utility, of those that have a hundredth of the mean."""
-    gain, total = lied - truth, max(float(truth.sum()), 1e-9)
+    among = np.ones(len(truth), bool) if part is None else part
+    gain, total = np.where(among, lied - truth, 0.0), max(float(truth.sum()), 1e-9)
     mean = float(gain.sum()) / total
     error = float(np.sqrt(((gain - mean * truth) ** 2).sum())) / total
-    own = 100 * gain / np.maximum(truth, 1e-9)
-    own = own[truth > 0.01 * truth.mean()]
+    some = among & (truth > 0.01 * truth.mean())
+    own = 100 * gain[some] / truth[some]
     low, high = np.percentile(own, [50, 95]) if len(own) else (0.0, 0.0)
     over = 100 * float((own > 2).mean()) if len(own) else 0.0
-    return len(gain), 100 * mean, 100 * error, float(low), float(high), over
+    return int(among.sum()), 100 * mean, 100 * error, float(low), float(high), over
 
 
 if __name__ == "__main__":
