@@ -1,161 +1,225 @@
-"""What a finished job costs, all in, over four weeks of real prices: here, at the cheapest cloud
-that was listed, and at a hyperscaler's list price.
+"""What a finished job costs over four weeks of real prices: here, at the cheapest cloud that was
+listed, and at a hyperscaler's list price.
 
     python -m benchmarks.market.costs --traces DIR [--quick]
 
 Real: prices/gpu_prices_2025-10-19_2025-11-16.csv.gz (tugot17/gpu-price-tracker, MIT: what an
-aggregator listed), and for open markets prices_2026_vast_verda.csv (public SkyPilot catalogue).
-List prices are facts in list_prices.csv, with their source and whether they were checked again.
+aggregator listed, by provider), prices_2026_vast_verda.csv (public SkyPilot catalogue) for what an
+open market asks beside a cloud, and list_prices.csv with its source. A provider that changed some
+price more than ten times in the four weeks sells at moving prices, as spot markets do, and is no
+cloud on demand: it stands in a column of its own.
 
-Ours is modelled. At each moment and for each kind of GPU a book is drawn from the seed and cleared
-by the engine: nodes of one to eight GPUs, as many as were available, and jobs for two thirds of
-their GPUs, with limits around the median listing; a job whose limit is too low is not run. What
-sellers ask comes in two ways:
+Ours is modelled, for no market of ours ran then. At each moment and for each kind of GPU a book is
+drawn from the seed and cleared by the engine: forty nodes of one to eight GPUs, and jobs of one to
+eight GPUs for a third or two thirds of them, with limits around the usual cloud's price (the median
+of those on demand); a job whose limit is too low does not run. Owners net what they ask, so our
+take is on top of it. The cheapest cloud's price holds for all it would be asked for, which no
+listing promises; so the same jobs are also sold one by one at the same asks, without a take
+(`greedy`, first come). What they ask:
 
-- "as listed": from the listing's own quantiles (least, 10 %, median, 90 %), as if those very clouds
-  offered here. Then a price here can hardly be lower than the lowest: there is our take on top.
-- "as on an open market": the quantiles times what an open market asked of what a cloud asked, in
-  the second file (its offers of one kind over one provider's price, in 2026).
+- "a cloud's": the prices on demand at that moment, as if those very clouds offered here;
+- "an open market's": the usual cloud's price, times what Vast's offers asked of what one cloud
+  (Verda, on demand) asked for the same kind in 2026, each within a tenth or so. Vast's prices hold
+  its own fee; owners are taken to net all of it, which makes ours dearer than it need be.
 
-A buyer pays the round's price, our take included. To every price comes what it takes to finish: an
-interruption each so many GPU-hours (nodes here: by tier, and the owner's reclaim; a cloud: its
-failures), of which work since the last checkpoint and a restart are paid again; the keeping of 50 GB
-for a month and 10 GB of egress a job are noted apart, for they hardly depend on the GPU's price.
+A job of a day pays for more than a day. On all sides it saves as often as `core.checkpoints` says
+and pays for saves, for what is repeated after an interruption and for five minutes of starting
+again. Interruptions, each so many hours: ours a day, what checkpoints are made for, and after a
+day's lease it moves; a cloud's 50,000 (the best of our tiers); a moving price's a day as ours,
+for want of a figure. What is kept and what goes out is left out everywhere: listings don't say it.
 """
 
 import csv
 import gzip
 from pathlib import Path
+from statistics import mean, median
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from benchmarks.market import greedy
 from benchmarks.market.harness import HERE, Result, clear, compile_engine, parser
+from marketplace.core import checkpoints
 from marketplace.core.policy import Policy
-from scheduler.matching.book import ClassRow, Order, SiteRow, Supply, build
+from scheduler.matching.book import Book, ClassRow, Order, Params, SiteRow, Supply, build
 
 JOB_HOURS: Final = 24.0
-LOST_HOURS: Final = 0.25 + 1 / 12
-"""Half a checkpoint's interval of half an hour, and five minutes to start again; both paid."""
-CLOUD_RATE, RECLAIM_RATE = 2e-5, 1 / 100
-"""Failures per GPU-hour of a cloud; how often in an hour an owner takes a node back."""
-TIER_RATES, TIER_SHARES = (2e-5, 2e-4, 2e-3), (0.3, 0.5, 0.2)
-EXTRAS: Final = {"ours": 50 * 0.023 / 30 + 0.0, "cloud": 50 * 0.10 / 30, "hyperscaler": 50 * 0.08 / 30 + 10 * 0.09}  # fmt: skip
-"""USD a job (a day): 50 GB kept, 10 GB out. Ours at S3's price, egress from the supplier's line."""
-WAYS: Final = ("as listed", "as on an open market")
-_OPEN: Final = {"H200_141GB": ("H200", "H200"), "H100_80GB": ("H100-SXM", "H100-SXM"),
+STARTING_HOURS: Final = 5 / 60
+CLOUD_RATE: Final = Params().failures_per_gpu_hour[0]
+OUR_RATE: Final = 3600 / Policy().mtbf_s
+TAKE: Final = Policy().take_bps / 10_000
+NODES: Final = 40
+LOADS: Final = {"a third": 1 / 3, "two thirds": 2 / 3}
+CLOUDS, OPEN = "a cloud's", "an open market's"
+MOVING: Final = 10
+_SAME: Final = {"H200_141GB": ("H200", "H200"), "H100_80GB": ("H100-SXM", "H100-SXM"),
                 "B200_180GB": ("B200", "B200"), "A100_80GB": ("A100-PCIE-80", "A100-80")}  # fmt: skip
+"""GPU → what the second file calls it on the open market and at the cloud."""
+
+Kind = tuple[str, str]
+"""GPU, socket."""
 
 
-class Listing(NamedTuple):
-    """One kind of GPU at one moment: USD per GPU-hour."""
+class Moment(NamedTuple):
+    """What was listed for one kind: USD per GPU-hour."""
 
-    gpu: str
-    socket: str
-    quantiles: tuple[float, ...]
-    available: int
+    on_demand: tuple[float, ...]
+    least: float  # moving prices too
+
+
+class Cleared(NamedTuple):
+    """Mean USD per GPU-hour, also of the same jobs one by one at the asks; the share that runs."""
+
+    price: float
+    posted: float
+    run: float
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table."""
     given = parser(__doc__, "prices/… and prices_2026_vast_verda.csv").parse_args(arguments)
-    seeds = [0]
-    columns = ["GPU", "asks", "moments", "ours, USD/GPU-h", "cheapest cloud", "hyperscaler",
-               "jobs run, %", "finished job: ours, USD", "cheapest cloud, USD",
-               "hyperscaler, USD", "ours / cloud", "ours / hyperscaler",
-               "moments dearer than the cloud, %"]  # fmt: skip
-    result = Result("costs", columns, seeds, given.quick)
+    columns = ["GPU", "asks", "GPUs wanted", "ours, USD/GPU-h", "one by one at asks",
+               "cheapest cloud", "moving price", "hyperscaler",
+               "finished job: ours / cheapest cloud", "ours / one by one", "ours / moving price",
+               "ours / hyperscaler", "jobs run, %"]  # fmt: skip
+    result = Result("costs", columns, [0], given.quick)
     compile_engine()
-    listings = read(next((given.traces / "prices").glob("gpu_prices_*.csv.gz")))
+    listed = read(next((given.traces / "prices").glob("gpu_prices_*.csv.gz")))
     shares = open_market(given.traces / "prices_2026_vast_verda.csv")
-    lists = {(row["gpu"], row["socket"]): float(row["usd_per_gpu_hour"])
-             for row in csv.DictReader((HERE / "list_prices.csv").open())}  # fmt: skip
-    for (gpu, socket), found in sorted(listings.items()):
-        step = max(1, len(found) // (4 if given.quick else 60))
-        for way in WAYS:
-            factor = 1.0 if way == WAYS[0] else shares.get(gpu)
-            if factor:
-                _add(result, way, found[::step], factor, lists.get((gpu, socket)))
-    result.notes.append(
-        "list prices that say `no` under `checked` were not read again for this run"
-    )
+    with (HERE / "list_prices.csv").open() as file:
+        hyper = {(row["gpu"], row["socket"]): float(row["usd_per_gpu_hour"])
+                 for row in csv.DictReader(file)}  # fmt: skip
+    for kind, moments in sorted(listed.items()):
+        some = moments[:: max(1, len(moments) // (3 if given.quick else 30))]
+        for asks, asked_of in ((CLOUDS, None), (OPEN, shares.get(kind[0]))):
+            for load in LOADS if asks == CLOUDS or asked_of else ():
+                _add(result, (kind, asks, load), some, asked_of, hyper.get(kind))
+    _sum_up(result)
     result.finish(given.out)
     return 0
 
 
-def read(path: Path) -> dict[tuple[str, str], list[Listing]]:
-    """Listings by GPU and socket, in time."""
-    found: dict[tuple[str, str], list[Listing]] = {}
+def read(path: Path) -> dict[Kind, list[Moment]]:
+    """Moments by kind, in time; those with nothing on demand are left out."""
+    rows: dict[Kind, list[dict[str, float]]] = {}
     with gzip.open(path, "rt") as file:
         for row in csv.DictReader(file):
-            quantiles = tuple(float(row[name]) for name in ("min", "p10", "median", "p90"))
-            if int(row["available"]) > 0:
-                one = Listing(row["gpu"], row["socket"], quantiles, int(row["available"]))
-                found.setdefault((row["gpu"], row["socket"]), []).append(one)
-    return found
+            offers = (each.rsplit(":", 1) for each in row["providers"].split())
+            listed = {name: float(price) for name, price in offers}
+            rows.setdefault((row["gpu"], row["socket"]), []).append(listed)
+    moving: set[str] = set()
+    for moments in rows.values():
+        prices: dict[str, set[float]] = {}
+        for moment in moments:
+            for name, price in moment.items():
+                prices.setdefault(name, set()).add(price)
+        moving |= {name for name, seen in prices.items() if len(seen) > MOVING}
+    return {
+        kind: [
+            Moment(tuple(sorted(p for n, p in one.items() if n not in moving)), min(one.values()))
+            for one in moments
+            if set(one) - moving
+        ]
+        for kind, moments in rows.items()
+    }
 
 
-def open_market(path: Path) -> dict[str, float]:
-    """What an open market's cheapest offer asks of what a cloud asks, on demand, by GPU."""
-    least: dict[tuple[str, str], float] = {}
+def open_market(path: Path) -> dict[str, list[float]]:
+    """What each offer of an open market asks of what one cloud asks on demand, by GPU."""
+    prices: dict[tuple[str, str], list[float]] = {}
     with path.open() as file:
         for row in csv.DictReader(file):
-            key = row["gpu"], row["market"]
-            least[key] = min(float(row["usd_per_gpu_hour"]), least.get(key, np.inf))
-    return {gpu: least[here, "vast"] / least[there, "verda-ondemand"]
-            for gpu, (here, there) in _OPEN.items()
-            if (here, "vast") in least and (there, "verda-ondemand") in least}  # fmt: skip
+            price = float(row["usd_per_gpu_hour"])
+            prices.setdefault((row["gpu"], row["market"]), []).append(price)
+    return {gpu: [each / prices[there, "verda-ondemand"][0] for each in prices[here, "vast"]]
+            for gpu, (here, there) in _SAME.items()
+            if (here, "vast") in prices and (there, "verda-ondemand") in prices}  # fmt: skip
+
+
+def hours_paid(rate: float, moved: float = 0.0) -> float:
+    """Hours paid for JOB_HOURS of work on one node, interrupted `rate` times an hour and moved, with
+    a save before it, `moved` times an hour."""
+    save = float(Policy().save_default_s)
+    every = checkpoints.interval(save, failures_per_hour=rate)
+    lost = rate * (checkpoints.hours_lost(save, every) + STARTING_HOURS)
+    lost += moved * (save / 3600 + STARTING_HOURS)
+    return JOB_HOURS / (1 - checkpoints.overhead(save, every)) / (1 - lost)
 
 
 def _add(
-    result: Result, way: str, listings: list[Listing], factor: float, listed: float | None
+    result: Result,
+    what: tuple[Kind, str, str],
+    moments: list[Moment],
+    asked_of: list[float] | None,
+    hyper: float | None,
 ) -> None:
-    rounds = [_cleared(one, factor, number) for number, one in enumerate(listings)]
-    prices = np.array([price for price, _ in rounds])
-    run = np.array([share for _, share in rounds])
-    traded = np.isfinite(prices)
-    cloud = np.array([one.quantiles[0] for one in listings])
-    ours, cheapest = float(prices[traded].mean()), float(cloud[traded].mean())
-    tier = float(np.dot(TIER_RATES, TIER_SHARES))
-    here = _finished(ours, tier, RECLAIM_RATE) + EXTRAS["ours"]
-    there = _finished(cheapest, CLOUD_RATE, 0) + EXTRAS["cloud"]
-    hyper = _finished(listed, CLOUD_RATE, 0) + EXTRAS["hyperscaler"] if listed else None
-    name = f"{listings[0].gpu} {listings[0].socket}".strip()
-    result.add(name, way, int(traded.sum()), ours, cheapest, listed or "none", 100 * float(run.mean()),
-               here, there, hyper or "none", here / there, here / hyper if hyper else "none",
-               100 * float((prices[traded] > cloud[traded]).mean()))  # fmt: skip
+    kind, asks, load = what
+    rounds = [_cleared(one, asked_of, LOADS[load], at) for at, one in enumerate(moments)]
+    pairs = [(one, found) for one, found in zip(moments, rounds, strict=True) if found.run]
+    ours, posted = mean(one.price for _, one in pairs), mean(one.posted for _, one in pairs)
+    cheapest = mean(one.on_demand[0] for one, _ in pairs)
+    moving = [(one.least, found.price) for one, found in pairs if one.least < one.on_demand[0]]
+    day, at_cloud = hours_paid(OUR_RATE, moved=1 / 24), hours_paid(CLOUD_RATE)
+    over: float | str = "none"
+    if moving:
+        over = mean(price for _, price in moving) * day
+        over /= mean(price for price, _ in moving) * hours_paid(OUR_RATE)
+    result.add(
+        " ".join(kind).strip(), asks, load, ours, posted, cheapest,
+        mean(price for price, _ in moving) if moving else "none", hyper or "none",
+        ours * day / (cheapest * at_cloud), ours * day / (posted * at_cloud), over,
+        ours * day / (hyper * at_cloud) if hyper else "none", 100 * mean(one.run for one in rounds),
+    )  # fmt: skip
 
 
-def _finished(price: float, failures: float, reclaims: float) -> float:
-    """USD for one GPU's job of JOB_HOURS. Who reclaims pays the drain; a restart is paid."""
-    repeated = JOB_HOURS * (failures * LOST_HOURS + reclaims / 12)
-    return price * (JOB_HOURS + repeated)
+def _sum_up(result: Result) -> None:
+    ours, there = hours_paid(OUR_RATE, moved=1 / 24), hours_paid(CLOUD_RATE)
+    for asks in (CLOUDS, OPEN):
+        for at, goal in ((8, 0.9), (11, 0.5)):
+            found = [row[at] for row in result.rows if row[1] == asks and row[at] != "none"]
+            if found:
+                result.notes.append(
+                    f"asks {asks}: {result.columns[at].removeprefix('finished job: ')} is"
+                    f" {mean(found):.2f} in the mean, {min(found):.2f} to {max(found):.2f}; at most"
+                    f" {goal} in {sum(one <= goal for one in found)} of {len(found)} rows (goal {goal})"
+                )
+    result.notes.append(f"a day's job pays {ours:.2f} h here, {there:.2f} h at a cloud; with our take of"
+                        f" {100 * TAKE:.0f} % a round's price must be {100 * 0.9 * there / ours:.0f} % of the cheapest"
+                        f" cloud's for 0.9, so the last owner let nets {100 * 0.9 * (1 - TAKE) * there / ours:.0f} % of it")  # fmt: skip
 
 
-def _cleared(one: Listing, factor: float, seed: int) -> tuple[float, float]:
-    """(mean price per GPU-hour, share of the jobs that run) of one moment's round."""
+def _cleared(one: Moment, asked_of: list[float] | None, load: float, seed: int) -> Cleared:
+    """One moment's round."""
     random = np.random.Generator(np.random.PCG64([seed, 5]))
-    take = Policy().take_bps / 10_000
-    free = random.choice([1, 2, 4, 8], 2 * one.available, p=[0.4, 0.2, 0.2, 0.2])
-    asks = factor * np.interp(random.random(len(free)), (0, 0.1, 0.5, 0.9), one.quantiles)
-    tiers = random.choice(3, len(free), p=TIER_SHARES)
-    nodes = [
-        Supply(at, "it", at // 4, int(free[at]), float(asks[at] / (1 - take)), int(tiers[at]))
-        for at in range(len(free))
-    ]
-    sites = [SiteRow(at, region=0, trust=2) for at in range(len(free) // 4 + 1)]
-    sizes, wanted = [], 2 * int(free.sum()) / 3
-    while sum(sizes) < wanted:
+    usual = median(one.on_demand)
+    if asked_of is None:
+        asks = random.choice(one.on_demand, NODES)
+    else:
+        asks = usual * random.choice(asked_of, NODES) * random.lognormal(0, 0.1, NODES)
+    free = random.choice([1, 2, 4, 8], NODES, p=[0.4, 0.2, 0.2, 0.2])
+    sizes: list[int] = []
+    while sum(sizes) < load * free.sum():
         sizes.append(int(random.choice([1, 2, 4, 8], p=[0.6, 0.15, 0.15, 0.1])))
-    median = one.quantiles[2]
     orders = [
-        Order(at, {"it": float(median * random.lognormal(0, 0.25))}, gpus, gpus, hours_lost=0.5)
+        Order(at, {"it": float(usual * random.lognormal(0, 0.25))}, gpus, gpus)
         for at, gpus in enumerate(sizes)
     ]
-    matches = clear(build(orders, nodes, sites, [ClassRow("it", nvlink=True)], seed=seed))
-    gpus = matches.gpus.astype(float)
-    paid = float((gpus * matches.price).sum() / gpus.sum()) if len(gpus) else np.nan
-    return paid, float((matches.level >= 0).mean())
+
+    def book(take: float) -> Book:
+        nodes = [
+            Supply(at, "it", at // 4, int(free[at]), float(asks[at] / (1 - take)))
+            for at in range(NODES)
+        ]
+        sites = [SiteRow(at, region=0) for at in range(NODES // 4)]
+        return build(orders, nodes, sites, [ClassRow("it", nvlink=True)], seed=seed)
+
+    matches, alone = clear(book(TAKE)), greedy.place(book(0.0), greedy.FIRST_COME)
+    return Cleared(_mean(matches.gpus, matches.price), _mean(alone.gpus, alone.ask),
+                   float((matches.level >= 0).mean()))  # fmt: skip
+
+
+def _mean(gpus: np.ndarray, price: np.ndarray) -> float:
+    return float(np.dot(gpus.astype(float), price) / gpus.sum()) if len(gpus) else np.nan
 
 
 if __name__ == "__main__":

@@ -90,27 +90,20 @@ def place(book: Book, rule: str) -> Placed:
         order = np.lexsort((book.job_id, -book.job_limit.max(axis=1)))
     else:
         order = np.lexsort((book.job_id, -book.job_age_h))
-    params = book.params
-    world = _World(
-        book.node_class, book.node_site, book.node_ask, book.node_tier, book.node_long,
-        book.node_gpus.astype(np.int64), book.class_nvlink, book.site_region.astype(np.uint64),
-        book.site_trust, book.site_net, book.site_up_mbps.astype(float),
-        np.array(params.failures_per_gpu_hour), params.penalty_node_pcie,
-        np.array(params.penalty_site),
-    )  # fmt: skip
-    jobs = (
-        book.job_limit, book.job_kappa.astype(float), book.job_hours_lost.astype(float),
-        book.job_regions, book.job_trust, book.job_tier, book.job_long, book.job_level,
-        book.job_sync_mb.astype(float), book.job_sync_s.astype(float), book.job_site_gpus_min,
-        book.job_sites_max,
-    )  # fmt: skip
+    world, jobs = _world(book), _terms(book)
     most = int(world.free.sum())
     rows = np.empty((most, 3), np.int64)
     gains = np.empty(most)
-    sizes = np.stack([book.job_gpus_max, book.job_gpus_min], axis=1).astype(np.int64)
-    count = _place_all(order, sizes, jobs, world, _shelf(book), rule == PRICE_BLIND, rows, gains)
+    blind = rule == PRICE_BLIND
+    count = _place_all(order, _sizes(book), jobs, world, _shelf(book), blind, rows, gains)
     job, node, gpus = rows[:count].T
     return Placed(job, node, gpus, gains[:count], book.node_ask[node])
+
+
+def possible(book: Book) -> np.ndarray:
+    """[J] whether a job would be placed if it had the market for itself."""
+    world, jobs = _world(book), _terms(book)
+    return _possible_all(_sizes(book), jobs, world, _shelf(book))
 
 
 def timed(book: Book, rule: str) -> tuple[Placed, float]:
@@ -118,6 +111,31 @@ def timed(book: Book, rule: str) -> tuple[Placed, float]:
     began = time.perf_counter()
     placed = place(book, rule)
     return placed, time.perf_counter() - began
+
+
+def _world(book: Book) -> _World:
+    params = book.params
+    return _World(
+        book.node_class, book.node_site, book.node_ask, book.node_tier, book.node_long,
+        book.node_gpus.astype(np.int64), book.class_nvlink, book.site_region.astype(np.uint64),
+        book.site_trust, book.site_net, book.site_up_mbps.astype(float),
+        np.array(params.failures_per_gpu_hour), params.penalty_node_pcie,
+        np.array(params.penalty_site),
+    )  # fmt: skip
+
+
+def _terms(book: Book) -> tuple[np.ndarray, ...]:
+    """Of all jobs, in the order of _Terms."""
+    return (
+        book.job_limit, book.job_kappa.astype(float), book.job_hours_lost.astype(float),
+        book.job_regions, book.job_trust, book.job_tier, book.job_long, book.job_level,
+        book.job_sync_mb.astype(float), book.job_sync_s.astype(float), book.job_site_gpus_min,
+        book.job_sites_max,
+    )  # fmt: skip
+
+
+def _sizes(book: Book) -> np.ndarray:
+    return np.stack([book.job_gpus_max, book.job_gpus_min], axis=1).astype(np.int64)
 
 
 def _shelf(book: Book) -> _Shelf:
@@ -134,10 +152,7 @@ def _place_all(order, sizes, jobs, world, shelf, blind, rows, gains):
     taken = np.empty((len(world.free), 2), np.int64)
     gained = np.empty(len(world.free))
     for job in order:
-        terms = _Terms(
-            jobs[0][job], jobs[1][job], jobs[2][job], jobs[3][job], jobs[4][job], jobs[5][job],
-            jobs[6][job], jobs[7][job], jobs[8][job], jobs[9][job], jobs[10][job], jobs[11][job],
-        )  # fmt: skip
+        terms = _of(jobs, job)
         for which in range(2):
             size = sizes[job, which]
             if which == 1 and size == sizes[job, 0]:
@@ -152,6 +167,28 @@ def _place_all(order, sizes, jobs, world, shelf, blind, rows, gains):
             if found:
                 break
     return count
+
+
+@njit(cache=True)
+def _possible_all(sizes, jobs, world, shelf):
+    found = np.zeros(len(sizes), np.bool_)
+    taken = np.empty((len(world.free), 2), np.int64)
+    gained = np.empty(len(world.free))
+    for job in range(len(sizes)):
+        terms = _of(jobs, job)
+        for which in range(2):
+            if _best(terms, sizes[job, which], world, shelf, False, taken, gained):
+                found[job] = True
+                break
+    return found
+
+
+@njit(cache=True)
+def _of(jobs, job):
+    return _Terms(
+        jobs[0][job], jobs[1][job], jobs[2][job], jobs[3][job], jobs[4][job], jobs[5][job],
+        jobs[6][job], jobs[7][job], jobs[8][job], jobs[9][job], jobs[10][job], jobs[11][job],
+    )  # fmt: skip
 
 
 @njit(cache=True)

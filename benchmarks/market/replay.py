@@ -1,13 +1,19 @@
 """The real arrivals of a cluster, cleared each minute by ours and by three simpler ways.
 
-    python -m benchmarks.market.replay --traces DIR [--quick]
+    python -m benchmarks.market.replay --traces DIR [--quick] [--seeds N]
 
 Real: when jobs arrive, how many GPUs they want and how long they run (philly/philly.csv.gz: Jeon et
 al., USENIX ATC 2019, as pkusys/ElasticFlow keeps it; Apache-2.0, the original CC-BY-4.0). Drawn
-from the seed: the fleet of some 10,000 GPUs, asks, bids, levels, regions, trust. Arrivals come 80
-or 400 times as fast as they did; running times are as they were. The replay ends at the last
-arrival; welfare is each lease's gain an hour times the hours it ran until then. Nothing is
-interrupted and leases don't end after a day: the four differ in matching alone.
+from the seed: the fleet, asks, bids, levels, regions, trust. Each seed has other jobs of the trace:
+
+- slack: each tenth job, 80 times as fast (109 days in 33 hours), on some 2,500 GPUs;
+- congested: each fifth, 400 times as fast (6.5 hours), on some 2,000 GPUs.
+
+Running times are as they were. Jobs that even the empty fleet would not run are left out.
+A round each two minutes; ours looks for better matches so many times, not so long, so that a run
+can be repeated. The replay ends at the last arrival; welfare is each lease's gain an hour times the
+hours it ran until then. Nothing is interrupted and leases don't end after a day: the four differ in
+matching alone. None of them knows how long a job will run.
 """
 
 import csv
@@ -24,12 +30,23 @@ from benchmarks.market import greedy
 from benchmarks.market.books import resized
 from benchmarks.market.harness import Result, clear, compile_engine, parser
 from benchmarks.market.worth import worth
-from scheduler.matching.book import JOBS, NODES, Book
+from scheduler.matching.book import JOBS, NODES, Book, reordered
 from scheduler.matching.synthetic import Plan, make
 
-ROUND_S: Final = 60.0
-PACES: Final = {"slack": 80, "congested": 400}
-NODES_IN_FLEET: Final = 3150
+ROUND_S: Final = 120.0
+LOOKS: Final = 2
+"""How often the engine is told that there is more time."""
+
+
+class Load(NamedTuple):
+    """How many times as fast jobs arrive; each so manieth of them; the fleet."""
+
+    pace: float
+    each: int
+    nodes: int
+
+
+LOADS: Final = {"slack": Load(80, 10, 788), "congested": Load(400, 5, 630)}
 OURS: Final = "ours"
 
 
@@ -118,10 +135,12 @@ def main(arguments: list[str] | None = None) -> int:
     result = Result("replay", columns, list(seeds), given.quick)
     compile_engine()
     trace = read(given.traces / "philly" / "philly.csv.gz")
-    for load, pace in PACES.items():
+    if given.quick:
+        trace = Trace(*(column[:4000] for column in trace))
+    for name, load in LOADS.items():
         for seed in seeds:
-            _replay(result, load, seed, faster(trace, pace, 2000 if given.quick else None))
-        _sum_up(result, load)
+            _replay(result, name, seed, *market(trace, load, seed))
+        _sum_up(result, name)
     result.finish(given.out)
     return 0
 
@@ -137,23 +156,27 @@ def read(path: Path) -> Trace:
     return Trace((when - when.min()).astype(float)[order], gpus[order], seconds[order])
 
 
-def faster(trace: Trace, pace: float, jobs: int | None = None) -> Trace:
-    """Arrivals so many times as fast; `jobs`: the middle ones only."""
-    first = 0 if jobs is None else max((len(trace.gpus) - jobs) // 2, 0)
-    part = slice(first, None if jobs is None else first + jobs)
-    arrival = trace.arrival[part] - trace.arrival[part][0]
-    return Trace(arrival / pace, trace.gpus[part], trace.seconds[part])
+def part(trace: Trace, load: Load, seed: int) -> Trace:
+    """A seed's part of the trace, so many times as fast."""
+    some = slice(seed % load.each, None, load.each)
+    arrival = trace.arrival[some] - trace.arrival[some][0]
+    return Trace(arrival / load.pace, trace.gpus[some], trace.seconds[some])
 
 
-def market(trace: Trace, seed: int, nodes: int = NODES_IN_FLEET) -> Book:
-    """A fleet, and the trace's jobs with bids: all but their sizes from the seed."""
-    made = make(Plan(jobs=len(trace.gpus), nodes=nodes, seed=seed))
-    return resized(made, trace.gpus, seed)
+def market(trace: Trace, load: Load, seed: int) -> tuple[Trace, Book]:
+    """A part of the trace's jobs with bids, and a fleet: all but times and sizes from the seed."""
+    jobs = part(trace, load, seed)
+    nodes = load.nodes if len(jobs.gpus) > 1000 else load.nodes // 10
+    made = make(Plan(jobs=len(jobs.gpus), nodes=nodes, seed=seed))
+    book = resized(made, jobs.gpus, seed)
+    can = np.flatnonzero(greedy.possible(book))
+    return Trace(*(each[can] for each in jobs)), reordered(book, can, np.arange(book.nodes))
 
 
 def matched(book: Book) -> Rows:
-    """By the engine: so many rounds of looking, the same each time."""
-    matches = clear(book)
+    """By the engine."""
+    looks = iter(range(LOOKS))
+    matches = clear(book, lambda: next(looks, None) is not None)
     gain = worth(book, matches) - book.node_ask[matches.node]
     return Rows(matches.job, matches.node, matches.gpus.astype(np.int64), gain)
 
@@ -166,10 +189,7 @@ def _by(rule: str) -> Callable[[Book], Rows]:
     return match
 
 
-def _replay(result: Result, load: str, seed: int, trace: Trace) -> None:
-    # A short piece of the trace meets a fleet as much smaller.
-    nodes = NODES_IN_FLEET if len(trace.gpus) > 2000 else NODES_IN_FLEET // 10
-    book = market(trace, seed, nodes)
+def _replay(result: Result, load: str, seed: int, trace: Trace, book: Book) -> None:
     for way, match in [(OURS, matched), *((rule, _by(rule)) for rule in greedy.RULES)]:
         run = Run(book, trace, match)
         run.play()

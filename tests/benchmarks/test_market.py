@@ -59,7 +59,7 @@ def test_a_quick_run_leaves_a_table_that_the_report_reads(
     script = importlib.import_module(f"benchmarks.market.{name}")
     assert script.main(["--quick", "--out", str(tmp_path), *needs]) == 0
     shutil.copy(harness.HERE / "README.md", tmp_path)
-    assert report.main(tmp_path, tmp_path) == 0
+    assert report.main([], tmp_path, tmp_path) == 0
     left = json.loads((tmp_path / f"{name}.json").read_text())
     assert left["rows"]
     assert report.table(left) in (tmp_path / "README.md").read_text()
