@@ -186,7 +186,5 @@ def _announce(leases: Iterable[Lease], shares: Iterable[Assignment]) -> None:
     """Rings at the nodes and the pages concerned, once this transaction has committed."""
     nodes: set[UUID] = {share.node_id for share in shares}
     jobs: set[UUID] = {lease.job_id for lease in leases}
-    for node in nodes:
-        transaction.on_commit(partial(telemetry.node_changed, node), robust=True)
-    for job in jobs:
-        transaction.on_commit(partial(telemetry.job_changed, job), robust=True)
+    transaction.on_commit(partial(telemetry.node_changed, *nodes), robust=True)
+    transaction.on_commit(partial(telemetry.job_changed, *jobs), robust=True)
