@@ -16,8 +16,9 @@ from django.db.models.functions import Cast, Coalesce, NullIf
 from buyers.models import Job
 from marketplace.core.money import MICRO
 from marketplace.core.paces import Accuracy
-from scheduler import book, history, paces
+from scheduler import history, lots, paces
 from scheduler.history import Traded
+from scheduler.lots import Lot
 from scheduler.models import ClearingPrice, Round
 
 SUPPLIERS_TO_HIDE_AMONG: Final = 5
@@ -72,8 +73,8 @@ class MarketView:
 
 def look(*, now: datetime, rounds: int = 10) -> MarketView:
     """The market as it stands. A constant number of queries."""
-    by_class: dict[str, list[book.Standing]] = {}
-    for row in book.standing(now):
+    by_class: dict[str, list[Lot]] = {}
+    for row in lots.standing(lots.read(now=now), now=now):
         if not row.stands.own_org_only:
             by_class.setdefault(row.stands.gpu_class, []).append(row)
     let = history.traded(now=now)
@@ -118,7 +119,7 @@ def _with_turnover(rounds: QuerySet[Round]) -> QuerySet[Round]:
     return rounds.annotate(turnover=turnover, made_whole=F("make_whole") / NullIf(turnover, 0.0))
 
 
-def _supply(name: str, rows: Sequence[book.Standing], let: Traded | None) -> ClassSupply:
+def _supply(name: str, rows: Sequence[Lot], let: Traded | None) -> ClassSupply:
     low, high = _middle_asks(rows)
     return ClassSupply(
         gpu_class=name,
@@ -132,11 +133,11 @@ def _supply(name: str, rows: Sequence[book.Standing], let: Traded | None) -> Cla
     )
 
 
-def _middle_asks(rows: Sequence[book.Standing]) -> tuple[int | None, int | None]:
+def _middle_asks(rows: Sequence[Lot]) -> tuple[int | None, int | None]:
     """The quartiles of a class's gross asks, one for each supplier, in two digits."""
     by_org: dict[object, list[int]] = {}
     for row in rows:
-        by_org.setdefault(row.node.site.org_id, []).append(row.stands.ask)
+        by_org.setdefault(row.site.org, []).append(row.stands.ask)
     if len(by_org) < SUPPLIERS_TO_HIDE_AMONG:
         return None, None
     asks = [statistics.median(each) for each in by_org.values()]
