@@ -6,7 +6,8 @@ at every job, offer and GPU that it is about to use, and drops gangs of which an
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -17,19 +18,17 @@ from buyers.models import Job
 from marketplace import locks
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
-from scheduler import book as market
-from scheduler import explaining, history, leases, prices, snapshots
-from scheduler.book import Standing
+from scheduler import explaining, history, leases, lots, prices, seats, snapshots
 from scheduler.drafting import Placement
 from scheduler.explaining import Cleared
 from scheduler.leases import MARKET_LOCK
+from scheduler.lots import Lot
 from scheduler.matching.book import digest
 from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
 from scheduler.models import ClearingPrice, Round
-from scheduler.snapshots import Snapshot
-from scheduler.specs import Seat
-from suppliers.models import Gpu
+from scheduler.seats import Seat
+from scheduler.snapshots import VERSION, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +81,11 @@ def _commit(snapshot: Snapshot, matches: Matches, *, seconds: float, now: dateti
         book_sha256=digest(snapshot.book),
     )
     placed = leases.place(placements, round=round, now=now)
-    kept = {lease.job_id for lease in placed}
+    kept = {draft.job.pk for draft in placed}
     _publish(round, [each for each in placements if each.job.pk in kept], now)
     if len(kept) < len(placements):
         round.matched_jobs = len(kept)
-        round.matched_gpus = sum(lease.gpus_count for lease in placed)
+        round.matched_gpus = sum(draft.gpus for draft in placed)
         round.save(update_fields=["matched_jobs", "matched_gpus"])
     return len(kept)
 
@@ -99,55 +98,86 @@ def _still_good(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Pla
         by_job.setdefault(job, []).append((node, gpus, price))
     if not by_job:
         return []
-    wanted = [snapshot.jobs[index].pk for index in by_job]
-    queued = (
-        Job.objects.queued().filter(pk__in=wanted).select_for_update(no_key=True).order_by("pk")
-    )
-    jobs = {job.pk: job for job in queued}
-    among = {snapshot.rows[node].offer.pk for node in matches.node.tolist()}
-    fresh = {row.offer.pk: row for row in market.standing(now, among=among)}
-    # What is left of each offer as gang after gang takes its part.
-    free = {offer: list(row.free) for offer, row in fresh.items()}
+    queued = _unmoved(snapshot, by_job)
+    free = _Free([snapshot.rows[node] for node in set(matches.node.tolist())], now)
     placements = []
     for index, rows in by_job.items():
-        job = jobs.get(snapshot.jobs[index].pk)
-        if job and not job.gpus_min <= sum(gpus for _, gpus, _ in rows) <= job.gpus_max:
-            job = None
-        seats = _seats(snapshot, rows, fresh, free) if job else None
-        if job is None or seats is None:
-            moved = snapshot.jobs[index].pk
-            log.info("job %s is left to the next round: it or its offer has moved", moved)
+        job = snapshot.jobs[index]
+        seats = _seats(snapshot, rows, free) if job.pk in queued else None
+        if seats is None:
+            log.info("job %s is left to the next round: it or its offer has moved", job.pk)
             continue
-        for seat in seats:
-            free[seat.offer.pk] = [gpu for gpu in free[seat.offer.pk] if gpu not in seat.gpus]
-        gpu_class = seats[0].gpus[0].gpu_class
-        cells = tuple(prices.cell_of(fresh[seat.offer.pk].stands) for seat in seats)
+        cells = tuple(prices.cell_of(snapshot.rows[node].stands) for node in _nodes(rows))
         level = int(matches.level[index])
-        placements.append(Placement(job, gpu_class, level, seats, cells))
+        placements.append(Placement(job, seats[0].gpus[0].gpu_class, level, seats, cells))
     return placements
 
 
+def _unmoved(snapshot: Snapshot, jobs: Iterable[int]) -> set[UUID]:
+    """Those that still wait and whose row is as it was read; their rows are locked, in one order."""
+    ids = [snapshot.jobs[index].pk for index in jobs]
+    queued = Job.objects.queued().filter(pk__in=ids).annotate(version=VERSION).order_by("pk")
+    held = queued.select_for_update(no_key=True).values_list("pk", "version")
+    return {pk for pk, version in held if snapshot.versions[pk] == version}
+
+
+class _Free:
+    """What is free of some offers by now, less what gang after gang takes of it."""
+
+    def __init__(self, rows: Collection[Lot], now: datetime) -> None:
+        found = lots.read(now=now, offers=[row.offer_id for row in rows])
+        self._now = {lot.offer_id: lot for lot in lots.standing(found, now=now)}
+        nodes = [UUID(lot.stands.node) for lot in self._now.values()]
+        self._machines, self._devices = seats.machines(nodes), seats.free(nodes)
+
+    def take(self, row: Lot, gpus: int, price: float) -> Seat | None:
+        """So many GPUs of an offer as the book had it, at USD per GPU-hour; None if it has gone,
+        changed or is let by now."""
+        lot = self._now.get(row.offer_id)
+        if lot is None or not _is_alike(lot, row):
+            return None
+        node = UUID(lot.stands.node)
+        devices = self._devices.get(node, {}).get(lot.stands.gpu_class, [])
+        if len(devices) < gpus:
+            return None
+        # Floats come back as micros; never under the ask, which was one exactly.
+        micros = max(round(price * MICRO), lot.stands.ask)
+        return Seat(lot.offer_id, self._machines[node], devices[:gpus], micros)
+
+    def keep(self, taken: Sequence[Seat]) -> None:
+        """These are a gang's."""
+        for seat in taken:
+            del self._devices[seat.machine.id][seat.gpus[0].gpu_class][: len(seat.gpus)]
+
+
+def _is_alike(lot: Lot, row: Lot) -> bool:
+    """Whether an offer is what it was, but for what is let of it."""
+    same = lot.stands == row.stands or replace(lot.stands, free=row.free) == row.stands
+    return same and lot.windows == row.windows
+
+
 def _seats(
-    snapshot: Snapshot,
-    rows: Sequence[tuple[int, int, float]],
-    fresh: Mapping[UUID, Standing],
-    free: Mapping[UUID, Sequence[Gpu]],
+    snapshot: Snapshot, rows: Sequence[tuple[int, int, float]], free: _Free
 ) -> tuple[Seat, ...] | None:
-    """A gang's seats from its rows, or None if an offer has gone, changed or is let by now."""
+    """A gang's seats from its rows, or None if one of its offers isn't there any more."""
+    taken = []
+    for node, slots in _nodes(rows).items():
+        count = sum(gpus for gpus, _ in slots)
+        exact = sum(gpus * price for gpus, price in slots) / count
+        seat = free.take(snapshot.rows[node], count, exact)
+        if seat is None:
+            return None
+        taken.append(seat)
+    free.keep(taken)
+    return tuple(taken)
+
+
+def _nodes(rows: Sequence[tuple[int, int, float]]) -> dict[int, list[tuple[int, float]]]:
+    """Node → its slots of a gang: GPUs, and USD per GPU-hour."""
     by_node: dict[int, list[tuple[int, float]]] = {}
     for node, gpus, price in rows:
         by_node.setdefault(node, []).append((gpus, price))
-    seats = []
-    for node, slots in by_node.items():
-        row = fresh.get(snapshot.rows[node].offer.pk)
-        count = sum(gpus for gpus, _ in slots)
-        if row is None or len(free[row.offer.pk]) < count:
-            return None
-        exact = sum(gpus * price for gpus, price in slots) / count
-        # Floats come back as micros; never under the ask, which was one exactly.
-        price = max(round(exact * MICRO), row.stands.ask)
-        seats.append(Seat(row.offer, tuple(free[row.offer.pk][:count]), price))
-    return tuple(seats)
+    return by_node
 
 
 def _publish(round: Round, placements: Sequence[Placement], now: datetime) -> None:

@@ -1,12 +1,16 @@
 """The book of a round: all queued jobs and all open offers with something free, as the engine
 reads them, with the rows that its positions stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
+from uuid import UUID
 
 import numpy as np
 from django.conf import settings
+from django.db.models import BigIntegerField
+from django.db.models.expressions import RawSQL
 
 from buyers.models import Job
 from marketplace.core import checkpoints
@@ -28,6 +32,10 @@ from scheduler.matching.book import (
 )
 
 
+VERSION: Final = RawSQL("buyers_job.xmin::text::bigint", [], BigIntegerField())
+"""The transaction that wrote a job's row last: another one, and the row may have changed."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The book of one round, and the rows that its positions stand for."""
@@ -38,17 +46,22 @@ class Snapshot:
     wanted: Sequence[Wants]
     standing: Sequence[Lot]
     """All open offers: the rows are those with something free."""
+    versions: Mapping[UUID, int]
+    """Of the jobs' rows, as they were read."""
 
 
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
     queued = Job.objects.queued().select_related("org", "packages", "image")
-    jobs = list(queued.order_by("queued_at", "pk"))
-    standing = lots.standing(lots.read(now=now), now=now) if jobs else []
-    return made(jobs, standing, now=now)
+    found = list(queued.annotate(version=VERSION).order_by("queued_at", "pk"))
+    versions = {job.pk: job.version for job in found}
+    standing = lots.standing(lots.read(now=now), now=now) if found else []
+    return made(found, versions, standing, now=now)
 
 
-def made(jobs: Sequence[Job], standing: Sequence[Lot], *, now: datetime) -> Snapshot:
+def made(
+    jobs: Sequence[Job], versions: Mapping[UUID, int], standing: Sequence[Lot], *, now: datetime
+) -> Snapshot:
     """The book of these jobs and offers."""
     rows = [row for row in standing if row.free]
     wanted = [market.wants(job) for job in jobs]
@@ -65,7 +78,7 @@ def made(jobs: Sequence[Job], standing: Sequence[Lot], *, now: datetime) -> Snap
         _classes(rows, products),
         seed=_seed(now),
     )
-    return Snapshot(book, jobs, rows, wanted, standing)
+    return Snapshot(book, jobs, rows, wanted, standing, versions)
 
 
 @dataclass(frozen=True)
@@ -190,8 +203,7 @@ def _order(number: int, job: Job, wanted: Wants, suited: _Suited, now: datetime)
 
 
 def _anywhere(wanted: Wants) -> Wants:
-    """The same without what the engine judges by itself: region, trust, and how many GPUs a node
-    has."""
+    """The same without what the engine judges by itself: region, and how many GPUs a node has."""
     return replace(wanted, regions=frozenset(), gpus=1)
 
 

@@ -24,7 +24,7 @@ from marketplace import locks
 from marketplace.core.money import gross_ask
 from scheduler import book, leases
 from scheduler.drafting import Placement
-from scheduler.specs import Seat
+from scheduler.seats import seated
 from suppliers import sessions
 from suppliers.models import Node, Offer
 
@@ -86,7 +86,7 @@ def _take(pk: object) -> bool:
     if job is None:
         return False
     price = gross_ask(offer.ask_micros, take_bps=800)
-    seat = Seat(offer, free[: job.gpus_min], price)
+    seat = seated(offer, free[: job.gpus_min], price)
     return bool(leases.place([Placement(job, free[0].gpu_class, 0, (seat,))], round=None, now=now))
 
 

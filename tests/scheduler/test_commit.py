@@ -18,7 +18,7 @@ from marketplace.models import StateChange
 from scheduler import clearing, leases, snapshots
 from scheduler.drafting import Placement
 from scheduler.models import Assignment, ClearingPrice, Lease, LeasedGpu, Round
-from scheduler.specs import Seat
+from scheduler.seats import seated
 from tests import world
 
 
@@ -37,7 +37,7 @@ def stock(buyer, supplier, count, now):
 
 
 def placement(job, agent):
-    seat = Seat(agent.node.offers.get(), tuple(agent.node.gpus.all()), 2 * MICRO)
+    seat = seated(agent.node.offers.get(), agent.node.gpus.all(), 2 * MICRO)
     return Placement(job, "h100-sxm", 0, (seat,))
 
 
