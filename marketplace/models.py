@@ -205,5 +205,5 @@ def _swap(model: type[Stateful], before: dict[UUID, str], values: dict[str, obje
         RETURNING t.id
     """  # noqa: S608
     with connection.cursor() as cursor:
-        cursor.execute(sql, [list(before), list(before.values()), *assigned.values()])
+        cursor.execute(sql, [bulk.ids(before), list(before.values()), *assigned.values()])
         return {row[0] for row in cursor.fetchall()}

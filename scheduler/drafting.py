@@ -146,7 +146,7 @@ def _draft(
 ) -> Draft:  # fmt: skip
     job, seats, policy = placement.job, placement.seats, settings.POLICY
     resume = known.resumes.get(job.pk)
-    patience = max(specs.start_timeout(job, seat.machine, resume, policy) for seat in seats)
+    patience = specs.patience(job, seats, resume, policy)
     failures = [
         known.failures_per_hour.get(seat.machine.id, known.usual_failures) for seat in seats
     ]
@@ -158,11 +158,12 @@ def _draft(
         # A gang fails as soon as any of its machines does.
         failures_per_hour=sum(failures),
         resume=resume,
-        gang=specs.gang_of(job, epoch, seats, gather_s=patience),
+        gang=specs.gang_of(job, epoch, seats, gather_s=max(patience)),
+        patience=patience,
     )
     told = specs.build(attempt, seats, ids, files=known.files, policy=policy)
     shares = [Share(*each) for each in zip(ids, seats, told, strict=True)]
-    start_by = now + timedelta(seconds=patience)
+    start_by = now + timedelta(seconds=max(patience))
     return Draft(lease, placement, epoch, attempt.save_s, start_by, shares)
 
 

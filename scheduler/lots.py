@@ -14,6 +14,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 
+from marketplace import bulk
 from marketplace.core import windows
 from marketplace.core.fit import Stands
 from marketplace.core.hardware import Tier
@@ -74,7 +75,7 @@ def read(
 ) -> list[Lot]:
     """The open offers on nodes that may be let, whether or not they stand this minute; of all, of
     these offers, or on these nodes. In a stable order. Three queries."""
-    asked = {"offers": _listed(offers), "nodes": _listed(nodes)}
+    asked = {"offers": bulk.ids(offers or ()), "nodes": bulk.ids(nodes or ())}
     with connection.cursor() as cursor:
         cursor.execute(_SITES if offers is None and nodes is None else _SITES_OF, asked)
         sites = {row[0]: Ground(*row) for row in cursor.fetchall()}
@@ -125,10 +126,6 @@ def _parsed(text: str) -> windows.Window | Any:
 @lru_cache(maxsize=1000)
 def _names(text: str) -> frozenset[str]:
     return frozenset(json.loads(text))
-
-
-def _listed(ids: Collection[UUID] | None) -> list[UUID]:
-    return [] if ids is None else list(ids)
 
 
 # One offer lets one class: a machine of several kinds of GPU lets its most numerous.

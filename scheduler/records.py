@@ -8,6 +8,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 
+from marketplace import bulk
 from marketplace.core.reliability import HALF_LIFE_DAYS, Record, Reliability, judge
 from marketplace.core.states import NODE_FAULT_ENDS, SUPPLIER_SIDE_ENDS
 
@@ -22,7 +23,7 @@ _RECORDS: Final = """
             power(0.5::float8,
                 extract(epoch FROM %(now)s - a.gone_at)::float8 / %(half_life)s::float8) AS weight
         FROM scheduler_assignment a JOIN scheduler_lease l ON l.id = a.lease_id
-        WHERE (%(nodes)s::uuid[] IS NULL OR a.node_id = ANY(%(nodes)s)) AND a.gone_at >= %(since)s
+        WHERE (%(nodes)s::uuid[] IS NULL OR a.node_id = ANY(%(nodes)s::uuid[])) AND a.gone_at >= %(since)s
     ) AS outcomes GROUP BY node_id
 """
 
@@ -35,7 +36,7 @@ def known(nodes: Collection[UUID] | None, *, now: datetime) -> dict[UUID, Reliab
             _RECORDS,
             {
                 "now": now, "half_life": HALF_LIFE_DAYS * 86_400,
-                "nodes": None if nodes is None else list(nodes),
+                "nodes": None if nodes is None else bulk.ids(nodes),
                 "since": now - timedelta(days=180),
                 "faults": sorted(SUPPLIER_SIDE_ENDS | NODE_FAULT_ENDS),
             },

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from django.db import connection
 
+from marketplace import bulk
 from suppliers.models import Gpu, Offer
 
 
@@ -50,7 +51,7 @@ def seated(offer: Offer, gpus: Sequence[Gpu], price_micros: int) -> Seat:
 def machines(nodes: Collection[UUID]) -> dict[UUID, Machine]:
     """Each of these nodes. One query."""
     with connection.cursor() as cursor:
-        cursor.execute(_MACHINES, [list(nodes)])
+        cursor.execute(_MACHINES, [bulk.ids(nodes)])
         return {row[0]: Machine(*row) for row in cursor.fetchall()}
 
 
@@ -58,7 +59,7 @@ def free(nodes: Collection[UUID]) -> dict[UUID, dict[str, list[Device]]]:
     """Node → class → GPUs that nobody has, in the order of the machine. One query."""
     found: dict[UUID, dict[str, list[Device]]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(_FREE, [list(nodes)])
+        cursor.execute(_FREE, [bulk.ids(nodes)])
         for node, *device in cursor.fetchall():
             gpu = Device(*device)
             found.setdefault(node, {}).setdefault(gpu.gpu_class, []).append(gpu)
@@ -68,12 +69,12 @@ def free(nodes: Collection[UUID]) -> dict[UUID, dict[str, list[Device]]]:
 _MACHINES: Final = """
     SELECT n.id, n.name, s.org_id, n.lan_address, n.environment, n.memory_bytes, n.bandwidth_mbps,
         (SELECT count(*) FROM suppliers_gpu g WHERE g.node_id = n.id AND g.present)
-    FROM suppliers_node n JOIN suppliers_site s ON s.id = n.site_id WHERE n.id = ANY(%s)
+    FROM suppliers_node n JOIN suppliers_site s ON s.id = n.site_id WHERE n.id = ANY(%s::uuid[])
 """
 _FREE: Final = """
     SELECT g.node_id, g.id, g.uuid, g.gpu_class, g.memory_bytes
     FROM suppliers_gpu g
     LEFT JOIN scheduler_leasedgpu l ON l.gpu_id = g.id AND l.released_at IS NULL
-    WHERE g.node_id = ANY(%s) AND g.present AND l.gpu_id IS NULL
+    WHERE g.node_id = ANY(%s::uuid[]) AND g.present AND l.gpu_id IS NULL
     ORDER BY g.node_id, g.index
 """

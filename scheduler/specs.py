@@ -10,15 +10,18 @@ from uuid import UUID
 import msgspec
 from django.conf import settings
 from django.db.models import prefetch_related_objects
+from django.db.models.expressions import RawSQL
 
 from agent import protocol
 from agent.protocol import Gang
 from buyers import reads
 from buyers.models import Artifact, Checkpoint, Dataset, Folder, Job
+from buyers.own_models import ContainerImage, PackageLock
+from marketplace import bulk
 from marketplace.core import checkpoints
 from marketplace.core.hardware import is_cpu
 from marketplace.core.policy import Policy
-from scheduler.seats import Machine, Seat
+from scheduler.seats import Seat
 
 # What the system and the agent keep of a GPU machine's memory.
 _HOST_SHARE = 0.9
@@ -67,6 +70,8 @@ class Attempt:
     resume: Checkpoint | None
     """What to go on from."""
     gang: Gang | None
+    patience: Sequence[float]
+    """Seconds from reservation to running, of each rank."""
 
 
 def build(
@@ -95,7 +100,7 @@ def build(
         environment=job.environment or seats[0].machine.environment,
         grace_s=float(policy.grace_default_s),
         save_s=float(attempt.save_s),
-        start_timeout_s=start_timeout(job, seats[0].machine, attempt.resume, policy),
+        start_timeout_s=attempt.patience[0],
         hang_s=policy.hang_s,
         checkpoint_s=checkpoints.interval(save_s, failures_per_hour=attempt.failures_per_hour),
         gang=gang,
@@ -113,7 +118,7 @@ def build(
             devices=[gpu.uuid for gpu in seat.gpus],
             memory_bytes=_host_memory(seat),
             environment=job.environment or seat.machine.environment,
-            start_timeout_s=start_timeout(job, seat.machine, attempt.resume, policy),
+            start_timeout_s=attempt.patience[rank],
         )
         for rank, (assignment, seat) in enumerate(zip(ids, seats, strict=True))
         if rank
@@ -121,16 +126,18 @@ def build(
     return [protocol.encode(spec) for spec in (first, *others)]
 
 
-def start_timeout(job: Job, machine: Machine, resume: Checkpoint | None, policy: Policy) -> float:
-    """Seconds from reservation to running: a base, and twice the time that the bytes need."""
-    folders: list[Folder] = [folder for _, folder, _ in inputs_of(job)]
-    size = sum(folder.bytes for folder in folders) + (resume.bytes if resume else 0)
-    building = 0.0
-    brought = job.packages or job.image
+def patience(
+    job: Job, seats: Sequence[Seat], resume: Checkpoint | None, policy: Policy
+) -> list[float]:
+    """Seconds that each seat has from reservation to running: a base, and twice the time that the
+    bytes need."""
+    size = sum(folder.bytes for _, folder, _ in inputs_of(job)) + (resume.bytes if resume else 0)
+    base = policy.start_base_s
+    brought = _packages_of(job) or _image_of(job)
     if brought is not None:
         size += brought.bytes
-        building = policy.build_s
-    return policy.start_base_s + building + 2 * size * 8 / (max(machine.bandwidth_mbps, 0.1) * 1e6)
+        base += policy.build_s
+    return [base + 16 * size / (max(seat.machine.bandwidth_mbps, 0.1) * 1e6) for seat in seats]
 
 
 def furthest(job: Job) -> Checkpoint | None:
@@ -144,14 +151,17 @@ def furthest(job: Job) -> Checkpoint | None:
 
 def furthest_of(jobs: Sequence[Job]) -> dict[UUID, Checkpoint]:
     """The same for many: job id → checkpoint, where there is one. One query."""
-    of_jobs = Checkpoint.objects.usable().filter(job__in=[job.pk for job in jobs])
+    ids = RawSQL("SELECT unnest(%s::uuid[])", [bulk.ids(job.pk for job in jobs)])
+    of_jobs = Checkpoint.objects.usable().filter(job__in=ids)
     found = of_jobs.order_by("job_id", "-epoch", "-step").distinct("job_id")
     return {checkpoint.job_id: checkpoint for checkpoint in found}
 
 
 def read_inputs(jobs: Sequence[Job]) -> None:
     """Fetches what the specs of many jobs tell of, each row once: a constant number of queries."""
-    prefetch_related_objects(jobs, *_READ)
+    for name in _READ:
+        some = [job for job in jobs if getattr(job, f"{name.partition('__')[0]}_id")]
+        prefetch_related_objects(some, name)
 
 
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
@@ -162,16 +172,35 @@ def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
     ]
 
 
+# Asking for the row of a key that is null is what takes the time: most jobs name few.
+
+
 def _models(job: Job) -> dict[str, Artifact]:
-    more = {"other": job.other, "third": job.third}
-    return reads.base(job.base, job.recipe) | {
+    base = job.base if job.base_id else None
+    more = {
+        "other": job.other if job.other_id else None,
+        "third": job.third if job.third_id else None,
+    }
+    return reads.base(base, job.recipe) | {
         name: model for name, model in more.items() if model is not None
     }
 
 
 def _datasets(job: Job) -> dict[str, Dataset]:
-    folders = {"dataset": job.dataset, "script": job.script, "mix": job.mix}
+    folders = {
+        "dataset": job.dataset if job.dataset_id else None,
+        "script": job.script if job.script_id else None,
+        "mix": job.mix if job.mix_id else None,
+    }
     return {name: folder for name, folder in folders.items() if folder is not None}
+
+
+def _packages_of(job: Job) -> PackageLock | None:
+    return job.packages if job.packages_id else None
+
+
+def _image_of(job: Job) -> ContainerImage | None:
+    return job.image if job.image_id else None
 
 
 def _is_shared(model: Artifact) -> bool:
@@ -192,7 +221,7 @@ def _files(folder: Folder, known: Files) -> list[protocol.File]:
 
 
 def _packages(job: Job) -> protocol.Packages | None:
-    lock = job.packages
+    lock = _packages_of(job)
     if lock is None:
         return None
     return protocol.Packages(
@@ -208,10 +237,11 @@ def _packages(job: Job) -> protocol.Packages | None:
 
 
 def _image(job: Job) -> protocol.Image | None:
-    if job.image is None:
+    image = _image_of(job)
+    if image is None:
         return None
-    layers = [protocol.File(**layer) for layer in job.image.layers]
-    return protocol.Image(reference=job.image.reference, layers=layers, env=job.image.env)
+    layers = [protocol.File(**layer) for layer in image.layers]
+    return protocol.Image(reference=image.reference, layers=layers, env=image.env)
 
 
 def _host_memory(seat: Seat) -> int:

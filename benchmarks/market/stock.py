@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 
 from buyers.models import Job
-from marketplace import accounts, bulk
+from marketplace import accounts
 from marketplace.core.hardware import REGIONS, Tier
 from marketplace.core.ids import uuid7
 from marketplace.core.money import BASIS_POINTS, MICRO
@@ -64,7 +64,7 @@ def _supply(book: Book, suppliers: Sequence[Org], take_bps: int, now: datetime) 
             )
         )
     ]  # fmt: skip
-    bulk.insert(sites)
+    Site.objects.bulk_create(sites, 2000)
     many = set(_repeated(book.node_site.tolist()))
     nodes, gpus, offers = [], [], []
     for number in range(book.nodes):
@@ -81,9 +81,9 @@ def _supply(book: Book, suppliers: Sequence[Org], take_bps: int, now: datetime) 
         offers.append(
             Offer(node=node, ask_micros=net, notice_s=60, state="open", state_since=now)
         )  # fmt: skip
-    bulk.insert(nodes)
-    bulk.insert(gpus)
-    bulk.insert(offers)
+    Node.objects.bulk_create(nodes, 2000)
+    Gpu.objects.bulk_create(gpus, 2000)
+    Offer.objects.bulk_create(offers, 2000)
 
 
 def _node(number: int, site: Site, lan: str, now: datetime) -> Node:
@@ -120,7 +120,7 @@ def _jobs(book: Book, buyers: Sequence[Org], now: datetime) -> None:
                 state_since=now, regions=regions, **asked,
             )
         )  # fmt: skip
-    bulk.insert(rows)
+    Job.objects.bulk_create(rows, 2000)
 
 
 def _named(mask: int) -> list[str]:
