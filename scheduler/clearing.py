@@ -22,11 +22,13 @@ from marketplace.core.money import MICRO
 from scheduler import explaining, history, leases, lots, prices, seats, snapshots
 from scheduler.drafting import Placement
 from scheduler.explaining import Cleared
+from scheduler.following import Followed
 from scheduler.leases import MARKET_LOCK
 from scheduler.lots import Lot
 from scheduler.matching.book import digest
 from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
+from scheduler.matching.synthetic import Plan, make
 from scheduler.models import ClearingPrice, Round
 from scheduler.seats import Seat
 from scheduler.snapshots import Snapshot
@@ -36,11 +38,28 @@ log = logging.getLogger(__name__)
 _QUIET: Final = timedelta(minutes=1)
 """Rounds that match nothing are written down no more often than this."""
 
+FOLLOWED: Final = Followed()
+"""The book of this process, if it is the worker that clears."""
 
-def clear_market(*, now: datetime) -> int:
-    """One round; returns how many jobs it placed. Call it from one process at a time."""
+
+def clear_market(*, now: datetime, followed: Followed | None = None) -> int:
+    """One round; returns how many jobs it placed. Call it from one process at a time.
+
+    A worker that clears round after round keeps its book in `followed`.
+    """
     with _undisturbed():
-        return _clear_market(now)
+        try:
+            return _clear_market((followed or snapshots).read(now), now)
+        except BaseException:
+            if followed is not None:
+                followed.forget()
+            raise
+
+
+def warm_up() -> None:
+    """Loads the engine's compiled loops, which takes a second, or half a minute where they have to
+    be compiled."""
+    clear(make(Plan(jobs=4, nodes=4, seed=0)), lambda: False)
 
 
 @contextmanager
@@ -56,8 +75,7 @@ def _undisturbed() -> Iterator[None]:
             gc.enable()
 
 
-def _clear_market(now: datetime) -> int:
-    snapshot = snapshots.read(now)
+def _clear_market(snapshot: Snapshot, now: datetime) -> int:
     if not snapshot.jobs:
         return 0
     started = time.perf_counter()

@@ -13,6 +13,7 @@ from django.db.models import BigIntegerField
 from django.db.models.expressions import RawSQL
 
 from buyers.models import Job
+from marketplace import bulk
 from marketplace.core import checkpoints
 from marketplace.core.fit import Stands, Wants, suits
 from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
@@ -32,7 +33,7 @@ from scheduler.matching.book import (
 )
 
 
-VERSION: Final = RawSQL("buyers_job.xmin::text::bigint", [], BigIntegerField())
+_VERSION: Final = RawSQL("buyers_job.xmin::text::bigint", [], BigIntegerField())
 """The transaction that wrote a job's row last: another one, and the row may have changed."""
 
 
@@ -52,11 +53,19 @@ class Snapshot:
 
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
+    jobs, versions = jobs_of(None)
+    standing = lots.standing(lots.read(now=now), now=now) if jobs else []
+    return made(list(jobs.values()), versions, standing, now=now)
+
+
+def jobs_of(ids: Sequence[UUID] | None) -> tuple[dict[UUID, Job], dict[UUID, int]]:
+    """Those of these jobs that are queued, or all that are, the longest waiting first; and the
+    versions of their rows."""
     queued = Job.objects.queued().select_related("org", "packages", "image")
-    found = list(queued.annotate(version=VERSION).order_by("queued_at", "pk"))
-    versions = {job.pk: job.version for job in found}
-    standing = lots.standing(lots.read(now=now), now=now) if found else []
-    return made(found, versions, standing, now=now)
+    if ids is not None:
+        queued = queued.filter(pk__in=RawSQL("SELECT unnest(%s::uuid[])", [bulk.ids(ids)]))
+    found = list(queued.annotate(version=_VERSION).order_by("queued_at", "pk"))
+    return {job.pk: job for job in found}, {job.pk: job.version for job in found}
 
 
 def made(

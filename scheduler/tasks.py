@@ -8,13 +8,14 @@ from typing import Any
 
 import kombu.exceptions
 from celery import Task
+from celery.signals import celeryd_after_setup
 from django.db import transaction
 from django.utils import timezone
 
 from buyers import checking, fetching
 from marketplace.locks import single_flight
 from marketplace.payments import services as payments
-from scheduler import clearing, metering, restores
+from scheduler import metering, restores
 from scheduler import watch as watching
 from scheduler.celery import app
 
@@ -29,9 +30,21 @@ def ring(bell: "Task[Any, Any]") -> None:
 @app.task
 def clear_market() -> None:
     """One round. Two bells rung at once clear once: what the second meant is in the next."""
+    # Here, for the web processes import these bells and have no use for the compiled loops.
+    from scheduler import clearing
+
     with single_flight("clear_market") as mine:
         if mine:
-            clearing.clear_market(now=timezone.now())
+            clearing.clear_market(now=timezone.now(), followed=clearing.FOLLOWED)
+
+
+@celeryd_after_setup.connect
+def warm_up(instance: Any, **_: Any) -> None:
+    """The worker of the rounds loads its compiled loops before it takes the first bell."""
+    if "clearing" in instance.app.amqp.queues.consume_from:
+        from scheduler import clearing
+
+        clearing.warm_up()
 
 
 @app.task
