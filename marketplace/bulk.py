@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Field, IntegerField, JSONField, Model, UUIDField
+from django.db.models import Field, ForeignKey, IntegerField, JSONField, Model, UUIDField
 
 
 def ids(keys: Iterable[UUID]) -> str:
@@ -20,9 +20,7 @@ def ids(keys: Iterable[UUID]) -> str:
     return "{" + ",".join([key.hex for key in keys]) + "}"
 
 
-def write(
-    model: type[Model], each: Mapping[str, Sequence[Any]], alike: Mapping[str, Any]
-) -> None:
+def write(model: type[Model], each: Mapping[str, Sequence[Any]], alike: Mapping[str, Any]) -> None:
     """Writes new rows without making instances of them: `each` has a value for every row, `alike`
     one for all; by the columns' names (`job_id`). What neither has is the field's default.
 
@@ -60,7 +58,7 @@ def _batches(rows: Iterable[tuple[str, ...]]) -> Iterable[Sequence[tuple[str, ..
 
 def _writer(field: "Field[Any, Any]") -> Callable[[Any], str]:
     """How a value of the field stands in COPY's text format."""
-    kind = field.target_field if field.remote_field else field
+    kind = field.target_field if isinstance(field, ForeignKey) else field
     if isinstance(kind, UUIDField) and not field.null:
         return _HEX
     if isinstance(kind, IntegerField) and not field.null:

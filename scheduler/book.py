@@ -73,7 +73,7 @@ def standing(now: datetime, *, among: Collection[UUID] | None = None) -> list[St
     return standing
 
 
-def reliability_of(nodes: Sequence[Node], *, now: datetime) -> dict[object, Reliability]:
+def reliability_of(nodes: Sequence[Node], *, now: datetime) -> dict[UUID, Reliability]:
     """Node id → how far it can be relied on, from how its leases ended in the last half year."""
     ids = [node.pk for node in nodes]
     return dict.fromkeys(ids, records.unknown()) | records.known(ids, now=now)

@@ -18,7 +18,8 @@ from uuid import UUID
 from django.db import connection
 
 from buyers.models import Job
-from scheduler import lots, snapshots
+from marketplace.core.fit import Wants
+from scheduler import book, lots, snapshots
 from scheduler.lots import Lot
 from scheduler.models import Moved
 from scheduler.snapshots import Snapshot
@@ -33,6 +34,7 @@ class Followed:
 
     def __init__(self) -> None:
         self._jobs: dict[UUID, Job] = {}
+        self._wanted: dict[UUID, Wants] = {}
         self._versions: dict[UUID, int] = {}
         self._lots: dict[UUID, Lot] = {}
         self._of_node: dict[str, list[UUID]] = {}
@@ -42,13 +44,18 @@ class Followed:
 
     def forget(self) -> None:
         """Reads all anew the next time: after a fault, when rows here may say what was undone."""
-        self.__init__()  # type: ignore[misc]
+        self.__init__()  # type: ignore[misc]  # what a new one knows: nothing
 
     def read(self, now: datetime) -> Snapshot:
         """The book as it stands."""
         jobs = self._queued()
-        found = lots.standing(self._offered(now), now=now) if jobs else []
-        return snapshots.made(jobs, dict(self._versions), found, now=now)
+        found = self.standing(now) if jobs else []
+        wanted = list(self._wanted.values())
+        return snapshots.made(jobs, wanted, dict(self._versions), found, now=now)
+
+    def standing(self, now: datetime) -> Sequence[Lot]:
+        """The offers that stand open."""
+        return lots.standing(self._offered(now), now=now)
 
     def _queued(self) -> list[Job]:
         """All that wait, those first that have waited longest; rows that were written since are
@@ -65,6 +72,11 @@ class Followed:
             if pk in read or versions.get(pk) == waiting[pk]
         }
         self._versions = {pk: read_versions.get(pk, waiting[pk]) for pk in self._jobs}
+        # Which site may see a job's secrets is the secrets' to say, not its row's.
+        self._wanted = {
+            pk: book.wants(job) if pk in read or job.secrets else self._wanted[pk]
+            for pk, job in self._jobs.items()
+        }
         return list(self._jobs.values())
 
     def _offered(self, now: datetime) -> Sequence[Lot]:

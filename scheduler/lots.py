@@ -5,7 +5,7 @@ have fallen silent, and its window may be closing.
 """
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -119,8 +119,9 @@ def _lot(row: tuple[Any, ...], sites: dict[str, Ground], tier: Tier, take_bps: i
 
 
 @lru_cache(maxsize=10_000)
-def _parsed(text: str) -> windows.Window | Any:
-    return json.loads(text) if text else []
+def _parsed(text: str) -> Sequence[windows.Window]:
+    found: Sequence[windows.Window] = json.loads(text) if text else ()
+    return found
 
 
 @lru_cache(maxsize=1000)
@@ -129,6 +130,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 # One offer lets one class: a machine of several kinds of GPU lets its most numerous.
+# The nodes are those of Node.objects.lettable. All of the text is ours; values are parameters.
 _SELECT: Final = """
     SELECT o.id, n.id::text, o.ask_micros, o.audience = 'own_org', o.scripts, o.windows::text,
         n.site_id::text, n.lan_address, n.environment, n.disk_bytes, n.nvlink, n.egress, n.builds,

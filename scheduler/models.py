@@ -91,6 +91,14 @@ class Moved(models.Model):
         ]
 
 
+class OpenSupply(models.Model):
+    """What stands open of each class, as the rounds' worker saw it last: one row, so that the market
+    page needs not read every offer."""
+
+    at = models.DateTimeField()
+    classes = models.JSONField(help_text="As scheduler.public writes it")
+
+
 class PriceSpan(models.Model):
     """What a class was let at in five minutes of rounds, so that a week of them is read at once.
 

@@ -4,6 +4,7 @@ reads them, with the rows that its positions stand for."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from marketplace.core import checkpoints
 from marketplace.core.fit import Stands, Wants, suits
 from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
 from marketplace.core.money import MICRO
+from marketplace.core.policy import Policy
 from scheduler import book as market
 from scheduler import lots
 from scheduler.lots import Lot
@@ -31,7 +33,6 @@ from scheduler.matching.book import (
     assemble,
     column,
 )
-
 
 _VERSION: Final = RawSQL("buyers_job.xmin::text::bigint", [], BigIntegerField())
 """The transaction that wrote a job's row last: another one, and the row may have changed."""
@@ -55,7 +56,8 @@ def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
     jobs, versions = jobs_of(None)
     standing = lots.standing(lots.read(now=now), now=now) if jobs else []
-    return made(list(jobs.values()), versions, standing, now=now)
+    wanted = [market.wants(job) for job in jobs.values()]
+    return made(list(jobs.values()), wanted, versions, standing, now=now)
 
 
 def jobs_of(ids: Sequence[UUID] | None) -> tuple[dict[UUID, Job], dict[UUID, int]]:
@@ -65,15 +67,16 @@ def jobs_of(ids: Sequence[UUID] | None) -> tuple[dict[UUID, Job], dict[UUID, int
     if ids is not None:
         queued = queued.filter(pk__in=RawSQL("SELECT unnest(%s::uuid[])", [bulk.ids(ids)]))
     found = list(queued.annotate(version=_VERSION).order_by("queued_at", "pk"))
-    return {job.pk: job for job in found}, {job.pk: job.version for job in found}
+    versions = {job.pk: int(getattr(job, "version")) for job in found}  # noqa: B009 (annotated)
+    return {job.pk: job for job in found}, versions
 
 
 def made(
-    jobs: Sequence[Job], versions: Mapping[UUID, int], standing: Sequence[Lot], *, now: datetime
-) -> Snapshot:
-    """The book of these jobs and offers."""
+    jobs: Sequence[Job], wanted: Sequence[Wants], versions: Mapping[UUID, int],
+    standing: Sequence[Lot], *, now: datetime,
+) -> Snapshot:  # fmt: skip
+    """The book of these jobs, with what they want, and offers."""
     rows = [row for row in standing if row.free]
-    wanted = [market.wants(job) for job in jobs]
     products = _products(wanted, rows)
     suited = _Suited(products)
     sites, site_of = _sites(rows)
@@ -203,7 +206,7 @@ def _order(number: int, job: Job, wanted: Wants, suited: _Suited, now: datetime)
         gpus_max=job.gpus_max,
         level=job.level,
         kappa=job.kappa,
-        hours_lost=_hours_lost(job),
+        hours_lost=_hours_lost(job.save_s, settings.POLICY),
         regions=region_mask(job.regions),
         trust=min(job.trust, wanted.secrets_trust),
         tier=job.tier,
@@ -216,10 +219,10 @@ def _anywhere(wanted: Wants) -> Wants:
     return replace(wanted, regions=frozenset(), gpus=1)
 
 
-def _hours_lost(job: Job) -> float:
+@lru_cache(maxsize=1000)
+def _hours_lost(save_s: float | None, policy: Policy) -> float:
     """What an interruption costs, on a machine of which nothing is known yet."""
-    policy = settings.POLICY
-    save = checkpoints.save_seconds(job.save_s, policy.save_default_s)
+    save = checkpoints.save_seconds(save_s, policy.save_default_s)
     every = checkpoints.interval(save, failures_per_hour=3600 / policy.mtbf_s)
     return checkpoints.hours_lost(save, every)
 

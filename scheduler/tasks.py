@@ -15,7 +15,7 @@ from django.utils import timezone
 from buyers import checking, fetching
 from marketplace.locks import single_flight
 from marketplace.payments import services as payments
-from scheduler import metering, restores
+from scheduler import metering, public, restores
 from scheduler import watch as watching
 from scheduler.celery import app
 
@@ -35,7 +35,9 @@ def clear_market() -> None:
 
     with single_flight("clear_market") as mine:
         if mine:
-            clearing.clear_market(now=timezone.now(), followed=clearing.FOLLOWED)
+            now = timezone.now()
+            clearing.clear_market(now=now, followed=clearing.FOLLOWED)
+            public.note_supply(clearing.FOLLOWED.standing, now=now)
 
 
 @celeryd_after_setup.connect

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from datetime import timedelta
 from typing import Any
 
 import django
@@ -29,8 +28,9 @@ from benchmarks.market.harness import compile_engine
 from marketplace import locks
 from marketplace.ledger import services as ledger
 from scheduler import clearing, drafting, explaining, leases, snapshots
-from scheduler.models import Lease, LeasedGpu, Round
+from scheduler.following import Followed
 from scheduler.matching.synthetic import Plan, make
+from scheduler.models import Lease, LeasedGpu, Round
 
 _TABLES = (
     "scheduler_lease", "scheduler_assignment", "scheduler_leasedgpu", "ledger_transfer",
@@ -50,6 +50,10 @@ def main() -> int:
     figures["one_by_one_s"] = _one_by_one(now)
     connection.ensure_connection()
     clock = _clock()
+    followed = Followed()
+    with clock.phase("read anew"):
+        followed.read(now)
+    clock.watch(followed, "read", "read")
     writers = [_writer(number, told) for number in range(told["writers"])]
     began = time.perf_counter()
     if told.get("profile"):
@@ -58,7 +62,7 @@ def main() -> int:
         profile = cProfile.Profile()
         profile.enable()
     with clock.phase("rest"):
-        clearing.clear_market(now=now)
+        clearing.clear_market(now=now, followed=followed)
     if told.get("profile"):
         profile.disable()
         profile.dump_stats(told["profile"])
@@ -76,7 +80,6 @@ def _clock() -> Clock:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         clock = Clock(cursor.fetchone()[0])
-    clock.watch(snapshots, "read", "read")
     clock.watch(clearing, "clear", "clear")
     clock.watch(clearing, "_still_good", "look again")
     clock.watch(drafting, "draft", "decide")
@@ -108,7 +111,7 @@ def _come_of_it() -> dict[str, Any]:
     with connection.cursor() as cursor:
         sizes = {}
         for table in _TABLES:
-            cursor.execute(f"SELECT count(*), sum(pg_column_size(t.*)) FROM {table} t")  # noqa: S608
+            cursor.execute(f"SELECT count(*), sum(pg_column_size(t.*)) FROM {table} t")
             sizes[table] = cursor.fetchone()
     return {
         "leases": Lease.objects.filter(round=round).count() if round else 0,
@@ -123,7 +126,6 @@ def _come_of_it() -> dict[str, Any]:
 def _bare(*, constrained: bool) -> float:
     """Seconds for COPY of the very same rows into bare tables, or into such with the indexes and
     checks of the real ones, in one transaction: what no market can be faster than."""
-    spent = 0.0
     like = "INCLUDING ALL" if constrained else ""
     with connection.cursor() as cursor:
         data: dict[str, bytes] = {}
@@ -137,15 +139,12 @@ def _bare(*, constrained: bool) -> float:
             for table, text in data.items():
                 with cursor.copy(f"COPY bare_{table} FROM STDIN") as copy:
                     copy.write(text)
-        spent = time.perf_counter() - began
-    return spent
+        return time.perf_counter() - began
 
 
 def _writer(number: int, told: dict[str, Any]) -> "subprocess.Popen[str]":
     argv = [sys.executable, "-m", "benchmarks.market.writer", str(number), str(told["seed"])]
-    writer = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    writer = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     writer.stdout.readline()  # it says when it is at work
     return writer

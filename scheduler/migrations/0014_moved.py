@@ -1,4 +1,5 @@
-"""Which node moved in which transaction, written down by the database itself, whoever writes."""
+"""Which node moved in which transaction, written down by the database itself, whoever writes; and
+what stands open, as the market page shows it."""
 
 from django.db import migrations, models
 
@@ -81,6 +82,19 @@ class Migration(migrations.Migration):
                     models.Index(fields=["at"], name="moved_at"),
                 ],
             },
+        ),
+        migrations.CreateModel(
+            name="OpenSupply",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("at", models.DateTimeField()),
+                ("classes", models.JSONField(help_text="As scheduler.public writes it")),
+            ],
         ),
         migrations.RunSQL(TRIGGERS, NO_TRIGGERS),
     ]

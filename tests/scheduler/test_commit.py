@@ -86,7 +86,14 @@ def commit(now):
     database = json.dumps({name: connection.settings_dict[name] for name in names})
 
     def run(moment):
-        told = [sys.executable, "-m", "tests.scheduler.committer", database, moment, now.isoformat()]
+        told = [
+            sys.executable,
+            "-m",
+            "tests.scheduler.committer",
+            database,
+            moment,
+            now.isoformat(),
+        ]
         return subprocess.run(told, capture_output=True, text=True, check=False)
 
     return run

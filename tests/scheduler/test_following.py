@@ -9,7 +9,7 @@ from django.db import connection, transaction
 
 from buyers.models import Job
 from marketplace.core.money import MICRO
-from scheduler import clearing, following, lots, snapshots
+from scheduler import clearing, following, lots, public, snapshots
 from scheduler.following import Followed
 from scheduler.models import Lease, LeasedGpu, Moved
 from suppliers.models import Gpu, Node, Offer, Site
@@ -188,3 +188,20 @@ def test_a_lot_gives_its_row_on_demand(supplier, now):
     (lot,) = lots.read(now=now)
     assert lot.offer.pk == lot.offer_id == agent.node.offers.get().pk
     assert lot.offer.node == agent.node
+
+
+def test_the_market_page_shows_what_was_noted_for_half_a_minute(supplier, now):
+    world.agent(supplier, now=now, gpus=2)
+    followed = Followed()
+    public.note_supply(followed.standing, now=now)
+    other = world.agent(supplier, now=now, gpus=4)
+    (shown,) = public.look(now=now + timedelta(seconds=9)).supply
+    assert (shown.gpus, shown.nodes) == (2, 1)
+    # Noted again, and no longer read; what is too old is not shown.
+    public.note_supply(followed.standing, now=now + timedelta(seconds=9))
+    assert public.look(now=now + timedelta(seconds=9)).supply[0].gpus == 2
+    public.note_supply(followed.standing, now=now + timedelta(seconds=11))
+    assert public.look(now=now + timedelta(seconds=12)).supply[0].gpus == 6
+    later = now + timedelta(seconds=50)
+    Node.objects.filter(pk=other.node.pk).update(last_seen_at=later)
+    assert public.look(now=later).supply[0].gpus == 4
