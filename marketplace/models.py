@@ -164,16 +164,18 @@ def advance(
     target = machine.transition(event).target
     before = {row.pk: row.state for row in rows if machine.after(row.state, event)}
     moved = _swap(model, before, {"state": target, "state_since": now, **also})
-    said = {pk: reason if isinstance(reason, str) else reason.get(pk, "") for pk in moved}
-    bulk.insert(
-        [
-            StateChange(
-                machine=machine.name, subject=pk, event=event, source=before[pk], target=target,
-                reason=said[pk][:300], by=by[:150], at=now,
-            )
-            for pk in sorted(moved)
-        ]
-    )  # fmt: skip
+    told = sorted(moved)
+    said = [reason if isinstance(reason, str) else reason.get(pk, "") for pk in told]
+    if told:
+        bulk.write(
+            StateChange,
+            {
+                "subject": told,
+                "source": [before[pk] for pk in told],
+                "reason": [one[:300] for one in said],
+            },
+            {"machine": machine.name, "event": event, "target": target, "by": by[:150], "at": now},
+        )
     for row in rows:
         if row.pk in moved:
             row.state, row.state_since = target, now
@@ -209,5 +211,5 @@ def _swap(model: type[Stateful], before: dict[UUID, str], values: dict[str, obje
         RETURNING t.id
     """  # noqa: S608
     with connection.cursor() as cursor:
-        cursor.execute(sql, [list(before), list(before.values()), *assigned.values()])
+        cursor.execute(sql, [bulk.ids(before), list(before.values()), *assigned.values()])
         return {row[0] for row in cursor.fetchall()}

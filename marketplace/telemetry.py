@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +27,10 @@ _LOG_BYTES = 64 * 1024
 _KEEP_S = 24 * 3600
 _WINDOW = 2**20
 _PATIENCE_S = 60
+_AT_ONCE = 1000
+"""Nodes in one message."""
+_TOGETHER = 50
+"""Messages on their way at a time, each with a connection."""
 
 
 def job_group(job: UUID) -> str:
@@ -43,9 +47,11 @@ def publish(group: str, message: Mapping[str, Any]) -> None:
         log.warning("a doorbell to %s was lost: %s", group, error)
 
 
-def node_changed(node: UUID) -> None:
-    """Tells a node's socket that what is desired of it has changed."""
-    publish(NODES_GROUP, {"type": "desired.changed", "node": str(node)})
+def node_changed(*nodes: UUID) -> None:
+    """Tells nodes' sockets that what is desired of them has changed."""
+    told = [str(node) for node in nodes]
+    for at in range(0, len(told), _AT_ONCE):
+        publish(NODES_GROUP, {"type": "desired.changed", "nodes": told[at : at + _AT_ONCE]})
 
 
 def session_taken(node: UUID, session: UUID) -> None:
@@ -152,9 +158,22 @@ def _ends(shell: UUID) -> tuple[str, str]:
     return f"shell.{shell}.typed", f"shell.{shell}.shown"
 
 
-def job_changed(job: UUID) -> None:
-    """Tells the pages that watch a job to look again."""
-    publish(job_group(job), {"type": "job.changed"})
+def job_changed(*jobs: UUID) -> None:
+    """Tells the pages that watch these jobs to look again."""
+    try:
+        async_to_sync(_tell_pages)(jobs)
+    except (redis.RedisError, OSError) as error:
+        log.warning("doorbells to the pages of %s jobs were lost: %s", len(jobs), error)
+
+
+async def _tell_pages(jobs: Sequence[UUID]) -> None:
+    """So many at a time: a round changes thousands, and each waits for its answer."""
+    layer = get_channel_layer()
+    for at in range(0, len(jobs), _TOGETHER):
+        some = jobs[at : at + _TOGETHER]
+        await asyncio.gather(
+            *(layer.group_send(job_group(job), {"type": "job.changed"}) for job in some)
+        )
 
 
 def keep_log(job: UUID, epoch: int, chunks: list[tuple[str, int, str]]) -> None:

@@ -4,43 +4,78 @@ Reading and clearing happen outside of any lock; the commit takes the market's l
 at every job, offer and GPU that it is about to use, and drops gangs of which anything has moved.
 """
 
+import gc
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connection, transaction
 
-from buyers.models import Job
-from marketplace import locks
+from marketplace import bulk, locks
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
-from scheduler import archive, explaining, history, leases, prices, snapshots
-from scheduler import book as market
-from scheduler.book import Standing
+from scheduler import archive, explaining, history, leases, lots, prices, seats, snapshots
 from scheduler.drafting import Placement
 from scheduler.explaining import Cleared
+from scheduler.following import Followed
 from scheduler.leases import MARKET_LOCK
+from scheduler.lots import Lot
 from scheduler.matching.book import digest
 from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
+from scheduler.matching.synthetic import Plan, make
 from scheduler.models import ClearingPrice, Round
+from scheduler.seats import Seat
 from scheduler.snapshots import Snapshot
-from scheduler.specs import Seat
-from suppliers.models import Gpu
 
 log = logging.getLogger(__name__)
 
 _QUIET: Final = timedelta(minutes=1)
 """Rounds that match nothing are written down no more often than this."""
 
+FOLLOWED: Final = Followed()
+"""The book of this process, if it is the worker that clears."""
 
-def clear_market(*, now: datetime) -> int:
-    """One round; returns how many jobs it placed. Call it from one process at a time."""
-    snapshot = snapshots.read(now)
+
+def clear_market(*, now: datetime, followed: Followed | None = None) -> int:
+    """One round; returns how many jobs it placed. Call it from one process at a time.
+
+    A worker that clears round after round keeps its book in `followed`.
+    """
+    with _undisturbed():
+        try:
+            return _clear_market((followed or snapshots).read(now), now)
+        except BaseException:
+            if followed is not None:
+                followed.forget()
+            raise
+
+
+def warm_up() -> None:
+    """Loads the engine's compiled loops, which takes a second, or half a minute where they have to
+    be compiled."""
+    clear(make(Plan(jobs=4, nodes=4, seed=0)), lambda: False)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without the collector of cycles: a round makes a million objects and no cycle among them, and
+    looking through them again and again took half of its time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _clear_market(snapshot: Snapshot, now: datetime) -> int:
     if not snapshot.jobs:
         return 0
     started = time.perf_counter()
@@ -84,7 +119,7 @@ def _commit(snapshot: Snapshot, matches: Matches, *, seconds: float, now: dateti
         book_sha256=digest(snapshot.book),
     )
     placed = leases.place(placements, round=round, now=now)
-    kept = {lease.job_id for lease in placed}
+    kept = {draft.job.pk for draft in placed}
     _publish(round, [each for each in placements if each.job.pk in kept], now)
     archive.keep(round, snapshot, matches, kept)
     return len(kept)
@@ -98,57 +133,94 @@ def _still_good(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Pla
         by_job.setdefault(job, []).append((node, gpus, price))
     if not by_job:
         return []
-    wanted = [snapshot.jobs[index].pk for index in by_job]
-    queued = (
-        Job.objects.queued().filter(pk__in=wanted).select_for_update(no_key=True).order_by("pk")
-    )
-    jobs = {job.pk: job for job in queued}
-    among = {snapshot.rows[node].offer.pk for node in matches.node.tolist()}
-    fresh = {row.offer.pk: row for row in market.standing(now, among=among)}
-    # What is left of each offer as gang after gang takes its part.
-    free = {offer: list(row.free) for offer, row in fresh.items()}
+    queued = _unmoved(snapshot, by_job)
+    free = _Free([snapshot.rows[node] for node in set(matches.node.tolist())], now)
     placements = []
     # Numbers fall as they fall: whoever has waited longest has the first say where two can't both be.
     for index in sorted(by_job, key=lambda at: (snapshot.jobs[at].queued_at, snapshot.jobs[at].pk)):
         rows = by_job[index]
-        job = jobs.get(snapshot.jobs[index].pk)
-        if job and not job.gpus_min <= sum(gpus for _, gpus, _ in rows) <= job.gpus_max:
-            job = None
-        seats = _seats(snapshot, rows, fresh, free) if job else None
-        if job is None or seats is None:
-            moved = snapshot.jobs[index].pk
-            log.info("job %s is left to the next round: it or its offer has moved", moved)
+        job = snapshot.jobs[index]
+        seats = _seats(snapshot, rows, free) if job.pk in queued else None
+        if seats is None:
+            log.info("job %s is left to the next round: it or its offer has moved", job.pk)
             continue
-        for seat in seats:
-            free[seat.offer.pk] = [gpu for gpu in free[seat.offer.pk] if gpu not in seat.gpus]
-        gpu_class = seats[0].gpus[0].gpu_class
-        cells = tuple(prices.cell_of(fresh[seat.offer.pk].stands) for seat in seats)
+        cells = tuple(prices.cell_of(snapshot.rows[node].stands) for node in _nodes(rows))
         level = int(matches.level[index])
-        placements.append(Placement(job, gpu_class, level, seats, cells))
+        placements.append(Placement(job, seats[0].gpus[0].gpu_class, level, seats, cells))
     return placements
 
 
+def _unmoved(snapshot: Snapshot, jobs: Iterable[int]) -> set[UUID]:
+    """Those that still wait and whose row is as it was read; their rows are locked, in one order."""
+    ids = bulk.ids(snapshot.jobs[index].pk for index in jobs)
+    with connection.cursor() as cursor:
+        cursor.execute(_HOLD_QUEUED, [ids])
+        return {pk for pk, version in cursor.fetchall() if snapshot.versions[pk] == version}
+
+
+_HOLD_QUEUED: Final = """
+    SELECT id, xmin::text::bigint FROM buyers_job
+    WHERE id = ANY(%s::uuid[]) AND state = 'queued' ORDER BY id FOR NO KEY UPDATE
+"""
+
+
+class _Free:
+    """What is free of some offers by now, less what gang after gang takes of it."""
+
+    def __init__(self, rows: Collection[Lot], now: datetime) -> None:
+        found = lots.read(now=now, offers=[row.offer_id for row in rows])
+        self._now = {lot.offer_id: lot for lot in lots.standing(found, now=now)}
+        nodes = [UUID(lot.stands.node) for lot in self._now.values()]
+        self._machines, self._devices = seats.machines(nodes), seats.free(nodes)
+
+    def take(self, row: Lot, gpus: int, price: float) -> Seat | None:
+        """So many GPUs of an offer as the book had it, at USD per GPU-hour; None if it has gone,
+        changed or is let by now."""
+        lot = self._now.get(row.offer_id)
+        if lot is None or not _is_alike(lot, row):
+            return None
+        node = UUID(lot.stands.node)
+        devices = self._devices.get(node, {}).get(lot.stands.gpu_class, [])
+        if len(devices) < gpus:
+            return None
+        # Floats come back as micros. Below the ask, the fee makes up for it, as far as there is one.
+        micros = max(round(price * MICRO), lot.ask_micros)
+        return Seat(lot.offer_id, self._machines[node], devices[:gpus], micros, lot.ask_micros)
+
+    def keep(self, taken: Sequence[Seat]) -> None:
+        """These are a gang's."""
+        for seat in taken:
+            del self._devices[seat.machine.id][seat.gpus[0].gpu_class][: len(seat.gpus)]
+
+
+def _is_alike(lot: Lot, row: Lot) -> bool:
+    """Whether an offer is what it was, but for what is let of it."""
+    same = lot.stands == row.stands or replace(lot.stands, free=row.free) == row.stands
+    return same and lot.windows == row.windows
+
+
 def _seats(
-    snapshot: Snapshot,
-    rows: Sequence[tuple[int, int, float]],
-    fresh: Mapping[UUID, Standing],
-    free: Mapping[UUID, Sequence[Gpu]],
+    snapshot: Snapshot, rows: Sequence[tuple[int, int, float]], free: _Free
 ) -> tuple[Seat, ...] | None:
-    """A gang's seats from its rows, or None if an offer has gone, changed or is let by now."""
+    """A gang's seats from its rows, or None if one of its offers isn't there any more."""
+    taken = []
+    for node, slots in _nodes(rows).items():
+        count = sum(gpus for gpus, _ in slots)
+        exact = sum(gpus * price for gpus, price in slots) / count
+        seat = free.take(snapshot.rows[node], count, exact)
+        if seat is None:
+            return None
+        taken.append(seat)
+    free.keep(taken)
+    return tuple(taken)
+
+
+def _nodes(rows: Sequence[tuple[int, int, float]]) -> dict[int, list[tuple[int, float]]]:
+    """Node → its slots of a gang: GPUs, and USD per GPU-hour."""
     by_node: dict[int, list[tuple[int, float]]] = {}
     for node, gpus, price in rows:
         by_node.setdefault(node, []).append((gpus, price))
-    seats = []
-    for node, slots in by_node.items():
-        row = fresh.get(snapshot.rows[node].offer.pk)
-        count = sum(gpus for gpus, _ in slots)
-        if row is None or len(free[row.offer.pk]) < count:
-            return None
-        exact = sum(gpus * price for gpus, price in slots) / count
-        # Floats come back as micros. Below the ask, the fee makes up for it, as far as there is one.
-        price = max(round(exact * MICRO), row.offer.ask_micros)
-        seats.append(Seat(row.offer, tuple(free[row.offer.pk][:count]), price))
-    return tuple(seats)
+    return by_node
 
 
 def _publish(round: Round, placements: Sequence[Placement], now: datetime) -> None:

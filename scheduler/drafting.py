@@ -3,26 +3,22 @@
 Everything is read for all of a round's placements at once; nothing here writes.
 """
 
-import itertools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain, islice
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
 
-from agent import protocol
 from buyers.models import Checkpoint, Job
-from marketplace.core.ids import uuid7
-from marketplace.core.money import take_of
+from marketplace.core.ids import uuids7
 from marketplace.ledger import services as ledger
 from marketplace.ledger.services import Move, Ref
-from scheduler import book, escrow, specs
-from scheduler.models import Assignment, Lease, Round
-from scheduler.specs import Seat
-from suppliers.models import Gpu
+from scheduler import escrow, records, specs
+from scheduler.seats import Seat
+from scheduler.specs import Files
 
 
 @dataclass(frozen=True)
@@ -37,22 +33,40 @@ class Placement:
     """Of each seat, by the name that its prices are published under; empty outside of rounds."""
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A lease and its assignments, unsaved."""
+@dataclass(slots=True)
+class Share:
+    """An assignment before it is written."""
 
+    id: UUID
+    seat: Seat
+    spec: bytes
+    paid_through_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A lease before it is written, and its assignments by rank."""
+
+    id: UUID
     placement: Placement
-    lease: Lease
-    shares: list[Assignment]
+    epoch: int
+    save_s: int
+    start_by: datetime
+    shares: list[Share]
 
     @property
     def job(self) -> Job:
         return self.placement.job
 
     @property
-    def gpus(self) -> list[Gpu]:
-        """All GPUs of the gang."""
-        return [gpu for seat in self.placement.seats for gpu in seat.gpus]
+    def gpus(self) -> int:
+        """In all of the gang."""
+        return sum(len(seat.gpus) for seat in self.placement.seats)
+
+    @property
+    def hourly(self) -> int:
+        """What the gang costs, micros per hour."""
+        return sum(seat.price_micros * len(seat.gpus) for seat in self.placement.seats)
 
 
 @dataclass(frozen=True)
@@ -69,35 +83,45 @@ class _Known:
     """What is known of all jobs and nodes of a round's placements."""
 
     resumes: Mapping[UUID, Checkpoint]
-    failures_per_hour: Mapping[object, float]
-    fitted: Mapping[UUID, int]
+    failures_per_hour: Mapping[UUID, float]
+    usual_failures: float
+    """Of a node that has no record."""
+    files: Files = field(default_factory=dict)
 
 
-def draft(placements: Sequence[Placement], *, round: Round | None, now: datetime) -> list[Draft]:
+def draft(placements: Sequence[Placement], *, now: datetime) -> list[Draft]:
     """Leases with the next epochs, and their specs. A constant number of queries."""
     known = _known(placements, now)
-    epochs = _epochs(len(placements))
+    leases = uuids7(len(placements))
+    shares = iter(uuids7(sum(len(each.seats) for each in placements)))
     return [
-        _draft(placement, epoch, round, known, now=now)
-        for placement, epoch in zip(placements, epochs, strict=True)
-    ]
+        _draft(placement, lease, list(islice(shares, len(placement.seats))), epoch, known, now=now)
+        for placement, lease, epoch in zip(
+            placements, leases, _epochs(len(placements)), strict=True
+        )
+    ]  # fmt: skip
 
 
 def fund(drafts: Sequence[Draft], balances: Mapping[Ref, int], *, now: datetime) -> Plan:
     """Fills the escrows one start after the other, by `balances`; what a job that can't start has
     in escrow goes home, where the next may spend it. Pure but for `paid_through_s`."""
-    plan, left = Plan(), dict(balances)
+    plan, left, policy = Plan(), dict(balances), settings.POLICY
     for each in drafts:
-        job, lease, shares = each.job, each.lease, each.shares
-        rate = escrow.hourly(shares)
-        needed = escrow.smallest(rate, len(shares), lease.save_s, settings.POLICY)
-        moves = escrow.fill(job, lease, shares, left, now=now)
-        held = left[ledger.escrow(job.pk)] + sum(move.amount for move in moves)
-        if held >= needed:
+        job, rate, parts = each.job, each.hourly, len(each.shares)
+        wallet, held = ledger.wallet(job.org_id), ledger.escrow(job.pk)
+        needed = escrow.smallest(rate, parts, each.save_s, policy)
+        funding = escrow.plan(
+            rate=rate, parts=parts, held=left[held], budget_left=job.budget_left,
+            wallet=left[wallet], save_s=each.save_s, policy=policy,
+        )  # fmt: skip
+        if left[held] + funding.amount >= needed:
             plan.funded.append(each)
+            for share in each.shares:
+                share.paid_through_s = funding.seconds
+            moves = [escrow.filling(job, each.epoch, funding, now=now)] if funding.amount else []
         else:
             plan.short[job] = needed
-            moves = escrow.rest(job, now=now, held=left[ledger.escrow(job.pk)])
+            moves = escrow.rest(job, now=now, held=left[held])
         for move in moves:
             left[move.debit] -= move.amount
             left[move.credit] += move.amount
@@ -107,71 +131,40 @@ def fund(drafts: Sequence[Draft], balances: Mapping[Ref, int], *, now: datetime)
 
 def _known(placements: Sequence[Placement], now: datetime) -> _Known:
     jobs = [each.job for each in placements]
-    nodes = {seat.node.pk: seat.node for each in placements for seat in each.seats}
     specs.read_inputs(jobs)
-    fitted = Gpu.objects.filter(node__in=nodes, present=True).values_list("node_id", flat=True)
-    reliability = book.reliability_of(list(nodes.values()), now=now)
+    nodes = {seat.machine.id for each in placements for seat in each.seats}
     return _Known(
         specs.furthest_of(jobs),
-        {node: known.failures_per_hour for node, known in reliability.items()},
-        Counter(fitted),
+        {node: it.failures_per_hour for node, it in records.known(nodes, now=now).items()},
+        records.unknown().failures_per_hour,
     )
 
 
 def _draft(
-    placement: Placement, epoch: int, round: Round | None, known: _Known, *, now: datetime
-) -> Draft:
+    placement: Placement, lease: UUID, ids: Sequence[UUID], epoch: int, known: _Known, *,
+    now: datetime,
+) -> Draft:  # fmt: skip
     job, seats, policy = placement.job, placement.seats, settings.POLICY
-    gpus = sum(len(seat.gpus) for seat in seats)
-    total = sum(seat.price_micros * len(seat.gpus) for seat in seats)
     resume = known.resumes.get(job.pk)
-    patience = max(specs.start_timeout(job, seat.node, resume, policy) for seat in seats)
-    lease = Lease(
-        id=uuid7(),
+    patience = specs.patience(job, seats, resume, policy)
+    failures = [
+        known.failures_per_hour.get(seat.machine.id, known.usual_failures) for seat in seats
+    ]
+    attempt = specs.Attempt(
         job=job,
-        round=round,
-        epoch=epoch,
-        state=Lease.MACHINE.initial,
-        state_since=now,
-        gpu_class=placement.gpu_class,
-        level=placement.level,
-        gpus_count=gpus,
-        price_micros=-(-total // gpus),
-        save_s=escrow.save_seconds(job, policy),
-        created_at=now,
-        until=now + timedelta(seconds=policy.lease_max_s),
-        start_by=now + timedelta(seconds=patience),
-    )
-    shares = [_share(lease, seat, rank, now) for rank, seat in enumerate(seats)]
-    gang = specs.gang_of(lease, seats)
-    # A gang fails as soon as any of its machines does.
-    failures = sum(known.failures_per_hour[seat.node.pk] for seat in seats)
-    for share, seat in zip(shares, seats, strict=True):
-        share.spec = specs.build(
-            job, lease, share, seat, gang=gang, resume=resume, fitted=known.fitted[seat.node.pk],
-            failures_per_hour=failures, policy=policy,
-        )  # fmt: skip
-        share.spec_sha256 = protocol.sha256_hex(share.spec)
-    return Draft(placement, lease, shares)
-
-
-def _share(lease: Lease, seat: Seat, rank: int, now: datetime) -> Assignment:
-    return Assignment(
-        id=uuid7(),
         lease=lease,
-        node=seat.node,
-        supplier_id=seat.node.site.org_id,
-        offer=seat.offer,
-        rank=rank,
-        gpus_count=len(seat.gpus),
-        price_micros=seat.price_micros,
-        # A price below the ask is made up for out of the fee.
-        take_bps=take_of(
-            seat.price_micros, seat.offer.ask_micros, take_bps=settings.POLICY.take_bps
-        ),
-        state=Assignment.MACHINE.initial,
-        state_since=now,
+        epoch=epoch,
+        save_s=escrow.save_seconds(job, policy),
+        # A gang fails as soon as any of its machines does.
+        failures_per_hour=sum(failures),
+        resume=resume,
+        gang=specs.gang_of(job, epoch, seats, gather_s=max(patience)),
+        patience=patience,
     )
+    told = specs.build(attempt, seats, ids, files=known.files, policy=policy)
+    shares = [Share(*each) for each in zip(ids, seats, told, strict=True)]
+    start_by = now + timedelta(seconds=max(patience))
+    return Draft(lease, placement, epoch, attempt.save_s, start_by, shares)
 
 
 def _epochs(count: int) -> list[int]:
@@ -179,4 +172,4 @@ def _epochs(count: int) -> list[int]:
         cursor.execute(
             "SELECT nextval('scheduler_lease_epoch') FROM generate_series(1, %s)", [count]
         )
-        return sorted(itertools.chain.from_iterable(cursor.fetchall()))
+        return sorted(chain.from_iterable(cursor.fetchall()))

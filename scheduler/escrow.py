@@ -6,7 +6,7 @@ node's keeper ends the job by itself there: nothing of ours has to be awake for 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from marketplace.core import checkpoints
 from marketplace.core.money import accrued, affordable_seconds
 from marketplace.core.policy import Policy
 from marketplace.ledger import services as ledger
-from marketplace.ledger.services import Move, Ref
+from marketplace.ledger.services import Move
 from scheduler.models import Assignment, Lease
 
 
@@ -64,20 +64,8 @@ def top_up(job: Job, lease: Lease, shares: Sequence[Assignment], *, now: datetim
     Sets `paid_through_s` on `shares`, unsaved. Call with the job locked and its wallet and
     escrow held.
     """
-    balances = ledger.balances([ledger.wallet(job.org_id), ledger.escrow(job.pk)])
-    return fill(job, lease, shares, balances, now=now)
-
-
-def fill(
-    job: Job,
-    lease: Lease,
-    shares: Sequence[Assignment],
-    balances: Mapping[Ref, int],
-    *,
-    now: datetime,
-) -> list[Move]:
-    """`top_up` by balances already read. Pure but for `paid_through_s`."""
     wallet, escrow = ledger.wallet(job.org_id), ledger.escrow(job.pk)
+    balances = ledger.balances([wallet, escrow])
     funding = plan(
         rate=hourly(shares),
         parts=len(shares),
@@ -89,10 +77,14 @@ def fill(
     )
     for share in shares:
         share.paid_through_s = share.billed_s + funding.seconds
-    if not funding.amount:
-        return []
-    period = f"{lease.epoch}@{now.isoformat()}"
-    return [Move("escrow", wallet, escrow, funding.amount, job.pk, period)]
+    return [filling(job, lease.epoch, funding, now=now)] if funding.amount else []
+
+
+def filling(job: Job, epoch: int, funding: Funding, *, now: datetime) -> Move:
+    """The move into the job's escrow, for one lease and one moment. Its amount is not 0."""
+    wallet, escrow = ledger.wallet(job.org_id), ledger.escrow(job.pk)
+    period = f"{epoch}@{now.isoformat()}"
+    return Move("escrow", wallet, escrow, funding.amount, job.pk, period)
 
 
 def rest(job: Job, *, now: datetime, held: int | None = None) -> list[Move]:

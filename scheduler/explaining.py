@@ -22,7 +22,7 @@ from marketplace.core.hardware import Level
 from marketplace.core.money import BASIS_POINTS, MICRO, format_amount, gross_ask
 from scheduler import book as market
 from scheduler import opening
-from scheduler.book import Standing
+from scheduler.lots import Lot
 from scheduler.matching import explain, idling, saying
 from scheduler.matching.book import Book
 from scheduler.matching.cells import Names
@@ -103,9 +103,9 @@ class Cleared:
     matches: Matches
     jobs: Sequence[Job]
     wanted: Sequence[Wants]
-    rows: Sequence[Standing]
+    rows: Sequence[Lot]
     """Offers in the book: those with something free."""
-    standing: Sequence[Standing]
+    standing: Sequence[Lot]
     """All open offers."""
     seconds: float
     """How long it took to clear."""
@@ -163,7 +163,7 @@ def of_offers(offers: Iterable[Offer], *, now: datetime) -> dict[UUID, OfferTold
 
 def _looked_at(round: Cleared) -> Mapping[UUID, datetime]:
     """When each job and offer of the round was looked at last."""
-    ids = [*(job.pk for job in round.jobs), *(row.offer.pk for row in round.rows)]
+    ids = [*(job.pk for job in round.jobs), *(row.offer_id for row in round.rows)]
     return dict(Told.objects.filter(pk__in=ids).values_list("subject", "looked_at"))
 
 
@@ -176,9 +176,9 @@ def _idles(round: Cleared) -> dict[int, UUID]:
     """The offers of which nothing is let, by their number in the book."""
     let = set(round.matches.node.tolist())
     return {
-        at: row.offer.pk
+        at: row.offer_id
         for at, row in enumerate(round.rows)
-        if at not in let and len(row.free) == row.stands.gpus
+        if at not in let and row.free == row.stands.gpus
     }
 
 
@@ -300,19 +300,19 @@ def _to_offers(round: Cleared, due: Sequence[int], again: int) -> Iterator[tuple
     """With the ask at which another clearing lets it, where there is time to find that out."""
     pairs = 0
     for found in idling.idle(round.book, round.matches, due):
-        offer = round.rows[found.node].offer
+        offer = round.rows[found.node].offer_id
         pairs += len(round.jobs) if found.term is Term.LIMIT else 0
         told = OfferTold(found.why, _why_idles(round, found, pairs <= _MOST_PAIRS))
         if found.why in (Lost.DEAR, Lost.LONG) and again >= _CLEARINGS:
             again -= _CLEARINGS
             told = _with_ask(round, found.node, told)
-        yield offer.pk, told
+        yield offer, told
 
 
 def _with_ask(round: Cleared, node: int, told: OfferTold) -> OfferTold:
     """With the ask at which a second clearing lets the node."""
     tries = idling.tries(round.book, round.matches, node)
-    own = round.rows[node].offer.ask_micros
+    own = round.rows[node].ask_micros
     nets = sorted({net for ask in tries if 0 < (net := _short(_net(ask))) < own}, reverse=True)
     gross = {_gross(net) / MICRO: net for net in nets}
     found = idling.let_at(round.book, node, gross, round.clear)

@@ -22,7 +22,7 @@ from scheduler.drafting import Placement
 from scheduler.explaining import JobTold
 from scheduler.leases import MARKET_LOCK
 from scheduler.models import Lease
-from scheduler.specs import Seat
+from scheduler.seats import Seat, seated
 from suppliers.models import Offer
 
 _WAITING = {
@@ -206,7 +206,7 @@ def _seats(chosen: Mapping[str, Any], now: datetime) -> tuple[Seat, ...]:
         free = list(book.free_gpus(offer.node, chosen["gpu_class"])[: int(wanted["gpus"])])
         if len(free) < int(wanted["gpus"]):
             raise Conflict("somebody was first: these GPUs are let; ask for a new quote")
-        seats.append(Seat(offer, tuple(free), int(chosen["price_micros"])))
+        seats.append(seated(offer, free, int(chosen["price_micros"])))
     return tuple(seats)
 
 

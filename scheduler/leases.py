@@ -6,22 +6,26 @@ take a `job` want it locked.
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 
+from agent import protocol
 from agent.recipes.catalog import Exit
 from buyers.models import Job
 from marketplace import bulk, telemetry
 from marketplace.core.errors import Conflict
+from marketplace.core.money import take_of
 from marketplace.ledger import services as ledger
 from marketplace.models import advance
 from scheduler import credits, drafting, jobends, metering, restores
-from scheduler.drafting import Placement
+from scheduler.drafting import Draft, Placement
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
+from scheduler.seats import Seat
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +33,7 @@ MARKET_LOCK: Final = "market"
 """Held (`marketplace.locks.hold`) by whoever places: rounds and takes queue up behind it."""
 
 
-def place(placements: Sequence[Placement], *, round: Round | None, now: datetime) -> list[Lease]:
+def place(placements: Sequence[Placement], *, round: Round | None, now: datetime) -> list[Draft]:
     """Turns placements into leases, in the caller's transaction, under MARKET_LOCK.
 
     The caller has read jobs (locked, queued) and free GPUs under that lock, so nothing here can
@@ -43,22 +47,83 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
         for each in placements
         for ref in (ledger.wallet(each.job.org_id), ledger.escrow(each.job.pk))
     )
-    plan = drafting.fund(drafting.draft(placements, round=round, now=now), balances, now=now)
+    plan = drafting.fund(drafting.draft(placements, now=now), balances, now=now)
     ledger.post(plan.moves, now=now)
     jobends.stop_unfunded(plan.short, now=now)
     # 2. All rows of the round at once.
-    leases = [draft.lease for draft in plan.funded]
-    shares = [share for draft in plan.funded for share in draft.shares]
-    bulk.insert(leases)
-    bulk.insert(shares)
-    bulk.insert([LeasedGpu(lease=d.lease, gpu=gpu) for d in plan.funded for gpu in d.gpus])
-    where = {d.job.pk: f"on {', '.join(str(share.node) for share in d.shares)}"
-             for d in plan.funded}  # fmt: skip
-    if len(advance([d.job for d in plan.funded], "place", now=now, reason=where)) < len(leases):
+    placed = plan.funded
+    if placed:
+        _write_leases(placed, round, now)
+        _write_shares(placed, now)
+    where = {
+        draft.job.pk: f"on {', '.join(share.seat.machine.name for share in draft.shares)}"
+        for draft in placed
+    }
+    if len(advance([draft.job for draft in placed], "place", now=now, reason=where)) < len(placed):
         raise Conflict("one of these jobs has moved on; look again")
     # 3. The doorbells.
-    _announce(leases, shares)
-    return leases
+    _announce(
+        (draft.job.pk for draft in placed),
+        (share.seat.machine.id for draft in placed for share in draft.shares),
+    )
+    return placed
+
+
+def _write_leases(placed: Sequence[Draft], round: Round | None, now: datetime) -> None:
+    policy = settings.POLICY
+    bulk.write(
+        Lease,
+        {
+            "id": [draft.id for draft in placed],
+            "job_id": [draft.job.pk for draft in placed],
+            "epoch": [draft.epoch for draft in placed],
+            "gpu_class": [draft.placement.gpu_class for draft in placed],
+            "level": [draft.placement.level for draft in placed],
+            "gpus_count": [draft.gpus for draft in placed],
+            "price_micros": [-(-draft.hourly // draft.gpus) for draft in placed],
+            "save_s": [draft.save_s for draft in placed],
+            "start_by": [draft.start_by for draft in placed],
+        },
+        {
+            "round_id": round and round.pk, "state": Lease.MACHINE.initial, "state_since": now,
+            "created_at": now,
+            "until": now + timedelta(seconds=policy.lease_max_s),
+        },
+    )  # fmt: skip
+
+
+def _write_shares(placed: Sequence[Draft], now: datetime) -> None:
+    ranked = [
+        (draft.id, rank, share) for draft in placed for rank, share in enumerate(draft.shares)
+    ]
+    shares = [share for _, _, share in ranked]
+    bulk.write(
+        Assignment,
+        {
+            "id": [share.id for share in shares],
+            "lease_id": [lease for lease, _, _ in ranked],
+            "node_id": [share.seat.machine.id for share in shares],
+            "supplier_id": [share.seat.machine.supplier for share in shares],
+            "offer_id": [share.seat.offer for share in shares],
+            "rank": [rank for _, rank, _ in ranked],
+            "gpus_count": [len(share.seat.gpus) for share in shares],
+            "price_micros": [share.seat.price_micros for share in shares],
+            "take_bps": [_take(share.seat) for share in shares],
+            "spec": [share.spec for share in shares],
+            "spec_sha256": [protocol.sha256_hex(share.spec) for share in shares],
+            "paid_through_s": [share.paid_through_s for share in shares],
+        },
+        {"state": Assignment.MACHINE.initial, "state_since": now},
+    )
+    let = [(lease, gpu.id) for lease, _, share in ranked for gpu in share.seat.gpus]
+    bulk.write(
+        LeasedGpu, {"lease_id": [lease for lease, _ in let], "gpu_id": [gpu for _, gpu in let]}, {}
+    )
+
+
+def _take(seat: Seat) -> int:
+    """A price below the ask is made up for out of the fee."""
+    return take_of(seat.price_micros, seat.ask_micros, take_bps=settings.POLICY.take_bps)
 
 
 def follow(job: Job, lease: Lease, *, now: datetime) -> None:
@@ -114,7 +179,7 @@ def _ask_to_leave(lease: Lease, why: str, *, grace_s: float, now: datetime) -> N
             share.drain_why = share.drain_why or why
             share.drain_grace_s, share.drain_at = grace_s, share.drain_at or now
     Assignment.objects.bulk_update(shares, ["drain_why", "drain_grace_s", "drain_at"])
-    _announce([lease], shares)
+    _announce([lease.job_id], [share.node_id for share in shares])
 
 
 def can_spare(job: Job, lease: Lease, lost: Sequence[Assignment]) -> bool:
@@ -133,7 +198,7 @@ def spare(lease: Lease, share: Assignment, why: str, *, grace_s: float, now: dat
     _go_on_without(lease, [share], [share], now=now)
     share.drain_why, share.drain_grace_s, share.drain_at = why, grace_s, now
     share.save(update_fields=["drain_why", "drain_grace_s", "drain_at"])
-    _announce([lease], [share])
+    _announce([lease.job_id], [share.node_id])
 
 
 def _go_on_without(
@@ -163,7 +228,7 @@ def _end(job: Job, lease: Lease, reason: str, detail: str, *, now: datetime) -> 
     Assignment.objects.filter(lease=lease, settled_at=None).update(settled_at=now)
     credits.give(job, lease, now=now)
     jobends.move_on(job, lease, now=now)
-    _announce([lease], list(lease.assignments.all()))
+    _announce([lease.job_id], lease.assignments.values_list("node_id", flat=True))
 
 
 def _break_up(job: Job, lease: Lease, broken: Sequence[Assignment], *, now: datetime) -> None:
@@ -182,11 +247,7 @@ def _weight(reason: str) -> int:
     return {"cancelled": 2, "stopped": 1}.get(reason, 0)
 
 
-def _announce(leases: Iterable[Lease], shares: Iterable[Assignment]) -> None:
+def _announce(jobs: Iterable[UUID], nodes: Iterable[UUID]) -> None:
     """Rings at the nodes and the pages concerned, once this transaction has committed."""
-    nodes: set[UUID] = {share.node_id for share in shares}
-    jobs: set[UUID] = {lease.job_id for lease in leases}
-    for node in nodes:
-        transaction.on_commit(partial(telemetry.node_changed, node), robust=True)
-    for job in jobs:
-        transaction.on_commit(partial(telemetry.job_changed, job), robust=True)
+    transaction.on_commit(partial(telemetry.node_changed, *set(nodes)), robust=True)
+    transaction.on_commit(partial(telemetry.job_changed, *set(jobs)), robust=True)

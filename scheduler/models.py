@@ -76,6 +76,30 @@ class Told(models.Model):
         indexes = [models.Index(fields=["looked_at"], name="told_looked_at")]
 
 
+class Moved(models.Model):
+    """A node of which something moved that the book minds, and in which transaction: what
+    `scheduler.following` reads again. Written by triggers, for whoever writes the SQL."""
+
+    node = models.UUIDField()
+    xid = models.BigIntegerField(help_text="Number of the transaction, as pg_current_xact_id says")
+    at = models.DateTimeField()
+
+    class Meta:
+        # For what came since, and to forget what is old.
+        indexes = [
+            models.Index(fields=["xid", "node"], name="moved_since"),
+            models.Index(fields=["at"], name="moved_at"),
+        ]
+
+
+class OpenSupply(models.Model):
+    """What stands open of each class, as the rounds' worker saw it last: one row, so that the market
+    page needs not read every offer."""
+
+    at = models.DateTimeField()
+    classes = models.JSONField(help_text="As scheduler.public writes it")
+
+
 class PriceSpan(models.Model):
     """What a class was let at in five minutes of rounds, so that a week of them is read at once.
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from marketplace.core.fit import Wants, suits
-from scheduler.book import Standing
+from scheduler.lots import Lot
 
 WAIT: Final = "wait"
 """Beside the engine's terms: nothing of the job is changed."""
@@ -18,10 +18,10 @@ WAIT: Final = "wait"
 class Openings:
     """The offers that open, the soonest first, for so many questions."""
 
-    def __init__(self, rows: Sequence[tuple[datetime, Standing]], *, pairs: int) -> None:
+    def __init__(self, rows: Sequence[tuple[datetime, Lot]], *, pairs: int) -> None:
         self._rows, self._pairs = rows, pairs
 
-    def first(self, wanted: Wants) -> tuple[datetime, Standing] | None:
+    def first(self, wanted: Wants) -> tuple[datetime, Lot] | None:
         """The first that alone would do for the job, at its limit; None too once `pairs` of a job
         and an offer have been looked at."""
         for at, row in self._rows:
@@ -33,9 +33,9 @@ class Openings:
         return None
 
 
-def words(at: datetime, row: Standing, wanted: Wants) -> str:
+def words(at: datetime, row: Lot, wanted: Wants) -> str:
     """As a buyer reads it, in a sentence without its stop."""
-    site = row.node.site
+    site = row.site
     return (
         f"wait until {at:%A %H:%M} UTC: an offer of {row.stands.gpu_class} at {site.name}"
         f" ({site.region}) opens then, and its limit is enough for {wanted.gpus} ×"
@@ -43,7 +43,7 @@ def words(at: datetime, row: Standing, wanted: Wants) -> str:
     )
 
 
-def _would_do(wanted: Wants, row: Standing) -> bool:
+def _would_do(wanted: Wants, row: Lot) -> bool:
     stands = row.stands
     return (
         stands.gpus >= wanted.gpus

@@ -6,9 +6,9 @@ stand in it that nobody can be told apart; of bids only how many wait.
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from django.db.models import Count, F, FloatField, OuterRef, QuerySet, Subquery, Sum
@@ -17,13 +17,20 @@ from django.db.models.functions import Cast, Coalesce, NullIf
 from buyers.models import Job
 from marketplace.core.money import MICRO
 from marketplace.core.paces import Accuracy
-from scheduler import book, history, paces
+from scheduler import history, lots, paces
 from scheduler.history import Traded
-from scheduler.models import ClearingPrice, Round
+from scheduler.lots import Lot
+from scheduler.models import ClearingPrice, OpenSupply, Round
 from scheduler.record_models import Record
 
 SUPPLIERS_TO_HIDE_AMONG: Final = 5
 """With fewer in a class, nothing is told of its asks."""
+
+
+_NOTED: Final = timedelta(seconds=10)
+"""The rounds' worker notes no more often what stands open."""
+_STALE: Final = timedelta(seconds=30)
+"""What was noted longer ago is not shown: the offers themselves are read then."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,13 @@ class ClassSupply:
     """One GPU class: what stands open, and what it was let for. Micros per GPU-hour."""
 
     gpu_class: str
-    gpus: int
-    free: int
-    nodes: int
-    memory_bytes: int | None
-    ask_low: int | None
-    ask_high: int | None
-    traded: Traded | None
+    gpus: int = 0
+    free: int = 0
+    nodes: int = 0
+    memory_bytes: int | None = None
+    ask_low: int | None = None
+    ask_high: int | None = None
+    traded: Traded | None = None
 
     @property
     def last_price(self) -> int | None:
@@ -73,24 +80,45 @@ class MarketView:
 
 
 def look(*, now: datetime, rounds: int = 10) -> MarketView:
-    """The market as it stands. A constant number of queries."""
-    by_class: dict[str, list[book.Standing]] = {}
-    for row in book.standing(now):
-        if not row.stands.own_org_only:
-            by_class.setdefault(row.stands.gpu_class, []).append(row)
+    """The market as it stands; what stands open is up to half a minute old. A constant number of
+    queries."""
+    open_now = {row.gpu_class: row for row in _open_supply(now)}
     let = history.traded(now=now)
     states = dict(Job.objects.live().values_list("state").annotate(count=Count("pk")).order_by())
     return MarketView(
         at=now,
         supply=[
-            _supply(name, by_class.get(name, []), let.get(name))
-            for name in sorted({*by_class, *let})
+            replace(open_now.get(name, ClassSupply(name)), traded=let.get(name))
+            for name in sorted({*open_now, *let})
         ],
         waiting_jobs=states.get("queued", 0),
         running_jobs=states.get("running", 0) + states.get("placed", 0),
         accuracy=paces.accuracy(now=now),
         rounds=list(_with_turnover(Round.objects.order_by("-at")[:rounds])),
     )
+
+
+def note_supply(standing: Callable[[datetime], Sequence[Lot]], *, now: datetime) -> None:
+    """Notes what stands open for those who look, if that is due: they need not read every offer."""
+    if OpenSupply.objects.filter(at__gt=now - _NOTED).exists():
+        return
+    classes = [asdict(row) for row in _supply_of(standing(now))]
+    OpenSupply.objects.update_or_create(pk=1, defaults={"at": now, "classes": classes})
+
+
+def _open_supply(now: datetime) -> Sequence[ClassSupply]:
+    noted = OpenSupply.objects.filter(at__gt=now - _STALE, at__lte=now).first()
+    if noted is None:
+        return _supply_of(lots.standing(lots.read(now=now), now=now))
+    return [ClassSupply(**row) for row in noted.classes]
+
+
+def _supply_of(standing: Sequence[Lot]) -> Sequence[ClassSupply]:
+    by_class: dict[str, list[Lot]] = {}
+    for row in standing:
+        if not row.stands.own_org_only:
+            by_class.setdefault(row.stands.gpu_class, []).append(row)
+    return [_supply(name, rows) for name, rows in by_class.items()]
 
 
 def rounds_matched() -> QuerySet[Round]:
@@ -134,7 +162,7 @@ def _with_turnover(rounds: QuerySet[Round]) -> QuerySet[Round]:
     return rounds.annotate(turnover=turnover, made_whole=F("make_whole") / NullIf(turnover, 0.0))
 
 
-def _supply(name: str, rows: Sequence[book.Standing], let: Traded | None) -> ClassSupply:
+def _supply(name: str, rows: Sequence[Lot]) -> ClassSupply:
     low, high = _middle_asks(rows)
     return ClassSupply(
         gpu_class=name,
@@ -144,15 +172,14 @@ def _supply(name: str, rows: Sequence[book.Standing], let: Traded | None) -> Cla
         memory_bytes=max((row.stands.memory_bytes for row in rows), default=None),
         ask_low=low,
         ask_high=high,
-        traded=let,
     )
 
 
-def _middle_asks(rows: Sequence[book.Standing]) -> tuple[int | None, int | None]:
+def _middle_asks(rows: Sequence[Lot]) -> tuple[int | None, int | None]:
     """The quartiles of a class's gross asks, one for each supplier, in two digits."""
     by_org: dict[object, list[int]] = {}
     for row in rows:
-        by_org.setdefault(row.node.site.org_id, []).append(row.stands.ask)
+        by_org.setdefault(row.site.org, []).append(row.stands.ask)
     if len(by_org) < SUPPLIERS_TO_HIDE_AMONG:
         return None, None
     asks = [statistics.median(each) for each in by_org.values()]

@@ -6,26 +6,44 @@ a number nor a position says anything in another round, nor how long somebody ha
 """
 
 import secrets
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
+from functools import lru_cache
+from typing import Final, TypeVar
+from uuid import UUID
 
 import numpy as np
 from django.conf import settings
+from django.db.models import BigIntegerField
+from django.db.models.expressions import RawSQL
 
 from buyers.models import Job
+from marketplace import bulk
 from marketplace.core import checkpoints
 from marketplace.core.fit import Stands, Wants, suits
 from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
 from marketplace.core.money import MICRO
+from marketplace.core.policy import Policy
 from scheduler import book as market
-from scheduler.book import Standing
-from scheduler.matching.book import Book, ClassRow, Order, SiteRow, Supply, build
+from scheduler import lots
+from scheduler.lots import Lot
+from scheduler.matching.arrays import Array
+from scheduler.matching.book import (
+    NODE_GPUS,
+    Book,
+    ClassRow,
+    Order,
+    SiteRow,
+    assemble,
+    column,
+)
 from scheduler.numbering import SECRET_BYTES, numbers
 
 Row = TypeVar("Row")
+
+_VERSION: Final = RawSQL("buyers_job.xmin::text::bigint", [], BigIntegerField())
+"""The transaction that wrote a job's row last: another one, and the row may have changed."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +52,12 @@ class Snapshot:
 
     book: Book
     jobs: Sequence[Job]
-    rows: Sequence[Standing]
+    rows: Sequence[Lot]
     wanted: Sequence[Wants]
-    standing: Sequence[Standing]
+    standing: Sequence[Lot]
     """All open offers: the rows are those with something free."""
+    versions: Mapping[UUID, int]
+    """Of the jobs' rows, as they were read."""
     secret: bytes
     """What its numbers come from, by `scheduler.numbering`: a job's by its id, a row's by its
     node's."""
@@ -45,33 +65,48 @@ class Snapshot:
 
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
+    jobs, versions = jobs_of(None)
+    standing = lots.standing(lots.read(now=now), now=now) if jobs else []
+    wanted = [market.wants(job) for job in jobs.values()]
+    return made(list(jobs.values()), wanted, versions, standing, now=now)
+
+
+def jobs_of(ids: Sequence[UUID] | None) -> tuple[dict[UUID, Job], dict[UUID, int]]:
+    """Those of these jobs that are queued, or all that are, the longest waiting first; and the
+    versions of their rows."""
     queued = Job.objects.queued().select_related("org", "packages", "image")
-    found = list(queued.order_by("queued_at", "pk"))
-    standing = market.standing(now) if found else []
+    if ids is not None:
+        queued = queued.filter(pk__in=RawSQL("SELECT unnest(%s::uuid[])", [bulk.ids(ids)]))
+    found = list(queued.annotate(version=_VERSION).order_by("queued_at", "pk"))
+    versions = {job.pk: int(getattr(job, "version")) for job in found}  # noqa: B009 (annotated)
+    return {job.pk: job for job in found}, versions
+
+
+def made(
+    jobs: Sequence[Job], wanted: Sequence[Wants], versions: Mapping[UUID, int],
+    standing: Sequence[Lot], *, now: datetime,
+) -> Snapshot:  # fmt: skip
+    """The book of these jobs, with what they want, and offers."""
     secret = secrets.token_bytes(SECRET_BYTES)
-    job_ids, jobs = _numbered(secret, found, lambda job: str(job.pk))
+    asked = list(zip(jobs, wanted, strict=True))
+    job_ids, asked = _numbered(secret, asked, lambda each: str(each[0].pk))
     free = [row for row in standing if row.free]
     row_ids, rows = _numbered(secret, free, lambda row: row.stands.node)
-    wanted = [market.wants(job) for job in jobs]
+    jobs, wanted = [job for job, _ in asked], [want for _, want in asked]
     products = _products(wanted, rows)
-    orders = zip(job_ids, jobs, wanted, strict=True)
-    return Snapshot(
-        build(
-            [_order(number, job, wants, products, now) for number, job, wants in orders],
-            [
-                _supply(number, row, products, now)
-                for number, row in zip(row_ids, rows, strict=True)
-            ],
-            _sites(rows),
-            _classes(rows, products),
-            seed=_seed(now),
-        ),
-        jobs,
-        rows,
-        wanted,
-        standing,
-        secret,
+    suited = _Suited(products)
+    sites, site_of = _sites(rows)
+    book = assemble(
+        [
+            _order(number, job, want, suited, now)
+            for number, (job, want) in zip(job_ids, asked, strict=True)
+        ],
+        {**_supply(row_ids, rows, now), "node_class": products.of_row, "node_site": site_of},
+        sites,
+        _classes(rows, products),
+        seed=_seed(now),
     )
+    return Snapshot(book, jobs, rows, wanted, standing, versions, secret)
 
 
 def _numbered(
@@ -85,13 +120,14 @@ def _numbered(
 
 @dataclass(frozen=True)
 class _Products:
-    """The book's classes: what each row is sold as, and one row to judge each by."""
+    """The book's classes by number: what each row is sold as, and one row to judge each by."""
 
-    of_row: Mapping[str, str]
-    sample: Mapping[str, Stands]
+    of_row: Array
+    names: Sequence[str]
+    sample: Sequence[Stands]
 
 
-def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
+def _products(wanted: Sequence[Wants], rows: Sequence[Lot]) -> _Products:
     """Rows that differ in something that only some jobs mind are different products.
 
     A feature that no waiting job minds makes no difference, so that the books stay coarse, and
@@ -99,53 +135,103 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Standing]) -> _Products:
     """
     memories = sorted({n for want in wanted for n in (want.memory_bytes, want.memory_cpu_bytes)})
     disks = sorted({want.disk_bytes for want in wanted})
-    avoided = frozenset[str]().union(*(want.avoid for want in wanted))
-    # The ranks of a gang speak with each other, so they run one and the same environment.
-    minds_environment = any(
-        want.environment or (want.gpus_max > 1 and want.level > Level.NODE) for want in wanted
-    )
-    minds_code = any(want.runs_code for want in wanted)
-    minds_packages = any(want.python for want in wanted)
-    registries = frozenset(want.registry for want in wanted) - {""}
-    minds_egress = any(want.egress for want in wanted)
-    minds_ray = any(want.ray for want in wanted)
-    of_row: dict[str, str] = {}
-    sample: dict[str, Stands] = {}
-    for row in rows:
-        stands = row.stands
+    memory = np.searchsorted(memories, [row.stands.memory_bytes for row in rows], "right")
+    disk = np.searchsorted(disks, [row.stands.disk_bytes for row in rows], "right")
+    minded = _Minded(wanted)
+    number_of: dict[tuple[str, int, int], int] = {}
+    sample: list[Stands] = []
+    of_row = []
+    for row, *bins in zip(rows, memory.tolist(), disk.tolist(), strict=True):
+        key = (minded.features(row.stands), *bins)
+        number = number_of.setdefault(key, len(number_of))
+        if number == len(sample):
+            # What the engine judges by itself is left open.
+            sample.append(replace(row.stands, trust=0, tier=0))
+        of_row.append(number)
+    names = [f"{features}|memory-{m}|disk-{d}" for features, m, d in number_of]
+    return _Products(column("node_class", of_row), names, sample)
+
+
+class _Minded:
+    """What of a machine, beside its memory and disk, some waiting job minds."""
+
+    def __init__(self, wanted: Sequence[Wants]) -> None:
+        self._avoided = frozenset[str]().union(*(want.avoid for want in wanted))
+        # The ranks of a gang speak with each other, so they run one and the same environment.
+        self._environment = any(
+            want.environment or (want.gpus_max > 1 and want.level > Level.NODE) for want in wanted
+        )
+        self._code = any(want.runs_code for want in wanted)
+        self._packages = any(want.python for want in wanted)
+        self._registries = frozenset(want.registry for want in wanted) - {""}
+        self._egress = any(want.egress for want in wanted)
+        self._ray = any(want.ray for want in wanted)
+        self._known: dict[object, str] = {}
+
+    def features(self, stands: Stands) -> str:
+        """The machine's class, and what else of it is minded."""
+        own = stands.org if stands.own_org_only else ""
+        avoided = stands.node if stands.node in self._avoided else ""
+        alike = (
+            stands.gpu_class, stands.environment, stands.scripts, stands.python, stands.torch,
+            stands.builds, stands.registries, stands.egress, stands.ray, own, avoided,
+        )  # fmt: skip
+        found = self._known.get(alike)
+        if found is None:
+            found = self._known[alike] = self._named(stands, own, avoided)
+        return found
+
+    def _named(self, stands: Stands, own: str, avoided: str) -> str:
         features = [
-            f"memory-{bisect_right(memories, stands.memory_bytes)}",
-            f"disk-{bisect_right(disks, stands.disk_bytes)}",
-            stands.environment[:12] if minds_environment else "",
-            "recipes" if minds_code and not stands.scripts else "",
-            f"py{stands.python}-{stands.torch}-{stands.builds:d}" if minds_packages else "",
-            "+".join(sorted(registries & stands.registries)),
-            "closed" if minds_egress and not stands.egress else "",
-            "no-ray" if minds_ray and not stands.ray else "",
-            f"org-{stands.org}" if stands.own_org_only else "",
-            f"node-{stands.node}" if stands.node in avoided else "",
+            stands.environment[:12] if self._environment else "",
+            "recipes" if self._code and not stands.scripts else "",
+            f"py{stands.python}-{stands.torch}-{stands.builds:d}" if self._packages else "",
+            "+".join(sorted(self._registries & stands.registries)),
+            "closed" if self._egress and not stands.egress else "",
+            "no-ray" if self._ray and not stands.ray else "",
+            f"org-{own}" if own else "",
+            f"node-{avoided}" if avoided else "",
         ]
-        name = "|".join([stands.gpu_class, *filter(None, features)])
-        of_row[stands.node] = name
-        # What the engine judges by itself is left open.
-        sample.setdefault(name, replace(stands, trust=0, tier=0))
-    return _Products(of_row, sample)
+        return "|".join([stands.gpu_class, *filter(None, features)])
 
 
-def _order(number: int, job: Job, wanted: Wants, products: _Products, now: datetime) -> Order:
-    limits = {
-        name: wanted.limits[stands.gpu_class] / MICRO
-        for name, stands in products.sample.items()
-        if suits(_anywhere(wanted), stands)
-    }
+class _Suited:
+    """Which products would do for a job, asked once for all jobs that want the same."""
+
+    def __init__(self, products: _Products) -> None:
+        self._of_class: dict[str, list[tuple[str, Stands]]] = {}
+        for name, stands in zip(products.names, products.sample, strict=True):
+            self._of_class.setdefault(stands.gpu_class, []).append((name, stands))
+        self._known: dict[object, Sequence[tuple[str, str]]] = {}
+
+    def limits(self, wanted: Wants) -> dict[str, float]:
+        """Product's name → USD per GPU-hour."""
+        alike = (
+            wanted.org, wanted.memory_bytes, wanted.memory_cpu_bytes, wanted.disk_bytes,
+            wanted.environment, wanted.runs_code, wanted.ray, wanted.avoid, wanted.egress,
+            wanted.python, wanted.torch, wanted.registry, frozenset(wanted.limits),
+        )  # fmt: skip
+        found = self._known.get(alike)
+        if found is None:
+            anywhere = _anywhere(wanted)
+            found = self._known[alike] = [
+                (name, gpu_class)
+                for gpu_class in wanted.limits
+                for name, stands in self._of_class.get(gpu_class, ())
+                if suits(anywhere, stands)
+            ]
+        return {name: wanted.limits[gpu_class] / MICRO for name, gpu_class in found}
+
+
+def _order(number: int, job: Job, wanted: Wants, suited: _Suited, now: datetime) -> Order:
     return Order(
         id=number,
-        limits=limits,
+        limits=suited.limits(wanted),
         gpus_min=job.gpus_min,
         gpus_max=job.gpus_max,
         level=job.level,
         kappa=job.kappa,
-        hours_lost=_hours_lost(job),
+        hours_lost=_hours_lost(job.save_s, settings.POLICY),
         regions=region_mask(job.regions),
         trust=min(job.trust, wanted.secrets_trust),
         tier=job.tier,
@@ -158,42 +244,52 @@ def _anywhere(wanted: Wants) -> Wants:
     return replace(wanted, regions=frozenset(), gpus=1)
 
 
-def _hours_lost(job: Job) -> float:
+@lru_cache(maxsize=1000)
+def _hours_lost(save_s: float | None, policy: Policy) -> float:
     """What an interruption costs, on a machine of which nothing is known yet."""
-    policy = settings.POLICY
-    save = checkpoints.save_seconds(job.save_s, policy.save_default_s)
+    save = checkpoints.save_seconds(save_s, policy.save_default_s)
     every = checkpoints.interval(save, failures_per_hour=3600 / policy.mtbf_s)
     return checkpoints.hours_lost(save, every)
 
 
-def _supply(number: int, row: Standing, products: _Products, now: datetime) -> Supply:
-    return Supply(
-        id=number,
-        gpu_class=products.of_row[row.stands.node],
-        site=row.place,
-        gpus=min(len(row.free), 16),
-        ask=row.stands.ask / MICRO,
-        tier=row.stands.tier,
-        long=row.closes_at - now >= market.LONG_WINDOW,
-    )
+def _supply(numbers: Sequence[int], rows: Sequence[Lot], now: datetime) -> dict[str, Array]:
+    """The nodes' arrays that don't hang on the book."""
+    of = {
+        "node_id": numbers,
+        "node_gpus": [min(row.free, NODE_GPUS) for row in rows],
+        "node_ask": [row.stands.ask / MICRO for row in rows],
+        "node_tier": [row.stands.tier for row in rows],
+        "node_long": [_is_long(row, now) for row in rows],
+    }
+    return {name: column(name, values) for name, values in of.items()}
 
 
-def _sites(rows: Sequence[Standing]) -> list[SiteRow]:
-    sites = {row.place: row.node.site for row in rows}
-    return [
-        SiteRow(name, REGIONS.index(site.region), site.trust, site.network, site.uplink_mbps)
-        for name, site in sites.items()
-    ]
+def _is_long(row: Lot, now: datetime) -> bool:
+    closes_at = row.closes_at(now) if row.windows else None
+    return not row.windows or (closes_at is not None and closes_at - now >= market.LONG_WINDOW)
 
 
-def _classes(rows: Sequence[Standing], products: _Products) -> list[ClassRow]:
-    linked: dict[str, bool] = {}
+def _sites(rows: Sequence[Lot]) -> tuple[list[SiteRow], Array]:
+    """The sites, each with those of its nodes that can be in a gang, and each row's."""
+    number_of: dict[str, int] = {}
+    sites: list[SiteRow] = []
+    of_row = []
     for row in rows:
-        name = products.of_row[row.stands.node]
-        # One processor is one device: nothing in it has to cross a slower link.
-        fast = row.node.nvlink or is_cpu(row.stands.gpu_class)
-        linked[name] = linked.get(name, True) and fast
-    return [ClassRow(name, nvlink) for name, nvlink in linked.items()]
+        number = number_of.setdefault(row.place, len(sites))
+        if number == len(sites):
+            at = row.site
+            region = REGIONS.index(at.region)
+            sites.append(SiteRow(row.place, region, at.trust, at.network, at.uplink_mbps))
+        of_row.append(number)
+    return sites, column("node_site", of_row)
+
+
+def _classes(rows: Sequence[Lot], products: _Products) -> list[ClassRow]:
+    linked = np.ones(len(products.names), bool)
+    # One processor is one device: nothing in it has to cross a slower link.
+    fast = [row.nvlink or is_cpu(row.stands.gpu_class) for row in rows]
+    np.logical_and.at(linked, products.of_row, fast)
+    return [ClassRow(name, nv) for name, nv in zip(products.names, linked.tolist(), strict=True)]
 
 
 def _seed(now: datetime) -> int:

@@ -4,20 +4,24 @@ import ipaddress
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 from uuid import UUID
 
+import msgspec
 from django.conf import settings
 from django.db.models import prefetch_related_objects
+from django.db.models.expressions import RawSQL
 
 from agent import protocol
 from agent.protocol import Gang
 from buyers import reads
 from buyers.models import Artifact, Checkpoint, Dataset, Folder, Job
+from buyers.own_models import ContainerImage, PackageLock
+from marketplace import bulk
 from marketplace.core import checkpoints
 from marketplace.core.hardware import is_cpu
 from marketplace.core.policy import Policy
-from scheduler.models import Assignment, Lease
-from suppliers.models import Gpu, Node, Offer
+from scheduler.seats import Seat
 
 # What the system and the agent keep of a GPU machine's memory.
 _HOST_SHARE = 0.9
@@ -25,22 +29,11 @@ _HOST_SHARE = 0.9
 _READ = ("base__job__base", "dataset", "script", "mix", "other", "third", "packages", "image")
 _INSIDE = ipaddress.IPv4Network("10.64.0.0/24")
 
-
-@dataclass(frozen=True)
-class Seat:
-    """One node's part in a gang: its offer, its GPUs, and what the buyer pays for each."""
-
-    offer: Offer
-    gpus: tuple[Gpu, ...]
-    price_micros: int
-
-    @property
-    def node(self) -> Node:
-        """The machine."""
-        return self.offer.node
+Files: TypeAlias = dict[UUID, list[protocol.File]]
+"""Manifests by their folders' ids: many jobs of a round read the same base."""
 
 
-def gang_of(lease: Lease, seats: Sequence[Seat]) -> Gang | None:
+def gang_of(job: Job, epoch: int, seats: Sequence[Seat], *, gather_s: float) -> Gang | None:
     """The network that a lease's nodes share, by rank; None for a lease on one node.
 
     Epochs are never repeated, so no two leases that run at a time share a network.
@@ -48,74 +41,103 @@ def gang_of(lease: Lease, seats: Sequence[Seat]) -> Gang | None:
     if len(seats) == 1:
         return None
     return Gang(
-        network=1 + lease.epoch % (2**23 - 1),
+        network=1 + epoch % (2**23 - 1),
         token=secrets.token_hex(32),
         members=[
             protocol.Member(
                 address=str(_INSIDE[rank + 1]),
-                lan=seat.node.lan_address,
+                lan=seat.machine.lan_address,
                 port=protocol.FIRST_PORT + rank,
                 gpus=len(seat.gpus),
             )
             for rank, seat in enumerate(seats)
         ],
-        gather_s=(lease.start_by - lease.created_at).total_seconds(),
-        gpus_min=min(lease.job.gpus_min, lease.gpus_count),
+        gather_s=gather_s,
+        gpus_min=min(job.gpus_min, sum(len(seat.gpus) for seat in seats)),
     )
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the specs of all ranks of a lease have in common."""
+
+    job: Job
+    lease: UUID
+    epoch: int
+    save_s: int
+    failures_per_hour: float
+    """Of all the gang."""
+    resume: Checkpoint | None
+    """What to go on from."""
+    gang: Gang | None
+    patience: Sequence[float]
+    """Seconds from reservation to running, of each rank."""
 
 
 def build(
-    job: Job, lease: Lease, share: Assignment, seat: Seat, *,
-    gang: Gang | None, resume: Checkpoint | None, fitted: int, failures_per_hour: float,
-    policy: Policy,
-) -> bytes:  # fmt: skip
-    """The spec of one rank, as it is hashed and sent. `resume`: what to go on from; `fitted`: the
-    GPUs of its node, let or not; `failures_per_hour` of all the gang."""
+    attempt: Attempt, seats: Sequence[Seat], ids: Sequence[UUID], *, files: Files, policy: Policy
+) -> list[bytes]:
+    """The specs of all ranks, as they are hashed and sent; `ids` of the assignments. What they
+    have in common is made once."""
+    job, gang = attempt.job, attempt.gang
     save_s = checkpoints.save_seconds(job.save_s, policy.save_default_s)
-    interval = checkpoints.interval(save_s, failures_per_hour=failures_per_hour)
-    return protocol.encode(
-        protocol.AssignmentSpec(
-            assignment=share.pk,
-            lease=lease.pk,
-            job=job.pk,
-            org=job.org_id,
-            epoch=lease.epoch,
-            recipe=job.recipe,
-            parameters=job.parameters,
-            inputs=_inputs(job),
-            resume=_resume(resume),
-            seed=job.seed,
-            rank=share.rank,
-            world=len(gang.members) if gang else 1,
-            devices=[gpu.uuid for gpu in seat.gpus],
-            memory_bytes=_host_memory(seat, fitted),
-            disk_bytes=job.disk_bytes,
-            environment=job.environment or seat.node.environment,
-            grace_s=float(policy.grace_default_s),
-            save_s=float(lease.save_s),
-            start_timeout_s=start_timeout(job, seat.node, resume, policy),
-            hang_s=policy.hang_s,
-            checkpoint_s=interval,
-            gang=gang,
-            packages=_packages(job),
-            image=_image(job),
-            egress=job.egress,
-            secrets=job.secrets,
-            lineage=_lineage(job),
-        )
+    first = protocol.AssignmentSpec(
+        assignment=ids[0],
+        lease=attempt.lease,
+        job=job.pk,
+        org=job.org_id,
+        epoch=attempt.epoch,
+        recipe=job.recipe,
+        parameters=job.parameters,
+        inputs=_inputs(job, files),
+        resume=_resume(attempt.resume, files),
+        seed=job.seed,
+        rank=0,
+        world=len(seats),
+        devices=[gpu.uuid for gpu in seats[0].gpus],
+        memory_bytes=_host_memory(seats[0]),
+        disk_bytes=job.disk_bytes,
+        environment=job.environment or seats[0].machine.environment,
+        grace_s=float(policy.grace_default_s),
+        save_s=float(attempt.save_s),
+        start_timeout_s=attempt.patience[0],
+        hang_s=policy.hang_s,
+        checkpoint_s=checkpoints.interval(save_s, failures_per_hour=attempt.failures_per_hour),
+        gang=gang,
+        packages=_packages(job),
+        image=_image(job),
+        egress=job.egress,
+        secrets=job.secrets,
+        lineage=_lineage(job),
     )
+    others = [
+        msgspec.structs.replace(
+            first,
+            assignment=assignment,
+            rank=rank,
+            devices=[gpu.uuid for gpu in seat.gpus],
+            memory_bytes=_host_memory(seat),
+            environment=job.environment or seat.machine.environment,
+            start_timeout_s=attempt.patience[rank],
+        )
+        for rank, (assignment, seat) in enumerate(zip(ids, seats, strict=True))
+        if rank
+    ]
+    return [protocol.encode(spec) for spec in (first, *others)]
 
 
-def start_timeout(job: Job, node: Node, resume: Checkpoint | None, policy: Policy) -> float:
-    """Seconds from reservation to running: a base, and twice the time that the bytes need."""
-    folders: list[Folder] = [folder for _, folder, _ in inputs_of(job)]
-    size = sum(folder.bytes for folder in folders) + (resume.bytes if resume else 0)
-    building = 0.0
-    brought = job.packages or job.image
+def patience(
+    job: Job, seats: Sequence[Seat], resume: Checkpoint | None, policy: Policy
+) -> list[float]:
+    """Seconds that each seat has from reservation to running: a base, and twice the time that the
+    bytes need."""
+    size = sum(folder.bytes for _, folder, _ in inputs_of(job)) + (resume.bytes if resume else 0)
+    base = policy.start_base_s
+    brought = _packages_of(job) or _image_of(job)
     if brought is not None:
         size += brought.bytes
-        building = policy.build_s
-    return policy.start_base_s + building + 2 * size * 8 / (max(node.bandwidth_mbps, 0.1) * 1e6)
+        base += policy.build_s
+    return [base + 16 * size / (max(seat.machine.bandwidth_mbps, 0.1) * 1e6) for seat in seats]
 
 
 def furthest(job: Job) -> Checkpoint | None:
@@ -129,14 +151,17 @@ def furthest(job: Job) -> Checkpoint | None:
 
 def furthest_of(jobs: Sequence[Job]) -> dict[UUID, Checkpoint]:
     """The same for many: job id → checkpoint, where there is one. One query."""
-    of_jobs = Checkpoint.objects.usable().filter(job__in=[job.pk for job in jobs])
+    ids = RawSQL("SELECT unnest(%s::uuid[])", [bulk.ids(job.pk for job in jobs)])
+    of_jobs = Checkpoint.objects.usable().filter(job__in=ids)
     found = of_jobs.order_by("job_id", "-epoch", "-step").distinct("job_id")
     return {checkpoint.job_id: checkpoint for checkpoint in found}
 
 
 def read_inputs(jobs: Sequence[Job]) -> None:
     """Fetches what the specs of many jobs tell of, each row once: a constant number of queries."""
-    prefetch_related_objects(jobs, *_READ)
+    for name in _READ:
+        some = [job for job in jobs if getattr(job, f"{name.partition('__')[0]}_id")]
+        prefetch_related_objects(some, name)
 
 
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
@@ -147,16 +172,35 @@ def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
     ]
 
 
+# Asking for the row of a key that is null is what takes the time: most jobs name few.
+
+
 def _models(job: Job) -> dict[str, Artifact]:
-    more = {"other": job.other, "third": job.third}
-    return reads.base(job.base, job.recipe) | {
+    base = job.base if job.base_id else None
+    more = {
+        "other": job.other if job.other_id else None,
+        "third": job.third if job.third_id else None,
+    }
+    return reads.base(base, job.recipe) | {
         name: model for name, model in more.items() if model is not None
     }
 
 
 def _datasets(job: Job) -> dict[str, Dataset]:
-    folders = {"dataset": job.dataset, "script": job.script, "mix": job.mix}
+    folders = {
+        "dataset": job.dataset if job.dataset_id else None,
+        "script": job.script if job.script_id else None,
+        "mix": job.mix if job.mix_id else None,
+    }
     return {name: folder for name, folder in folders.items() if folder is not None}
+
+
+def _packages_of(job: Job) -> PackageLock | None:
+    return job.packages if job.packages_id else None
+
+
+def _image_of(job: Job) -> ContainerImage | None:
+    return job.image if job.image_id else None
 
 
 def _is_shared(model: Artifact) -> bool:
@@ -169,8 +213,15 @@ def files_of(folder: Folder) -> list[protocol.File]:
     return [protocol.File(**entry) for entry in folder.manifest]
 
 
+def _files(folder: Folder, known: Files) -> list[protocol.File]:
+    found = known.get(folder.pk)
+    if found is None:
+        found = known[folder.pk] = files_of(folder)
+    return found
+
+
 def _packages(job: Job) -> protocol.Packages | None:
-    lock = job.packages
+    lock = _packages_of(job)
     if lock is None:
         return None
     return protocol.Packages(
@@ -186,30 +237,33 @@ def _packages(job: Job) -> protocol.Packages | None:
 
 
 def _image(job: Job) -> protocol.Image | None:
-    if job.image is None:
+    image = _image_of(job)
+    if image is None:
         return None
-    layers = [protocol.File(**layer) for layer in job.image.layers]
-    return protocol.Image(reference=job.image.reference, layers=layers, env=job.image.env)
+    layers = [protocol.File(**layer) for layer in image.layers]
+    return protocol.Image(reference=image.reference, layers=layers, env=image.env)
 
 
-def _host_memory(seat: Seat, fitted: int) -> int:
+def _host_memory(seat: Seat) -> int:
     """Bytes of main memory that come with the GPUs: their share of the machine."""
     if is_cpu(seat.gpus[0].gpu_class):
         return sum(gpu.memory_bytes for gpu in seat.gpus)
-    return int(seat.node.memory_bytes * _HOST_SHARE * len(seat.gpus) / max(1, fitted))
+    machine = seat.machine
+    return int(machine.memory_bytes * _HOST_SHARE * len(seat.gpus) / max(1, machine.fitted))
 
 
-def _inputs(job: Job) -> list[protocol.Input]:
+def _inputs(job: Job, known: Files) -> list[protocol.Input]:
     return [
-        protocol.Input(name=name, files=files_of(folder), public=public)
+        protocol.Input(name=name, files=_files(folder, known), public=public)
         for name, folder, public in inputs_of(job)
     ]
 
 
-def _resume(checkpoint: Checkpoint | None) -> protocol.Resume | None:
+def _resume(checkpoint: Checkpoint | None, known: Files) -> protocol.Resume | None:
     if checkpoint is None:
         return None
-    return protocol.Resume(step=checkpoint.step, files=files_of(checkpoint), place=checkpoint.place)
+    files = _files(checkpoint, known)
+    return protocol.Resume(step=checkpoint.step, files=files, place=checkpoint.place)
 
 
 def _lineage(job: Job) -> dict[str, object]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import kombu.exceptions
 from celery import Task
+from celery.signals import celeryd_after_setup
 from django.db import transaction
 from django.utils import timezone
 
@@ -18,7 +19,7 @@ from buyers import checking, fetching
 from marketplace import locks
 from marketplace.locks import single_flight
 from marketplace.payments import services as payments
-from scheduler import archive, clearing, metering, proving, restores
+from scheduler import archive, metering, proving, public, restores
 from scheduler import watch as watching
 from scheduler.celery import app
 
@@ -33,12 +34,26 @@ def ring(bell: "Task[Any, Any]") -> None:
 @app.task
 def clear_market(*, rung: bool = False) -> None:
     """One round; what it wrote down is published next."""
+    # Here, for the web processes import these bells and have no use for the compiled loops.
+    from scheduler import clearing
 
     def work() -> None:
-        if clearing.clear_market(now=timezone.now()):
+        now = timezone.now()
+        placed = clearing.clear_market(now=now, followed=clearing.FOLLOWED)
+        public.note_supply(clearing.FOLLOWED.standing, now=now)
+        if placed:
             _send(publish_rounds)
 
     single_flight("clear_market", work, rung=rung)
+
+
+@celeryd_after_setup.connect
+def warm_up(instance: Any, **_: Any) -> None:
+    """The worker of the rounds loads its compiled loops before it takes the first bell."""
+    if "clearing" in instance.app.amqp.queues.consume_from:
+        from scheduler import clearing
+
+        clearing.warm_up()
 
 
 @app.task

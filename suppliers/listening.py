@@ -148,13 +148,14 @@ class Listener:
 
     async def _answer_doorbells(self) -> None:
         async for message in telemetry.listen(telemetry.NODES_GROUP):
-            conversation = self._here.get(UUID(message["node"]))
-            if conversation is None:
-                continue
             if message["type"] == "desired.changed":
-                conversation.refresh()
-            elif message["session"] != str(conversation.session):
-                conversation.taken()
+                nodes = [UUID(node) for node in message["nodes"]]
+                for conversation in filter(None, map(self._here.get, nodes)):
+                    conversation.refresh()
+                continue
+            taken = self._here.get(UUID(message["node"]))
+            if taken is not None and message["session"] != str(taken.session):
+                taken.taken()
 
 
 LISTENER: Final = Listener()

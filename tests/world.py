@@ -23,7 +23,7 @@ from marketplace.models import Org
 from scheduler import assignments, leases, metering
 from scheduler.drafting import Placement
 from scheduler.models import Assignment, Lease
-from scheduler.specs import Seat
+from scheduler.seats import seated
 from suppliers.models import Gpu, Node, Offer, Pulse, Site
 
 GIB = 2**30
@@ -136,12 +136,14 @@ def job(buyer: Org, *, now: datetime, **changes: Any) -> Job:
 def lease(of: Job, *agents: Agent, now: datetime, price: int = 2 * MICRO) -> Lease:
     """`of`, placed on all GPUs of the agents' nodes."""
     seats = tuple(
-        Seat(each.node.offers.get(state="open"), tuple(each.node.gpus.order_by("index")), price)
+        seated(each.node.offers.get(state="open"), each.node.gpus.order_by("index"), price)
         for each in agents
     )
     placed = leases.place([Placement(of, "h100-sxm", 0, seats)], round=None, now=now)
     assert placed, "the wallet should have covered this start"
-    return placed[0]
+    lease = Lease.objects.get(pk=placed[0].id)
+    lease.job = of
+    return lease
 
 
 def status(share: Assignment, state: str, **changes: Any) -> protocol.Status:

@@ -11,8 +11,20 @@ def uuid7() -> UUID:
     Rows made one after another land side by side in an index. The time in it is for locality
     only; nothing reads it back.
     """
+    return uuids7(1)[0]
+
+
+def uuids7(count: int) -> list[UUID]:
+    """The same for so many rows, of one millisecond."""
     milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10), "big")
+    random = os.urandom(10 * count)
+    return [
+        _uuid7(milliseconds, int.from_bytes(random[at : at + 10], "big"))
+        for at in range(0, len(random), 10)
+    ]
+
+
+def _uuid7(milliseconds: int, random: int) -> UUID:
     value = (milliseconds & (2**48 - 1)) << 80 | random & (2**80 - 1)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62

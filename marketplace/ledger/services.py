@@ -8,7 +8,7 @@ Amounts are micros, always above 0; the balances of all accounts always sum to 0
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -17,6 +17,7 @@ from uuid import UUID, uuid5
 from django.db import connection, transaction
 from django.db.models import BigIntegerField, Case, F, Q, QuerySet, Sum, When
 
+from marketplace import bulk
 from marketplace.core.errors import NotEnoughMoney
 from marketplace.core.money import format_amount
 from marketplace.ledger.models import NEVER_NEGATIVE, Account, AccountKind, Transfer
@@ -244,7 +245,7 @@ def _lock(refs: set[Ref]) -> dict[Ref, _Held]:
                 FROM unnest(%s::text[], %s::uuid[]) WITH ORDINALITY AS r(kind, owner, place)
                 ORDER BY place ON CONFLICT (kind, owner) DO NOTHING
                 """,
-                [[ref.kind.value for ref in missing], [ref.owner for ref in missing]],
+                [_kinds(missing), _owners(missing)],
             )
             found |= _find(set(missing))
         cursor.execute(
@@ -265,12 +266,12 @@ def _find(refs: set[Ref]) -> dict[Ref, _Held]:
             JOIN unnest(%s::text[], %s::uuid[]) AS r(kind, owner) USING (kind, owner)
             UNION ALL
             SELECT kind, owner, id, balance FROM ledger_account
-            WHERE owner IS NULL AND kind = ANY(%s)
+            WHERE owner IS NULL AND kind = ANY(%s::text[])
             """,
             [
-                [ref.kind.value for ref in owned],
-                [ref.owner for ref in owned],
-                [ref.kind.value for ref in refs if ref.owner is None],
+                _kinds(owned),
+                _owners(owned),
+                _kinds([ref for ref in refs if ref.owner is None]),
             ],
         )
         return {
@@ -278,10 +279,23 @@ def _find(refs: set[Ref]) -> dict[Ref, _Held]:
         }
 
 
+def _kinds(refs: Sequence[Ref]) -> str:
+    """As an array of PostgreSQL's: kinds are plain words."""
+    return "{" + ",".join([ref.kind.value for ref in refs]) + "}"
+
+
+def _owners(refs: Sequence[Ref]) -> str:
+    return "{" + ",".join([ref.owner.hex if ref.owner else "NULL" for ref in refs]) + "}"
+
+
 def _unwritten(by_id: dict[UUID, Move], accounts: Mapping[Ref, _Held]) -> dict[UUID, Move]:
-    known = Transfer.objects.filter(pk__in=by_id).values_list(
-        "pk", "debit_id", "credit_id", "amount"
-    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, debit_id, credit_id, amount FROM ledger_transfer"
+            " WHERE id = ANY(%s::uuid[])",
+            [bulk.ids(by_id)],
+        )
+        known = cursor.fetchall()
     new = dict(by_id)
     for pk, *written in known:
         move = new.pop(pk)
@@ -319,6 +333,7 @@ def _insert(new: Mapping[UUID, Move], accounts: Mapping[Ref, _Held], now: dateti
          move.subject, move.period)
         for pk, move in new.items()
     ]  # fmt: skip
+    ids, *middle, subjects, periods = zip(*rows, strict=True)
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -330,7 +345,7 @@ def _insert(new: Mapping[UUID, Move], accounts: Mapping[Ref, _Held], now: dateti
             ) AS r
             ON CONFLICT (id) DO NOTHING
             """,
-            [now, *(list(column) for column in zip(*rows, strict=True))],
+            [now, bulk.ids(ids), *map(list, middle), bulk.ids(subjects), list(periods)],
         )
         if cursor.rowcount != len(rows):
             # The same accounts are locked, so whoever was first named others.

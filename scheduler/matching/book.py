@@ -249,18 +249,30 @@ def build(
 
     Raises Invalid naming the array at fault, or the node whose class or site is not given.
     """
-    class_of = {row.name: index for index, row in enumerate(classes)}
-    site_of = {row.id: index for index, row in enumerate(sites)}
-    if len(class_of) != len(classes):
-        raise Invalid("two classes have the same name", field="classes")
-    if len(site_of) != len(sites):
-        raise Invalid("two sites have the same id", field="sites")
+    class_of, site_of = _numbered(classes, sites)
     for node in nodes:
         if node.gpu_class not in class_of:
             raise Invalid(f"node {node.id} has unknown class {node.gpu_class!r}",
                           field="node_class")  # fmt: skip
         if node.site not in site_of:
             raise Invalid(f"node {node.id} has unknown site {node.site!r}", field="node_site")
+    columns = _columns(NODES, "node_", nodes)
+    columns["node_class"] = column("node_class", [class_of[node.gpu_class] for node in nodes])
+    columns["node_site"] = column("node_site", [site_of[node.site] for node in nodes])
+    return assemble(orders, columns, sites, classes, seed=seed, params=params)
+
+
+def assemble(
+    orders: Sequence[Order],
+    nodes: Mapping[str, Array],
+    sites: Sequence[SiteRow],
+    classes: Sequence[ClassRow],
+    *,
+    seed: int,
+    params: Params = Params(),
+) -> Book:
+    """`build`, of nodes that are arrays by name already, for want of time."""
+    class_of, _ = _numbered(classes, sites)
     limits = np.zeros((len(orders), len(classes)), "<f8")
     for index, order in enumerate(orders):
         for name, limit in order.limits.items():
@@ -268,14 +280,24 @@ def build(
                 limits[index, class_of[name]] = limit
     return Book(
         job_limit=limits,
-        node_class=_column("node_class", [class_of[node.gpu_class] for node in nodes]),
-        node_site=_column("node_site", [site_of[node.site] for node in nodes]),
-        class_nvlink=_column("class_nvlink", [row.nvlink for row in classes]),
+        class_nvlink=column("class_nvlink", [row.nvlink for row in classes]),
         params=replace(params, seed=seed),
         **_columns(JOBS, "job_", orders),
-        **_columns(NODES, "node_", nodes),
+        **nodes,
         **_columns(PLACES, "site_", sites),
     )
+
+
+def _numbered(
+    classes: Sequence[ClassRow], sites: Sequence[SiteRow]
+) -> tuple[dict[str, int], dict[Hashable, int]]:
+    class_of = {row.name: index for index, row in enumerate(classes)}
+    site_of = {row.id: index for index, row in enumerate(sites)}
+    if len(class_of) != len(classes):
+        raise Invalid("two classes have the same name", field="classes")
+    if len(site_of) != len(sites):
+        raise Invalid("two sites have the same id", field="sites")
+    return class_of, site_of
 
 
 def reordered(book: Book, jobs: Ints, nodes: Ints) -> Book:
@@ -322,17 +344,17 @@ def _columns(schema: Schema, prefix: str, rows: Sequence[Any]) -> dict[str, Any]
     """The arrays that are a row's own attribute, by name."""
     made_elsewhere = {"job_limit", "node_class", "node_site"}
     return {
-        name: _column(name, [getattr(row, name.removeprefix(prefix)) for row in rows])
+        name: column(name, [getattr(row, name.removeprefix(prefix)) for row in rows])
         for name in schema
         if name.startswith(prefix) and name not in made_elsewhere
     }
 
 
-def _column(name: str, values: Sequence[float]) -> Array:
-    """Raises Invalid where a value doesn't fit the array's type (numpy would wrap or refuse)."""
-    column = SCHEMA[name]
+def column(name: str, values: Sequence[float]) -> Array:
+    """The named array. Raises Invalid where a value doesn't fit the array's type (numpy would wrap or refuse)."""
+    told = SCHEMA[name]
     try:
-        return np.array(values, column.dtype).reshape(len(values))
+        return np.array(values, told.dtype).reshape(len(values))
     except (OverflowError, ValueError, TypeError) as error:
         raise Invalid(f"{name} can't hold its values: {error}", field=name) from error
 

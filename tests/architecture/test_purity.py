@@ -38,6 +38,19 @@ for found in pkgutil.walk_packages(getattr(module, "__path__", []), f"{top}."):
 """
 
 
+IMPORT_PAGES = """
+import os, sys
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+import django
+
+django.setup()
+import marketplace.asgi, marketplace.urls, scheduler.tasks
+
+print("numba" in sys.modules)
+"""
+
+
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
@@ -54,6 +67,14 @@ def test_a_pure_core_imports_nothing_but(module, allowed):
     # matching may use the core's words, the catalogue the protocol's
     ours = {"marketplace" if module.startswith("scheduler") else "", module.split(".")[0]}
     _import_all(module, allowed | ours)
+
+
+def test_the_pages_load_no_compiled_loops():
+    """numba takes half a second and 100 MB, and only the rounds' worker needs it."""
+    said = subprocess.run(
+        [sys.executable, "-c", IMPORT_PAGES], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["False"]
 
 
 def test_the_sdk_imports_no_server():

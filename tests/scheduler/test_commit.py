@@ -18,7 +18,7 @@ from marketplace.models import StateChange
 from scheduler import clearing, leases, snapshots
 from scheduler.drafting import Placement
 from scheduler.models import Assignment, ClearingPrice, Lease, LeasedGpu, Round
-from scheduler.specs import Seat
+from scheduler.seats import seated
 from tests import world
 
 
@@ -37,7 +37,7 @@ def stock(buyer, supplier, count, now):
 
 
 def placement(job, agent):
-    seat = Seat(agent.node.offers.get(), tuple(agent.node.gpus.all()), 2 * MICRO)
+    seat = seated(agent.node.offers.get(), agent.node.gpus.all(), 2 * MICRO)
     return Placement(job, "h100-sxm", 0, (seat,))
 
 
@@ -79,29 +79,94 @@ def test_a_gpu_let_by_somebody_else_fails_loudly_and_leaves_nothing(buyer, node,
     assert ledger.audit() == {}
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_worker_killed_in_mid_commit_leaves_the_whole_round_or_nothing(buyer, now):
-    stock(buyer, world.org("Supplier", now=now), 4, now)
+@pytest.fixture
+def commit(now):
+    """Commits the waiting round in a process of its own, which dies at a moment; see committer."""
     names = ("NAME", "USER", "PASSWORD", "HOST", "PORT")
     database = json.dumps({name: connection.settings_dict[name] for name in names})
 
-    def commit(fatal):
-        told = [sys.executable, "-m", "tests.scheduler.committer", database, str(fatal),
-                now.isoformat()]  # fmt: skip
+    def run(moment):
+        told = [
+            sys.executable,
+            "-m",
+            "tests.scheduler.committer",
+            database,
+            moment,
+            now.isoformat(),
+        ]
         return subprocess.run(told, capture_output=True, text=True, check=False)
 
-    held = ledger.balance(ledger.wallet(buyer.pk))
-    for fatal in (2, 7, 14):
-        assert commit(fatal).returncode == -9
-        for model in (Round, Lease, Assignment, LeasedGpu, ClearingPrice):
-            assert not model.objects.exists()
-        assert not StateChange.objects.filter(event="place").exists()
-        assert ledger.balance(ledger.wallet(buyer.pk)) == held
-    done = commit(10_000)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 14
-    assert Lease.objects.count() == LeasedGpu.objects.count() == 4
+    return run
+
+
+def nothing_is_left(buyer, held):
+    for model in (Round, Lease, Assignment, LeasedGpu, ClearingPrice):
+        assert not model.objects.exists()
+    assert not StateChange.objects.filter(event="place").exists()
+    assert ledger.balance(ledger.wallet(buyer.pk)) == held
+
+
+def the_whole_round_is_there():
+    assert Lease.objects.count() == Assignment.objects.count() == LeasedGpu.objects.count() == 4
     assert Round.objects.get().matched_jobs == 4
+    assert StateChange.objects.filter(event="place").count() == 4
+    assert ledger.audit() == {}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.timeout(600)
+def test_a_worker_killed_at_any_statement_leaves_nothing_and_at_the_end_the_whole_round(
+    buyer, commit, now
+):
+    stock(buyer, world.org("Supplier", now=now), 4, now)
+    held = ledger.balance(ledger.wallet(buyer.pk))
+    # 1. In the midst of each COPY, which PostgreSQL has half of.
+    for number in range(1, 5):
+        assert commit(f"copy {number}").returncode == -9
+        nothing_is_left(buyer, held)
+    # 2. After some of the statements: the lock, the first rows, the last ones.
+    for number in (1, 5, 9, 13, 17):
+        assert commit(f"statement {number}").returncode == -9
+        nothing_is_left(buyer, held)
+    # 3. With all written, and COMMIT not sent.
+    assert commit("before commit").returncode == -9
+    nothing_is_left(buyer, held)
+    # 4. COMMIT has come back, and nobody has been told.
+    assert commit("after commit").returncode == -9
+    the_whole_round_is_there()
+    # 5. The next worker finds nothing to repeat.
+    done = commit("never")
+    assert done.returncode == 0, done.stderr
+    the_whole_round_is_there()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_moments_to_be_killed_at_are_all_of_a_commit(buyer, commit, now):
+    stock(buyer, world.org("Supplier", now=now), 4, now)
+    done = commit("never")
+    assert done.returncode == 0, done.stderr
+    counted = json.loads(done.stdout)
+    assert counted["copy"] == 4  # leases, assignments, their GPUs, the jobs' stories
+    assert counted["statement"] > 17
+    the_whole_round_is_there()
+
+
+@pytest.mark.django_db
+def test_a_round_matches_a_job_once(buyer, now):
+    """`matched_once_per_round`: a second lease of the same round and job is refused, even when the
+    first has ended."""
+    supplier = world.org("Supplier", now=now)
+    stock(buyer, supplier, 1, now)
+    assert clearing.clear_market(now=now) == 1
+    lease = Lease.objects.get()
+    Lease.objects.update(state="ended", end_reason="expired", ended_at=now)
+    type(lease.job).objects.update(state="queued")
+    LeasedGpu.objects.update(released_at=now)
+    lease.job.refresh_from_db()
+    other = world.agent(supplier, now=now)
+    with pytest.raises(IntegrityError, match="matched_once_per_round"), transaction.atomic():
+        leases.place([placement(lease.job, other)], round=lease.round, now=now)
+    assert Lease.objects.count() == 1
     assert ledger.audit() == {}
 
 

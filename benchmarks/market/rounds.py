@@ -1,0 +1,154 @@
+"""One round in a database of its own, phase by phase; what `commit` runs, once for each durability.
+
+    python -m benchmarks.market.rounds '{"leases": 1000, "nodes": 5000, "writers": 8, "seed": 0}'
+
+Prints its figures as one line of JSON. The database and all else come from the environment.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
+django.setup()
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+
+from benchmarks.market import stock
+from benchmarks.market.clocks import Clock
+from benchmarks.market.harness import compile_engine
+from marketplace import locks
+from marketplace.ledger import services as ledger
+from scheduler import clearing, drafting, explaining, leases, snapshots
+from scheduler.following import Followed
+from scheduler.matching.synthetic import Plan, make
+from scheduler.models import Lease, LeasedGpu, Round
+
+_TABLES = (
+    "scheduler_lease", "scheduler_assignment", "scheduler_leasedgpu", "ledger_transfer",
+    "marketplace_statechange",
+)  # fmt: skip
+_ONE_BY_ONE = 100
+
+
+def main() -> int:
+    told = json.loads(sys.argv[1])
+    compile_engine()
+    now = timezone.now()
+    book = make(Plan(jobs=told["leases"] + _ONE_BY_ONE, nodes=told["nodes"], seed=told["seed"]))
+    stock.fill(book, take_bps=settings.POLICY.take_bps, now=now)
+    stock.settle()
+    figures: dict[str, Any] = {}
+    figures["one_by_one_s"] = _one_by_one(now)
+    connection.ensure_connection()
+    clock = _clock()
+    followed = Followed()
+    with clock.phase("read anew"):
+        followed.read(now)
+    clock.watch(followed, "read", "read")
+    writers = [_writer(number, told) for number in range(told["writers"])]
+    began = time.perf_counter()
+    if told.get("profile"):
+        import cProfile
+
+        profile = cProfile.Profile()
+        profile.enable()
+    with clock.phase("rest"):
+        clearing.clear_market(now=now, followed=followed)
+    if told.get("profile"):
+        profile.disable()
+        profile.dump_stats(told["profile"])
+    figures["wall_s"] = time.perf_counter() - began
+    figures["others"] = [json.loads(writer.communicate()[0] or "{}") for writer in writers]
+    figures["phases"] = {name: asdict(spent) for name, spent in clock.phases.items()}
+    figures |= _come_of_it()
+    figures["bare_s"] = _bare(constrained=False)
+    figures["indexed_s"] = _bare(constrained=True)
+    print(json.dumps(figures))
+    return 0
+
+
+def _clock() -> Clock:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        clock = Clock(cursor.fetchone()[0])
+    clock.watch(clearing, "clear", "clear")
+    clock.watch(clearing, "_still_good", "look again")
+    clock.watch(drafting, "draft", "decide")
+    clock.watch(drafting, "fund", "decide")
+    clock.watch(clearing, "_commit", "write")
+    clock.watch(connection, "_commit", "commit")
+    clock.watch(connection, "run_and_clear_commit_hooks", "push")
+    clock.watch(explaining, "tell", "explain")
+    return clock
+
+
+def _one_by_one(now: Any) -> float:
+    """Seconds for one match in a transaction of its own, as peers do it."""
+    snapshot = snapshots.read(now)
+    matches = clearing.clear(snapshot.book)
+    with transaction.atomic():
+        placements = clearing._still_good(snapshot, matches, now)[:_ONE_BY_ONE]
+    began = time.perf_counter()
+    for placement in placements:
+        with transaction.atomic():
+            locks.hold(leases.MARKET_LOCK)
+            leases.place([placement], round=None, now=now)
+    return (time.perf_counter() - began) / len(placements)
+
+
+def _come_of_it() -> dict[str, Any]:
+    lets = list(LeasedGpu.objects.filter(released_at=None).values_list("gpu", flat=True))
+    round = Round.objects.order_by("-matched_jobs").first()
+    with connection.cursor() as cursor:
+        sizes = {}
+        for table in _TABLES:
+            cursor.execute(f"SELECT count(*), sum(pg_column_size(t.*)) FROM {table} t")
+            sizes[table] = cursor.fetchone()
+    return {
+        "leases": Lease.objects.filter(round=round).count() if round else 0,
+        "jobs": round.jobs if round else 0,
+        "let_twice": len(lets) - len(set(lets)),
+        "ledger_off": len(ledger.audit()) + abs(ledger.imbalance()),
+        "rows": sum(int(count) for count, _ in sizes.values()),
+        "bytes": sum(int(size or 0) for _, size in sizes.values()),
+    }
+
+
+def _bare(*, constrained: bool) -> float:
+    """Seconds for COPY of the very same rows into bare tables, or into such with the indexes and
+    checks of the real ones, in one transaction: what no market can be faster than."""
+    like = "INCLUDING ALL" if constrained else ""
+    with connection.cursor() as cursor:
+        data: dict[str, bytes] = {}
+        for table in _TABLES:
+            with cursor.copy(f"COPY {table} TO STDOUT") as copy:
+                data[table] = b"".join(bytes(block) for block in copy)
+            cursor.execute(f"DROP TABLE IF EXISTS bare_{table}")
+            cursor.execute(f"CREATE TABLE bare_{table} (LIKE {table} {like})")
+        began = time.perf_counter()
+        with transaction.atomic():
+            for table, text in data.items():
+                with cursor.copy(f"COPY bare_{table} FROM STDIN") as copy:
+                    copy.write(text)
+        return time.perf_counter() - began
+
+
+def _writer(number: int, told: dict[str, Any]) -> "subprocess.Popen[str]":
+    argv = [sys.executable, "-m", "benchmarks.market.writer", str(number), str(told["seed"])]
+    writer = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    writer.stdout.readline()  # it says when it is at work
+    return writer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The book that the clearing worker keeps from round to round: only what has moved is read again.
+
+Triggers (migration 0016) write down which node moved in which transaction; whoever follows asks for
+all that came since the oldest transaction that was under way when it last looked, so one that
+commits late is never missed, and one may be read twice. A job's row is known by the transaction that
+wrote it last. Every so often, and after a restart or a fault, all is read anew: what a node's leases
+came to, which says its tier, fades with time and moves no row.
+
+A book that is behind can cost a gang, which the commit drops under the market's lock, and never let
+a GPU twice.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from django.db import connection
+
+from buyers.models import Job
+from marketplace.core.fit import Wants
+from scheduler import book, lots, snapshots
+from scheduler.lots import Lot
+from scheduler.models import Moved
+from scheduler.snapshots import Snapshot
+
+ANEW: Final = timedelta(minutes=10)
+_KEPT: Final = timedelta(hours=1)
+"""So long a move is kept: longer than anybody follows without reading anew."""
+
+
+class Followed:
+    """All queued jobs and open offers as they were last read. For one thread."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[UUID, Job] = {}
+        self._wanted: dict[UUID, Wants] = {}
+        self._versions: dict[UUID, int] = {}
+        self._lots: dict[UUID, Lot] = {}
+        self._of_node: dict[str, list[UUID]] = {}
+        self._since: int | None = None
+        """The oldest transaction that may have been unseen."""
+        self._anew_at: datetime | None = None
+
+    def forget(self) -> None:
+        """Reads all anew the next time: after a fault, when rows here may say what was undone."""
+        self.__init__()  # type: ignore[misc]  # what a new one knows: nothing
+
+    def read(self, now: datetime) -> Snapshot:
+        """The book as it stands."""
+        jobs = self._queued()
+        found = self.standing(now) if jobs else []
+        wanted = list(self._wanted.values())
+        return snapshots.made(jobs, wanted, dict(self._versions), found, now=now)
+
+    def standing(self, now: datetime) -> Sequence[Lot]:
+        """The offers that stand open."""
+        return lots.standing(self._offered(now), now=now)
+
+    def _queued(self) -> list[Job]:
+        """All that wait, those first that have waited longest; rows that were written since are
+        read again."""
+        with connection.cursor() as cursor:
+            cursor.execute(_QUEUED)
+            waiting: dict[UUID, int] = dict(cursor.fetchall())
+        known, versions = self._jobs, self._versions
+        new = [pk for pk, version in waiting.items() if versions.get(pk) != version]
+        read, read_versions = snapshots.jobs_of(new) if new else ({}, {})
+        self._jobs = {
+            pk: read[pk] if pk in read else known[pk]
+            for pk in waiting
+            if pk in read or versions.get(pk) == waiting[pk]
+        }
+        self._versions = {pk: read_versions.get(pk, waiting[pk]) for pk in self._jobs}
+        # Which site may see a job's secrets is the secrets' to say, not its row's.
+        self._wanted = {
+            pk: book.wants(job) if pk in read or job.secrets else self._wanted[pk]
+            for pk, job in self._jobs.items()
+        }
+        return list(self._jobs.values())
+
+    def _offered(self, now: datetime) -> Sequence[Lot]:
+        """All that may be let, in a stable order."""
+        since, self._since = self._since, _oldest_under_way()
+        if since is None or self._anew_at is None or now - self._anew_at >= ANEW:
+            Moved.objects.filter(at__lt=now - _KEPT).delete()
+            self._lots, self._of_node, self._anew_at = {}, {}, now
+            self._take(lots.read(now=now))
+        elif moved := _moved(since):
+            for node in moved:
+                for offer in self._of_node.pop(str(node), ()):
+                    del self._lots[offer]
+            self._take(lots.read(now=now, nodes=moved))
+            self._lots = dict(sorted(self._lots.items(), key=lambda item: item[0].int))
+        return list(self._lots.values())
+
+    def _take(self, found: Sequence[Lot]) -> None:
+        for lot in found:
+            self._lots[lot.offer_id] = lot
+            self._of_node.setdefault(lot.stands.node, []).append(lot.offer_id)
+
+
+def _oldest_under_way() -> int:
+    """Whatever transaction has a smaller number is over, and all that it wrote is seen from here."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+        return int(cursor.fetchone()[0])
+
+
+def _moved(since: int) -> list[UUID]:
+    """Nodes of which something moved in this transaction or a later one."""
+    return list(Moved.objects.filter(xid__gte=since).values_list("node", flat=True).distinct())
+
+
+_QUEUED: Final = """
+    SELECT id, xmin::text::bigint FROM buyers_job WHERE state = 'queued' ORDER BY queued_at, id
+"""

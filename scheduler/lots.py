@@ -1,0 +1,186 @@
+"""Open offers as rounds read them: tens of thousands at once, and so as plain rows, no instances.
+
+A lot is what can be let of one offer. Whether it stands now hangs on the clock too: its node may
+have fallen silent, and its window may be closing.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+
+from marketplace import bulk
+from marketplace.core import windows
+from marketplace.core.fit import Stands
+from marketplace.core.hardware import Tier
+from marketplace.core.money import gross_ask
+from scheduler import records
+from suppliers.models import Offer
+
+_LEAST_WINDOW: Final = timedelta(minutes=10)
+"""An offer about to close is not worth moving to."""
+
+
+class Ground(NamedTuple):
+    """A site, as far as the book minds it."""
+
+    id: str
+    org: str
+    region: str
+    trust: int
+    network: int
+    uplink_mbps: float
+    name: str
+
+
+class Lot(NamedTuple):
+    """One open offer with what is free of it."""
+
+    offer_id: UUID
+    ask_micros: int
+    """What the supplier nets, per GPU-hour."""
+    free: int
+    """GPUs that nobody has."""
+    stands: Stands
+    windows: str
+    """As JSON; empty stands always."""
+    nvlink: bool
+    site: Ground
+    place: str
+    """What it can be in a gang with: its site, or nobody but itself."""
+
+    @property
+    def offer(self) -> Offer:
+        """The row itself, of which all but id and ask is fetched when asked for: for few only."""
+        return Offer.from_db("default", ["id", "ask_micros"], [self.offer_id, self.ask_micros])
+
+    def closes_at(self, now: datetime) -> datetime | None:
+        """When it ends; None if it doesn't stand now."""
+        return windows.closes_at(_parsed(self.windows), now)
+
+    def opens_at(self, now: datetime) -> datetime | None:
+        """When it next opens; None if it stands now, or never will."""
+        return windows.opens_at(_parsed(self.windows), now)
+
+    def is_open(self, now: datetime) -> bool:
+        """Whether it stands now, and for long enough."""
+        if not self.windows:
+            return True
+        closes_at = self.closes_at(now)
+        return closes_at is not None and closes_at - now >= _LEAST_WINDOW
+
+
+def read(
+    *, now: datetime, offers: Collection[UUID] | None = None, nodes: Collection[UUID] | None = None
+) -> list[Lot]:
+    """The open offers on nodes that may be let, whether or not they stand this minute; of all, of
+    these offers, or on these nodes. In a stable order. Three queries."""
+    asked = {"offers": bulk.ids(offers or ()), "nodes": bulk.ids(nodes or ())}
+    with connection.cursor() as cursor:
+        cursor.execute(_SITES if offers is None and nodes is None else _SITES_OF, asked)
+        sites = {row[0]: Ground(*row) for row in cursor.fetchall()}
+        cursor.execute(_ALL if offers is None and nodes is None else _SOME, asked)
+        found = cursor.fetchall()
+    about = None if offers is None and nodes is None else [UUID(row[1]) for row in found]
+    tiers = {str(node): known.tier for node, known in records.known(about, now=now).items()}
+    new, take_bps = records.unknown().tier, settings.POLICY.take_bps
+    return [_lot(row, sites, tiers.get(row[1], new), take_bps) for row in found]
+
+
+def standing(lots: Iterable[Lot], *, now: datetime) -> list[Lot]:
+    """Those that stand now, in the same order. One query."""
+    silent = _silent(now)
+    return [lot for lot in lots if lot.stands.node not in silent and lot.is_open(now)]
+
+
+def opening(lots: Iterable[Lot], *, now: datetime) -> list[tuple[datetime, Lot]]:
+    """Those out of their windows, and from when they stand; the soonest first. One query."""
+    silent = _silent(now)
+    later = [
+        (at, lot)
+        for lot in lots
+        if lot.stands.node not in silent
+        and (at := lot.opens_at(now)) is not None
+        and lot.is_open(at)
+    ]
+    return sorted(later, key=lambda each: each[0])
+
+
+def _silent(now: datetime) -> frozenset[str]:
+    """Nodes that are not given up yet, but were not heard of within the TTL: a few."""
+    heard = now - timedelta(seconds=settings.POLICY.lease_ttl_s)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id::text FROM suppliers_node WHERE lost_at IS NULL AND last_seen_at < %s"
+            " AND state = 'ready'",
+            [heard],
+        )
+        return frozenset(row[0] for row in cursor.fetchall())
+
+
+def _lot(row: tuple[Any, ...], sites: dict[str, Ground], tier: Tier, take_bps: int) -> Lot:
+    (offer, node, ask, own_org, scripts, opens, site_id, lan, environment, disk, nvlink, egress,
+     builds, python, torch, registries, ray, gpu_class, gpus, free, memory) = row  # fmt: skip
+    site = sites[site_id]
+    stands = Stands(
+        node, site.org, gpu_class, gpus, free, memory, disk, site.trust, tier, site.region,
+        environment, scripts, bool(lan), ray, own_org, gross_ask(ask, take_bps=take_bps), egress,
+        builds, python, torch, _names(registries),
+    )  # fmt: skip
+    place = site.id if lan else f"node-{node}"
+    return Lot(offer, ask, free, stands, "" if opens == "[]" else opens, nvlink, site, place)
+
+
+@lru_cache(maxsize=10_000)
+def _parsed(text: str) -> Sequence[windows.Window]:
+    found: Sequence[windows.Window] = json.loads(text) if text else ()
+    return found
+
+
+@lru_cache(maxsize=1000)
+def _names(text: str) -> frozenset[str]:
+    return frozenset(json.loads(text))
+
+
+# One offer lets one class: a machine of several kinds of GPU lets its most numerous.
+# The nodes are those of Node.objects.lettable. All of the text is ours; values are parameters.
+_SELECT: Final = """
+    SELECT o.id, n.id::text, o.ask_micros, o.audience = 'own_org', o.scripts, o.windows::text,
+        n.site_id::text, n.lan_address, n.environment, n.disk_bytes, n.nvlink, n.egress, n.builds,
+        n.python, n.torch, n.registries::text,
+        coalesce(n.inventory -> 'environment' -> 'packages' ? 'ray', false),
+        g.gpu_class, g.gpus, g.free, g.memory
+    FROM suppliers_offer o
+    JOIN suppliers_node n ON n.id = o.node_id
+    JOIN (
+        SELECT DISTINCT ON (d.node_id) d.node_id, d.gpu_class, count(*) AS gpus,
+            count(*) FILTER (WHERE l.gpu_id IS NULL) AS free, min(d.memory_bytes) AS memory
+        FROM suppliers_gpu d
+        LEFT JOIN scheduler_leasedgpu l ON l.gpu_id = d.id AND l.released_at IS NULL
+        WHERE d.present {gpus} GROUP BY d.node_id, d.gpu_class
+        ORDER BY d.node_id, count(*) DESC, min(d.index)
+    ) g ON g.node_id = n.id
+    WHERE o.state = 'open' AND n.state = 'ready' AND n.lost_at IS NULL AND NOT n.owner_busy
+        AND n.boot_id > '' AND n.session IS NOT NULL AND n.last_seen_at IS NOT NULL {offers}
+    ORDER BY o.id
+"""
+_ALL: Final = _SELECT.format(gpus="", offers="")
+_THESE: Final = "o.id = ANY(%(offers)s::uuid[]) OR o.node_id = ANY(%(nodes)s::uuid[])"
+_SOME: Final = _SELECT.format(
+    gpus=f"AND d.node_id IN (SELECT o.node_id FROM suppliers_offer o WHERE {_THESE})",  # noqa: S608
+    offers=f"AND ({_THESE})",
+)
+_SITES: Final = (
+    "SELECT id::text, org_id::text, region, trust, network, uplink_mbps, name FROM suppliers_site"
+)
+_SITES_OF: Final = f"""
+    {_SITES} WHERE id IN (
+        SELECT n.site_id FROM suppliers_offer o JOIN suppliers_node n ON n.id = o.node_id
+        WHERE {_THESE}
+    )
+"""  # noqa: S608 (all of it is written above)
