@@ -11,26 +11,14 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS
+from scheduler.matching.hoping import NOTHING, Hopes
 from scheduler.matching.offers import FAR
 from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.supply import DOUBLINGS, NETS, PART, Stock, Supply, first_with
 from scheduler.matching.tables import NOWHERE, TIERS, Tables, accepts, kept
 
-NOTHING: Final = -1e-9
-"""What a choice must score: whoever gains nothing by a trade doesn't mind it."""
-_LISTED: Final = 160
-"""So many kinds of a class are known to each job, the cheapest that it accepts."""
 _CANDIDATES: Final = 128
 _RULES: Final = 6
-
-
-class Hopes(NamedTuple):
-    """The kinds that each job accepts, from start[j] on, and the most that a GPU of them could gain
-    it with the least GPUs."""
-
-    start: Ints
-    kind: Ints
-    gain: Floats
 
 
 class Desk(NamedTuple):
@@ -79,52 +67,6 @@ def chance(random: Array) -> float:
     state ^= state >> np.uint64(27)
     random[0] = state
     return float(state * np.uint64(0x2545F4914F6CDD1D) >> np.uint64(11)) / 9007199254740992.0
-
-
-def hopes(of: Tables, seats: Array, kinds: Array) -> Hopes:
-    """For all jobs."""
-    ask = seats["ask"][np.minimum(kinds["first"], max(len(seats) - 1, 0))]
-    order = np.lexsort((ask, kinds["gpu_class"]))
-    start = np.searchsorted(kinds["gpu_class"][order], np.arange(of.limit.shape[1] + 1))
-    return Hopes(*_hopes(of, kinds, order.astype(np.int32), ask, start))
-
-
-@njit(cache=True, nogil=True)
-def _hopes(
-    of: Tables, kinds: Array, order: Ints, ask: Floats, start_of: Ints
-) -> tuple[Ints, Ints, Floats]:
-    jobs, limits, slow, failures = of.jobs, of.limit, of.rules.in_node, of.rules.failures
-    start = np.zeros(len(jobs) + 1, np.int32)
-    kind, gain = np.empty(4096, np.int32), np.empty(4096)
-    found, promise = np.empty(len(kinds), np.int32), np.empty(len(kinds))
-    total = 0
-    for at in range(len(jobs)):
-        job, count = jobs[at], 0
-        for gpu_class in range(limits.shape[1]):
-            limit, of_class = limits[at, gpu_class], 0
-            keeps = 1 - job.kappa * slow[gpu_class] if job.least > 1 else 1.0
-            for listed in range(start_of[gpu_class], start_of[gpu_class + 1]):
-                one = order[listed]
-                if limit <= 0 or limit * keeps - ask[one] <= NOTHING or of_class == _LISTED:
-                    break
-                here = kinds[one]
-                if here.tier > job.tier or here.long < job.long or not accepts(job, here):
-                    continue
-                worth = limit * (keeps - failures[here.tier] * job.lost * job.least) - ask[one]
-                if worth > NOTHING:
-                    found[count], promise[count] = one, -worth
-                    count += 1
-                    of_class += 1
-        if total + count > len(kind):
-            size = 2 * (total + count)
-            more, gains = np.empty(size, np.int32), np.empty(size)
-            more[:total], gains[:total] = kind[:total], gain[:total]
-            kind, gain = more, gains
-        for one in np.argsort(promise[:count]):
-            kind[total], gain[total] = found[one], -promise[one]
-            total += 1
-        start[at + 1] = total
-    return start, kind[:total].copy(), gain[:total].copy()
 
 
 @njit(cache=True, nogil=True)
@@ -195,34 +137,32 @@ def _overlooks(random: Array, blind: float) -> bool:
 @njit(cache=True, nogil=True)
 def _fill(
     job: Record, least: int, amount: int, size: int, limit: float, keeps: float, place: Record,
-    seats: Array, of_place: Ints, free: Ints, failures: Floats, guide: float, cursor: Ints,
-    parts: Array,
+    shelf: Array, failures: Floats, guide: float, cursor: Ints, parts: Array,
 ) -> tuple[float, int, int]:  # fmt: skip
     """(score, GPUs, parts) of up to `amount` GPUs of a place, for a gang of `size`: the best first,
     `least` of them whatever they gain, and then those that gain something. Seats of one tier stand
     by ask, so the tiers are merged."""
     lost, left, count, total = job.lost * size * limit, amount, 0, 0.0
-    for tier in range(TIERS):
-        cursor[tier] = place.first if tier <= job.tier else place.end
+    end, long, tiers = place.end, job.long, job.tier + 1
+    for tier in range(tiers):
+        cursor[tier] = _next(place.first, end, tier, long, shelf)
     while left > 0:
         gain, best = NOTHING if amount - left >= least else -FAR, NOWHERE
-        for tier in range(TIERS):
-            at = _next(cursor[tier], place.end, tier, job.long, seats, of_place, free)
-            cursor[tier] = at
-            if at < place.end:
-                seat = seats[of_place[at]]
-                cost = max(seat.ask, guide * seat.price[0])
+        for tier in range(tiers):
+            at = cursor[tier]
+            if at < end:
+                cost = max(shelf[at].ask, guide * shelf[at].price)
                 here = limit * keeps - failures[tier] * lost - cost
                 if here > gain:
                     gain, best = here, tier
         if best == NOWHERE:
             break
-        one = of_place[cursor[best]]
-        cursor[best] += 1
-        take = min(free[one], left)
+        one = shelf[cursor[best]]
+        cursor[best] = _next(cursor[best] + 1, end, best, long, shelf)
+        take = min(one.free, left)
         if gain <= NOTHING:
             take = min(take, least - (amount - left))
-        parts[count].seat, parts[count].gpus = one, take
+        parts[count].seat, parts[count].gpus = one.seat, take
         count += 1
         total += take * gain
         left -= take
@@ -230,11 +170,9 @@ def _fill(
 
 
 @njit(cache=True, nogil=True)
-def _next(at: int, end: int, tier: int, long: int, seats: Array, of_place: Ints, free: Ints) -> int:
-    while at < end:
-        seat = of_place[at]
-        if free[seat] > 0 and seats[seat].tier == tier and seats[seat].long >= long:
-            break
+def _next(at: int, end: int, tier: int, long: int, shelf: Array) -> int:
+    """From `at` on the first seat of a tier, with a window long enough, that has anything free."""
+    while at < end and (shelf[at].free == 0 or shelf[at].tier != tier or shelf[at].long < long):
         at += 1
     return at
 
@@ -254,9 +192,9 @@ def _site(
     mood: Mood, score: float,
 ) -> tuple[float, int]:  # fmt: skip
     """(score, parts) of the best site for up to `size` GPUs, if it scores more than so much."""
-    seats, _, places, of_place, ranked, rank_start = sold
-    free, chosen, trial, cursor, random = (
-        left.free, room.chosen, room.trial, room.cursor, room.random,
+    places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
+    shelf, chosen, trial, cursor, random = (
+        left.shelf, room.chosen, room.trial, room.cursor, room.random,
     )  # fmt: skip
     in_site, failures, parts = of.rules.in_site, of.rules.failures, 0
     least_risk = failures[0] * job.lost * size
@@ -270,11 +208,13 @@ def _site(
             if size * (worth * (keeps - least_risk) - ranked[one].ask) <= score or seen > mood.look:
                 break
             place = places[ranked[one].place]
+            if _room(job, left.there[ranked[one].place]) < job.least:
+                continue
             if place.end - place.first < 2 or not accepts(job, place):
                 continue
             seen += 1
             found, gpus, count = _fill(
-                job, job.least, size, size, worth, keeps, place, seats, of_place, free, failures,
+                job, job.least, size, size, worth, keeps, place, shelf, failures,
                 mood.guide, cursor, trial,
             )  # fmt: skip
             if gpus < job.least or count < 2 or found <= score:
@@ -290,7 +230,7 @@ def _sites(
     job: Record, limit: Floats, size: int, of: Tables, sold: Supply, left: Stock, room: Desk,
     mood: Mood, score: float,
 ) -> tuple[float, int]:  # fmt: skip
-    """(score, parts) of exactly `size` GPUs over several sites, if that scores more than so much.
+    """(score, parts) of up to `size` GPUs over several sites, if that scores more than so much.
 
     The places that promise most are put together in six ways: by what they gain in all, by the
     GPU, or by the GPU for a fair share; taking all that each has, or no more than its share.
@@ -300,7 +240,9 @@ def _sites(
         if limit[gpu_class] <= 0:
             continue
         known = _spots(job, limit, size, gpu_class, of, sold, left, room, mood, score)
-        for rule in range(_RULES if known > 1 else 0):
+        if known < 2 or _most(room.spots, known, job.sites_most, room.order) <= score:
+            continue
+        for rule in range(_RULES):
             total, count = _together(job, limit, size, known, rule, of, sold, left, room, mood)
             if total > score:
                 score, parts = total, count
@@ -314,9 +256,9 @@ def _spots(
     room: Desk, mood: Mood, score: float,
 ) -> int:  # fmt: skip
     """How many places of a class could be a part of it; they stand in `room.spots`."""
-    seats, _, places, of_place, ranked, rank_start = sold
-    free, spots, trial, cursor, random = (
-        left.free, room.spots, room.trial, room.cursor, room.random,
+    places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
+    shelf, spots, trial, cursor, random = (
+        left.shelf, room.spots, room.trial, room.cursor, room.random,
     )  # fmt: skip
     failures, worth, known = of.rules.failures, limit[gpu_class], 0
     least_risk = failures[0] * job.lost * size
@@ -325,6 +267,9 @@ def _spots(
         for one in range(rank_start[list_of], rank_start[list_of + 1]):
             if size * (worth * (1 - least_risk) - ranked[one].ask) <= score or seen > mood.look:
                 break
+            gpus = min(_room(job, left.there[ranked[one].place]), size)
+            if gpus < job.site_least:
+                continue
             place = places[ranked[one].place]
             keeps = kept(job, place.uplink)
             if size * (worth * (keeps - least_risk) - ranked[one].ask) <= score:
@@ -332,12 +277,11 @@ def _spots(
             if not accepts(job, place) or known == len(spots):
                 continue
             seen += 1
-            found, gainful, _ = _fill(
-                job, 0, size, size, worth, keeps, place, seats, of_place, free, failures, mood.guide,
+            found, _, _ = _fill(
+                job, 0, size, size, worth, keeps, place, shelf, failures, mood.guide,
                 cursor, trial,
             )  # fmt: skip
-            gpus = max(gainful, min(size, _free(job, place, seats, of_place, free)))
-            if gpus >= job.site_least and not _overlooks(random, mood.blind):
+            if not _overlooks(random, mood.blind):
                 spots[known].place, spots[known].gpus = ranked[one].place, gpus
                 spots[known].gain = found
                 known += 1
@@ -345,12 +289,24 @@ def _spots(
 
 
 @njit(cache=True, nogil=True)
-def _free(job: Record, place: Record, seats: Array, of_place: Ints, free: Ints) -> int:
+def _room(job: Record, there: Ints) -> int:
     """How many free GPUs of a place the job accepts, whatever they gain."""
     total = 0
-    for one in of_place[place.first : place.end]:
-        if seats[one].tier <= job.tier and seats[one].long >= job.long:
-            total += free[one]
+    for tier in range(job.tier + 1):
+        total += there[2 * tier + 1]
+        if job.long == 0:
+            total += there[2 * tier]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _most(spots: Array, known: int, sites: int, order: Floats) -> float:
+    """No gang over so many of the spots gains more."""
+    for one in range(known):
+        order[one] = -spots[one].gain
+    total = 0.0
+    for one in np.sort(order[:known])[:sites]:
+        total -= one
     return total
 
 
@@ -359,8 +315,10 @@ def _together(
     job: Record, limit: Floats, size: int, known: int, rule: int, of: Tables, sold: Supply,
     left: Stock, room: Desk, mood: Mood,
 ) -> tuple[float, int]:  # fmt: skip
-    """(score, parts) of the spots put together by a rule, in `room.whole`; (0, 0) if they fail."""
+    """(score, parts) of the spots put together by a rule, in `room.whole`; (0, 0) if they fail. An
+    elastic gang of up to `size` does without `spare` that gain nothing."""
     spots, whole, places, missing = room.spots, room.whole, sold.places, size
+    spare = size - job.least
     share = max(job.site_least, (size + job.sites_most - 1) // job.sites_most)
     for one in range(known):
         gain, gpus = spots[one].gain, spots[one].gpus
@@ -377,15 +335,16 @@ def _together(
             give = missing - job.site_least
         if give < job.site_least or give <= 0:
             continue
-        place = places[spot.place]
+        place, least = places[spot.place], max(give - spare, job.site_least)
         found, gpus, some = _fill(
-            job, give, give, size, limit[place.gpu_class], kept(job, place.uplink), place, sold.seats,
-            sold.of_place, left.free, of.rules.failures, mood.guide, room.cursor, room.trial,
+            job, least, give, size, limit[place.gpu_class], kept(job, place.uplink), place,
+            left.shelf, of.rules.failures, mood.guide, room.cursor, room.trial,
         )  # fmt: skip
-        if gpus < give:
+        if gpus < least:
             continue
+        spare -= give - gpus
         whole[count : count + some] = room.trial[:some]
-        count, total, missing, sites = count + some, total + found, missing - give, sites + 1
+        count, total, missing, sites = count + some, total + found, missing - gpus, sites + 1
         if missing == 0 or sites == job.sites_most:
             break
-    return (total, count) if missing == 0 and sites > 1 else (0.0, 0)
+    return (total, count) if missing <= size - job.least and sites > 1 else (0.0, 0)

@@ -25,7 +25,8 @@ from scheduler.matching.ascent import Ascent
 from scheduler.matching.book import NODE_GPUS, Book
 from scheduler.matching.bound import bound
 from scheduler.matching.cells import SLOTS, Cells, cells
-from scheduler.matching.choosing import desk, hopes
+from scheduler.matching.choosing import desk
+from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
 from scheduler.matching.placing import Gang, Stand

@@ -15,12 +15,13 @@ from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.book import Book
 from scheduler.matching.choosing import (
     Desk,
-    Hopes,
     Mood,
     chance,
     choose,
     rank,
 )
+from scheduler.matching.hoping import Hopes
+from scheduler.matching.lending import lent
 from scheduler.matching.supply import NETS, PART, Stock, Supply, give_back, let
 from scheduler.matching.tables import NOWHERE, Tables, accepts
 
@@ -85,6 +86,7 @@ def undo(market: Market) -> Undo:
 @njit(cache=True, nogil=True)
 def hope(market: Market) -> None:
     """Notes what each job would bring, were it alone."""
+    market = lent(market)
     for at in range(len(market.gangs)):
         score, _, _ = choose(
             at, market.of, market.hoped, market.sold, market.left, market.room,
@@ -96,14 +98,16 @@ def hope(market: Market) -> None:
 @njit(cache=True, nogil=True)
 def fill(market: Market, order: Ints, guide: float) -> None:
     """Lets those who have nothing choose in this order, by prices (`guide` 1) or asks (0)."""
+    market, order = lent(market), lent(order)
     for at in order:
         if market.gangs[at].parts == 0:
             _place(market, at, Mood(guide, _LOOK, 0.0))
 
 
 @njit(cache=True, nogil=True)
-def improve(market: Market, rounds: int, spare: Undo) -> None:
+def improve(market: Market, rounds: int, spare: Undo, warmth: float = 0.0) -> None:
     """So many rounds of ruin and recreate."""
+    market, spare = lent(market), lent(spare)
     for _ in range(rounds):
         at = _regretful(market)
         if at == NOWHERE:
@@ -126,7 +130,7 @@ def improve(market: Market, rounds: int, spare: Undo) -> None:
         after = 0.0
         for one in np.argsort(spare.order[:count]):
             after += _place(market, spare.job[one], mood)
-        if after < before:
+        if after < before + warmth * np.log(max(chance(market.room.random), 1e-12)):
             _restore(market, spare, count)
 
 
@@ -248,7 +252,7 @@ def _around(market: Market, at: int, picked: Ints, count: int) -> int:
     most = 2 + int(chance(random) * (_PUT_OUT - 2))
     place = market.sold.places[seats[seat].place]
     for one in range(place.first, place.end):
-        count = _tenants(market, market.sold.of_place[one], picked, count, most)
+        count = _tenants(market, market.sold.shelf[one].seat, picked, count, most)
     one = 1
     while one < count < most:
         gang = market.gangs[picked[one]]
@@ -277,7 +281,7 @@ def _of_a_place(market: Market, at: int, picked: Ints, count: int) -> int:
             continue
         missing = job.least + 8
         for one in range(place.first, place.end):
-            seat = sold.of_place[one]
+            seat = sold.shelf[one].seat
             count = _tenants(market, seat, picked, count, _PUT_OUT)
             missing -= sold.seats[seat].gpus
             if missing <= 0:

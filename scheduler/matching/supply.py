@@ -25,11 +25,23 @@ NETS: Final = 3
 SEAT: Final = np.dtype(
     [
         ("ask", "f8"), ("price", "f8", (4,)), ("node", "i4"), ("kind", "i4"), ("place", "i4"),
-        ("tier", "i4"), ("long", "i4"), ("gpus", "i4"),
+        ("tier", "i4"), ("long", "i4"), ("gpus", "i4"), ("shelved", "i4"),
     ],
     align=True,
 )  # fmt: skip
 """A node in our order; `node` is its place in the book, `price` the guiding one of its cell."""
+SHELVED: Final = np.dtype(
+    [
+        ("ask", "f8"),
+        ("price", "f8"),
+        ("seat", "i4"),
+        ("tier", "i4"),
+        ("long", "i4"),
+        ("free", "i4"),
+    ],
+    align=True,
+)
+"""What gangs read of a seat, side by side with its neighbours; `price` is that of single GPUs."""
 KIND: Final = np.dtype(
     [(name, "i4") for name in ("gpu_class", "tier", "region", "trust", "long", "first", "end")]
 )
@@ -48,8 +60,8 @@ class Supply(NamedTuple):
     seats: Array
     kinds: Array
     places: Array
-    of_place: Ints
-    """Seats by place, in each by ask: from `first` to `end`."""
+    shelf: Array
+    """Seats by place, in each by ask: from `first` to `end`; all of them free."""
     ranked: Array
     """Places by the mean ask of their cheapest GPUs."""
     rank_start: Ints
@@ -66,6 +78,9 @@ class Stock(NamedTuple):
     tenants: Ints
     """[seat, …] jobs, of which `tenant_count` are there."""
     tenant_count: Ints
+    shelf: Array
+    there: Ints
+    """[place, 2 · tier + long] free GPUs."""
 
 
 def supply(book: Book, price: Floats, tie: Ints) -> Supply:
@@ -88,19 +103,30 @@ def supply(book: Book, price: Floats, tie: Ints) -> Supply:
         kinds[name] = column
     kinds["first"] = np.searchsorted(seats["kind"], np.arange(len(kinds)))
     kinds["end"] = np.searchsorted(seats["kind"], np.arange(len(kinds)), side="right")
-    by_place = np.lexsort((np.arange(len(seats)), seats["ask"], seats["place"])).astype(np.int32)
-    first = np.searchsorted(seats["place"][by_place], np.arange(len(places) + 1))
+    shelf = _shelf(seats)
+    first = np.searchsorted(seats["place"][shelf["seat"]], np.arange(len(places) + 1))
     gpu_class, where = places.T
     spots = rows(
         PLACE, gpu_class=gpu_class, region=book.site_region[where], trust=book.site_trust[where],
         net=book.site_net[where], uplink=book.site_up_mbps[where], first=first[:-1],
         end=first[1:],
     )  # fmt: skip
-    return Supply(seats, kinds, spots, by_place, *_ranks(book, seats, spots, by_place))
+    return Supply(seats, kinds, spots, shelf, *_ranks(book, spots, shelf))
 
 
-def _ranks(book: Book, seats: Array, places: Array, of_place: Ints) -> tuple[Array, Ints]:
-    place, tier, doubling, ask = _means(seats, places, of_place)
+def _shelf(seats: Array) -> Array:
+    """The shelf of these seats, which learn where they stand in it."""
+    order = np.lexsort((np.arange(len(seats)), seats["ask"], seats["place"])).astype(np.int32)
+    seats["shelved"][order] = np.arange(len(seats))
+    of = seats[order]
+    return rows(
+        SHELVED, ask=of["ask"], price=of["price"][:, 0], seat=order, tier=of["tier"],
+        long=of["long"], free=of["gpus"],
+    )  # fmt: skip
+
+
+def _ranks(book: Book, places: Array, shelf: Array) -> tuple[Array, Ints]:
+    place, tier, doubling, ask = _means(places, shelf)
     shape = (len(book.class_nvlink), NETS, TIERS, DOUBLINGS)
     where = (places["gpu_class"][place], places["net"][place], tier, doubling)
     number = np.ravel_multi_index(where, shape)
@@ -111,7 +137,7 @@ def _ranks(book: Book, seats: Array, places: Array, of_place: Ints) -> tuple[Arr
 
 
 @njit(cache=True, nogil=True)
-def _means(seats: Array, places: Array, of_place: Ints) -> tuple[Ints, Ints, Ints, Floats]:
+def _means(places: Array, shelf: Array) -> tuple[Ints, Ints, Ints, Floats]:
     """(place, worst tier, doubling, mean ask of the cheapest 2^doubling GPUs) for each that has as
     many."""
     most = len(places) * TIERS * DOUBLINGS
@@ -122,8 +148,8 @@ def _means(seats: Array, places: Array, of_place: Ints) -> tuple[Ints, Ints, Int
         for worst in range(TIERS):
             power, gpus, paid = 0, 0, 0.0
             for one in range(places[at].first, places[at].end):
-                seat = seats[of_place[one]]
-                left = seat.gpus if seat.tier <= worst else 0
+                seat = shelf[one]
+                left = seat.free if seat.tier <= worst else 0
                 while left > 0 and power < DOUBLINGS:
                     take = min(left, (1 << power) - gpus)
                     gpus, paid, left = gpus + take, paid + take * seat.ask, left - take
@@ -149,7 +175,11 @@ def stock(of: Supply) -> Stock:
     head = np.empty((len(of.kinds), SIZES), np.int32)
     _heads(of.kinds, tree, head)
     tenants = np.zeros((len(free), NODE_GPUS), np.int32)
-    return Stock(free, tree, head, tenants, np.zeros(len(free), np.int32))
+    there = np.zeros((len(of.places), 2 * TIERS), np.int32)
+    seats = of.seats
+    np.add.at(there, (seats["place"], 2 * seats["tier"] + seats["long"]), free)
+    none = np.zeros(len(free), np.int32)
+    return Stock(free, tree, head, tenants, none, of.shelf.copy(), there)
 
 
 @njit(cache=True, nogil=True)
@@ -184,11 +214,13 @@ def first_with(tree: Ints, first: int, end: int, gpus: int) -> int:
 @njit(cache=True, nogil=True)
 def let(seats: Array, kinds: Array, of: Stock, job: int, parts: Array) -> None:
     """Gives a job its parts."""
-    free, tree, head, tenants, count = of
+    free, tree, head, tenants, count, shelf, there = of
     for one in range(len(parts)):
         seat, before = parts[one].seat, free[parts[one].seat]
         after = before - parts[one].gpus
         _set(free, tree, seat, after)
+        shelf[seats[seat].shelved].free = after
+        there[seats[seat].place, 2 * seats[seat].tier + seats[seat].long] += after - before
         kind = seats[seat].kind
         for size in range(SIZES):
             if before >= 1 << size > after and head[kind, size] == seat:
@@ -200,11 +232,13 @@ def let(seats: Array, kinds: Array, of: Stock, job: int, parts: Array) -> None:
 @njit(cache=True, nogil=True)
 def give_back(seats: Array, of: Stock, job: int, parts: Array) -> None:
     """Takes them from it again."""
-    free, tree, head, tenants, count = of
+    free, tree, head, tenants, count, shelf, there = of
     for one in range(len(parts)):
         seat, before = parts[one].seat, free[parts[one].seat]
         after = before + parts[one].gpus
         _set(free, tree, seat, after)
+        shelf[seats[seat].shelved].free = after
+        there[seats[seat].place, 2 * seats[seat].tier + seats[seat].long] += after - before
         kind = seats[seat].kind
         for size in range(SIZES):
             if after >= 1 << size > before and seat < head[kind, size]:

@@ -257,6 +257,17 @@ def test_a_gang_over_sites_leaves_none_with_too_few() -> None:
     assert where(cleared(a_book([gang], nodes, sites))) == {0: 5, 1: 3}
 
 
+def test_an_elastic_gang_over_sites_takes_what_gains_it_anything() -> None:
+    """Between its least and its most: the two at 3.0 are worth less than they ask."""
+    sites = [SITE, replace(SITE, id="b")]
+    nodes = [a_node(1, gpus=4), a_node(2, gpus=2, site="b"), a_node(3, gpus=2, ask=3.0, site="b")]
+    gang = an_order(**SPREAD | {"gpus_min": 5, "gpus_max": 8, "sites_max": 2})
+    assert where(cleared(a_book([gang], nodes, sites))) == {0: 4, 1: 2}
+    # But it takes them where it must.
+    gang = replace(gang, gpus_min=8, limits={"sxm": 4.0})
+    assert where(cleared(a_book([gang], nodes, sites))) == {0: 4, 1: 2, 2: 2}
+
+
 def test_few_large_sites_serve_a_gang_that_may_span_few() -> None:
     sites = [SiteRow(name, 0, 1, 0, 1000.0) for name in "abcd"]
     nodes = [

@@ -1,0 +1,71 @@
+"""Which kinds of node each job accepts, and the most that it could gain there: where it looks first."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.lending import lent
+from scheduler.matching.tables import Tables, accepts
+
+NOTHING: Final = -1e-9
+"""What a choice must score: whoever gains nothing by a trade doesn't mind it."""
+_LISTED: Final = 160
+"""So many kinds of a class are known to each job, the cheapest that it accepts."""
+
+
+class Hopes(NamedTuple):
+    """The kinds that each job accepts, from start[j] on, and the most that a GPU of them could gain
+    it with the least GPUs."""
+
+    start: Ints
+    kind: Ints
+    gain: Floats
+
+
+def hopes(of: Tables, seats: Array, kinds: Array) -> Hopes:
+    """For all jobs."""
+    ask = seats["ask"][np.minimum(kinds["first"], max(len(seats) - 1, 0))]
+    order = np.lexsort((ask, kinds["gpu_class"]))
+    start = np.searchsorted(kinds["gpu_class"][order], np.arange(of.limit.shape[1] + 1))
+    return Hopes(*_hopes(of, kinds, order.astype(np.int32), ask, start))
+
+
+@njit(cache=True, nogil=True)
+def _hopes(
+    of: Tables, kinds: Array, order: Ints, ask: Floats, start_of: Ints
+) -> tuple[Ints, Ints, Floats]:
+    of, kinds, order, ask, start_of = lent((of, kinds, order, ask, start_of))
+    jobs, limits, slow, failures = of.jobs, of.limit, of.rules.in_node, of.rules.failures
+    start = np.zeros(len(jobs) + 1, np.int32)
+    kind, gain = np.empty(4096, np.int32), np.empty(4096)
+    found, promise = np.empty(len(kinds), np.int32), np.empty(len(kinds))
+    total = 0
+    for at in range(len(jobs)):
+        job, count = jobs[at], 0
+        for gpu_class in range(limits.shape[1]):
+            limit, of_class = limits[at, gpu_class], 0
+            keeps = 1 - job.kappa * slow[gpu_class] if job.least > 1 else 1.0
+            for listed in range(start_of[gpu_class], start_of[gpu_class + 1]):
+                one = order[listed]
+                if limit <= 0 or limit * keeps - ask[one] <= NOTHING or of_class == _LISTED:
+                    break
+                here = kinds[one]
+                if here.tier > job.tier or here.long < job.long or not accepts(job, here):
+                    continue
+                worth = limit * (keeps - failures[here.tier] * job.lost * job.least) - ask[one]
+                if worth > NOTHING:
+                    found[count], promise[count] = one, -worth
+                    count += 1
+                    of_class += 1
+        if total + count > len(kind):
+            size = 2 * (total + count)
+            more, gains = np.empty(size, np.int32), np.empty(size)
+            more[:total], gains[:total] = kind[:total], gain[:total]
+            kind, gain = more, gains
+        for one in np.argsort(promise[:count]):
+            kind[total], gain[total] = found[one], -promise[one]
+            total += 1
+        start[at + 1] = total
+    return start, kind[:total].copy(), gain[:total].copy()
