@@ -164,16 +164,12 @@ def advance(
     target = machine.transition(event).target
     before = {row.pk: row.state for row in rows if machine.after(row.state, event)}
     moved = _swap(model, before, {"state": target, "state_since": now, **also})
-    told = sorted(moved)
-    said = [reason if isinstance(reason, str) else reason.get(pk, "") for pk in told]
-    if told:
+    if told := sorted(moved):
+        said = [reason if isinstance(reason, str) else reason.get(pk, "") for pk in told]
+        sources = [before[pk] for pk in told]
         bulk.write(
             StateChange,
-            {
-                "subject": told,
-                "source": [before[pk] for pk in told],
-                "reason": [one[:300] for one in said],
-            },
+            {"subject": told, "source": sources, "reason": [one[:300] for one in said]},
             {"machine": machine.name, "event": event, "target": target, "by": by[:150], "at": now},
         )
     for row in rows:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Final
 from uuid import UUID
 
+import numpy as np
 from django.conf import settings
 
 from buyers.models import Job
@@ -168,8 +169,10 @@ def _looked_at(round: Cleared) -> Mapping[UUID, datetime]:
 
 
 def _waits(round: Cleared) -> dict[int, UUID]:
-    """The jobs that were not placed, by their number in the book."""
-    return {at: job.pk for at, job in enumerate(round.jobs) if round.matches.level[at] < 0}
+    """The jobs that were not placed, by their number in the book; the longest waiting first."""
+    waits = np.flatnonzero(round.matches.level < 0).tolist()
+    waits.sort(key=lambda at: (round.jobs[at].queued_at, round.jobs[at].pk))
+    return {at: round.jobs[at].pk for at in waits}
 
 
 def _idles(round: Cleared) -> dict[int, UUID]:

@@ -79,10 +79,30 @@ def build(
 ) -> list[bytes]:
     """The specs of all ranks, as they are hashed and sent; `ids` of the assignments. What they
     have in common is made once."""
+    first = _first(attempt, seats, ids[0], files, policy)
+    others = [
+        msgspec.structs.replace(
+            first,
+            assignment=assignment,
+            rank=rank,
+            devices=[gpu.uuid for gpu in seat.gpus],
+            memory_bytes=_host_memory(seat),
+            environment=attempt.job.environment or seat.machine.environment,
+            start_timeout_s=attempt.patience[rank],
+        )
+        for rank, (assignment, seat) in enumerate(zip(ids, seats, strict=True))
+        if rank
+    ]
+    return [protocol.encode(spec) for spec in (first, *others)]
+
+
+def _first(
+    attempt: Attempt, seats: Sequence[Seat], assignment: UUID, files: Files, policy: Policy
+) -> protocol.AssignmentSpec:
     job, gang = attempt.job, attempt.gang
     save_s = checkpoints.save_seconds(job.save_s, policy.save_default_s)
-    first = protocol.AssignmentSpec(
-        assignment=ids[0],
+    return protocol.AssignmentSpec(
+        assignment=assignment,
         lease=attempt.lease,
         job=job.pk,
         org=job.org_id,
@@ -110,20 +130,6 @@ def build(
         secrets=job.secrets,
         lineage=_lineage(job),
     )
-    others = [
-        msgspec.structs.replace(
-            first,
-            assignment=assignment,
-            rank=rank,
-            devices=[gpu.uuid for gpu in seat.gpus],
-            memory_bytes=_host_memory(seat),
-            environment=job.environment or seat.machine.environment,
-            start_timeout_s=attempt.patience[rank],
-        )
-        for rank, (assignment, seat) in enumerate(zip(ids, seats, strict=True))
-        if rank
-    ]
-    return [protocol.encode(spec) for spec in (first, *others)]
 
 
 def patience(

@@ -79,13 +79,14 @@ def let_at(
 
 
 def tries(book: Book, matches: Matches, node: int) -> list[float]:
-    """Asks below its own that are worth a try, falling: what its like was let for, a micro less, and
-    some shares of its own ask. None of them tells of anybody's live ask or limit."""
+    """Asks below its own that are worth a try, falling: a micro less than its like was let for (at
+    the same, a tie would fall now so and now so), and some shares of its own ask. None of them tells
+    of anybody's live ask or limit."""
     ask = float(book.node_ask[node])
     like = _let_for(book, matches, book.node_class[matches.node] == book.node_class[node], node)
     paid = np.unique(np.floor(like * MICRO + 0.5))
     own = [math.floor(ask * (1 - cut) * MICRO) for cut in _CUTS]
-    micros = {*paid.tolist(), *(paid - 1).tolist(), *own}
+    micros = {*(paid - 1).tolist(), *own}
     return [each / MICRO for each in sorted(micros, reverse=True) if 0 <= each < ask * MICRO]
 
 

@@ -120,9 +120,9 @@ class TestAQuote:
     ):
         for _ in range(8):
             world.agent(supplier, now=now)
-        # Script and environments 2, classes 1, offers with nodes, sites and GPUs 2, records 1,
-        # speeds 1, last prices 1, the quote itself 1.
-        with django_assert_max_num_queries(9):
+        # Script and environments 2, classes 1, offers, sites, records, who is silent, and the rows
+        # with their free GPUs 6, speeds 1, last prices 1, the quote itself 1.
+        with django_assert_max_num_queries(12):
             quoting.quote(buyer, wanted(), now=now)
 
 
