@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+import numpy as np
 from django.db import connection, transaction
 
 from marketplace import bulk, locks
@@ -25,7 +26,9 @@ from scheduler.explaining import Cleared
 from scheduler.following import Followed
 from scheduler.leases import MARKET_LOCK
 from scheduler.lots import Lot
+from scheduler.matching.arrays import Array
 from scheduler.matching.book import digest
+from scheduler.matching.cells import SLOTS
 from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
@@ -38,6 +41,8 @@ log = logging.getLogger(__name__)
 _QUIET: Final = timedelta(minutes=1)
 """Rounds that match nothing are written down no more often than this."""
 
+_NO_PRICES: Final = (0.0,) * len(SLOTS)
+
 FOLLOWED: Final = Followed()
 """The book of this process, if it is the worker that clears."""
 
@@ -49,7 +54,9 @@ def clear_market(*, now: datetime, followed: Followed | None = None) -> int:
     """
     with _undisturbed():
         try:
-            return _clear_market((followed or snapshots).read(now), now)
+            if followed is None:
+                return _clear_market(snapshots.read(now), {}, now)
+            return _clear_market(followed.read(now), followed.ladders, now)
         except BaseException:
             if followed is not None:
                 followed.forget()
@@ -75,11 +82,14 @@ def _undisturbed() -> Iterator[None]:
             gc.enable()
 
 
-def _clear_market(snapshot: Snapshot, now: datetime) -> int:
+def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) -> int:
+    """`ladders` of each node in the round before, and then in this one."""
     if not snapshot.jobs:
         return 0
+    nodes = [row.stands.node for row in snapshot.rows]
+    last = np.array([ladders.get(node, _NO_PRICES) for node in nodes]).reshape(-1, len(SLOTS))
     started = time.perf_counter()
-    matches = clear(snapshot.book)
+    matches = clear(snapshot.book, last=last if ladders else None)
     seconds = time.perf_counter() - started
     matches = replace(matches, seconds=seconds)
     placed = 0
@@ -88,6 +98,8 @@ def _clear_market(snapshot: Snapshot, now: datetime) -> int:
             locks.hold(MARKET_LOCK)
             placed = _commit(snapshot, matches, seconds=seconds, now=now)
     explaining.tell(_cleared(snapshot, matches, seconds), now=now)
+    ladders.clear()
+    ladders.update(zip(nodes, matches.cell_price, strict=True))
     return placed
 
 

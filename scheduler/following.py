@@ -21,6 +21,7 @@ from buyers.models import Job
 from marketplace.core.fit import Wants
 from scheduler import book, lots, snapshots
 from scheduler.lots import Lot
+from scheduler.matching.arrays import Array
 from scheduler.models import Moved
 from scheduler.snapshots import Snapshot
 
@@ -38,6 +39,8 @@ class Followed:
         self._versions: dict[UUID, int] = {}
         self._lots: dict[UUID, Lot] = {}
         self._of_node: dict[str, list[UUID]] = {}
+        self.ladders: dict[str, Array] = {}
+        """Of each node in the last round: its cell's ladder, USD per GPU-hour."""
         self._since: int | None = None
         """The oldest transaction that may have been unseen."""
         self._anew_at: datetime | None = None

@@ -212,3 +212,12 @@ def test_the_market_page_shows_what_was_noted_for_half_a_minute(supplier, now):
     later = now + timedelta(seconds=50)
     Node.objects.filter(pk=other.node.pk).update(last_seen_at=later)
     assert public.look(now=later).supply[0].gpus == 4
+
+
+def test_the_ladders_of_a_round_are_kept_for_the_next(buyer, supplier, now):
+    agent = world.agent(supplier, now=now)
+    world.job(buyer, now=now)
+    followed = Followed()
+    assert clearing.clear_market(now=now, followed=followed) == 1
+    assert followed.ladders.keys() == {str(agent.node.pk)}
+    assert (followed.ladders[str(agent.node.pk)] > 0).all()
