@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Record
+from scheduler.matching.lending import lent
 from scheduler.matching.lists import Lists, find_cheapest
 from scheduler.matching.offers import FADED, FAR, Offers, in_node, want
 from scheduler.matching.spanning import Span, over_sites, span
@@ -55,6 +56,7 @@ def room(of: Tables, table: Offers, lists: Lists) -> Room:
 def nodes_gain(nodes: Array, price: Floats, width: Floats, excess: Floats) -> float:
     """Σ over nodes of the best cut of their free GPUs: the largest slots, as none earns less. What
     they sell is added to `excess` [K, 4]; `width` [K]: over how much price their minds change."""
+    nodes, price, width, excess = lent((nodes, price, width, excess))
     total = 0.0
     for at in range(len(nodes)):
         node = nodes[at]
@@ -78,6 +80,8 @@ def jobs_gain(
 ) -> float:  # fmt: skip
     """Σ over the jobs from `first` to `end`, each one, second, fourth …, of the most that each could gain; `room` holds what they
     would buy for it. `width` [C]: over how much cost wishes spread."""
+    of, lists, price, width = lent((of, lists, price, width))
+    wide, room = lent((wide, room))
     jobs, limits, slow = of.jobs, of.limit, of.rules.in_node
     failures, best, wanted, excess = of.rules.failures, room.best, room.wanted, room.excess
     gains = room.gains

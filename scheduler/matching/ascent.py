@@ -18,6 +18,7 @@ from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.bound import Prospects
 from scheduler.matching.cells import distinct
 from scheduler.matching.halves import Halves
+from scheduler.matching.lending import lent
 from scheduler.matching.lists import Length, lists
 from scheduler.matching.tables import Tables
 
@@ -120,6 +121,8 @@ def _move(
     price: Floats, moving: Floats, excess: Floats, levels: _Levels, unit: Floats, floor: Floats,
     steps: Floats,
 ) -> None:  # fmt: skip
+    price, moving, excess, levels = lent((price, moving, excess, levels))
+    unit, floor, steps = lent((unit, floor, steps))
     kinds, classes = np.zeros(len(levels.kind_gpus)), np.zeros(len(levels.class_gpus))
     for cell in range(len(price)):
         for slot in range(4):

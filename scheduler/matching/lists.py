@@ -14,6 +14,7 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.halves import Halves
+from scheduler.matching.lending import lent
 from scheduler.matching.tables import NOWHERE, TIERS, Tables, accepts, kept
 
 ALL: Final = 2**31 - 1
@@ -74,6 +75,7 @@ def _places(
     of: Tables, cheapest: Floats, length: Length, first: int, end: int
 ) -> tuple[Ints, Ints]:
     """(how many of each job, all of them) for the jobs from `first` to `end`."""
+    of, cheapest = lent((of, cheapest))
     jobs, limits, places, place_start = of.jobs, of.limit, of.places, of.place_start
     in_site, failures = of.rules.in_site, of.rules.failures
     counts, total = np.zeros(end - first, np.int64), 0
@@ -128,6 +130,7 @@ def _there(job: Record, place: Record) -> int:
 def _spots(
     of: Tables, price: Floats, cheapest: Floats, length: Length, first: int, end: int
 ) -> tuple[Ints, Ints]:
+    of, price, cheapest = lent((of, price, cheapest))
     jobs, limits, places, sources, cells = of.jobs, of.limit, of.places, of.sources, of.cells
     place_start, source_start = of.place_start, of.source_start
     counts, total = np.zeros(end - first, np.int64), 0

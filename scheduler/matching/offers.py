@@ -15,6 +15,7 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Record
 from scheduler.matching.book import NODE_GPUS
+from scheduler.matching.lending import lent
 from scheduler.matching.tables import TIERS, TRUSTS, Tables
 
 FAR: Final = 1e300
@@ -45,6 +46,7 @@ def offers(of: Tables) -> Offers:
 @njit(cache=True, nogil=True)
 def look_up(cells: Array, price: Floats, width: Floats, exact: Array, wide: Array) -> None:
     """Fills the tables. `width` [C]: over how much of its cost a GPU's wishes spread, USD."""
+    cells, price, width, exact, wide = lent((cells, price, width, exact, wide))
     _clear(exact)
     _clear(wide)
     most = exact.shape[0]
@@ -73,6 +75,8 @@ def spread(
     cells: Array, price: Floats, width: Floats, exact: Array, wide: Array, excess: Floats
 ) -> None:
     """Takes from `excess` [K, 4] what is wanted in `wide`."""
+    cells, price, width, exact = lent((cells, price, width, exact))
+    wide, excess = lent((wide, excess))
     most = exact.shape[0]
     for gpus in range(most):
         for gpu_class in range(exact.shape[1]):
