@@ -33,8 +33,8 @@ _COARSE, _EACH, _MANY = 30, 4, 4000
 """So many steps ask each fourth job of a large book only: the way is long, and the same for all."""
 _PLACES, _SPOTS = 48, 24
 """How long the lists are that prices move by."""
-_WARM: Final = 60
-"""Last round's prices are as good as after so many steps."""
+_WARM: Final = 45
+"""Last round's prices, raised where they were, go on as if after so many steps."""
 _RENEWED_AT: Final = frozenset({0, 15, _COARSE, 40, _WARM, 80, 160, 320})
 """When those lists are drawn up anew."""
 

@@ -33,7 +33,7 @@ from scheduler.matching.placing import Gang, Stand
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.tables import Tables, tables
 
-_SWEEPS, _AGAIN = 50, 6
+_SWEEPS, _AGAIN = 50, 16
 """Steps that prices take, and take from last round's."""
 _KNOWN: Final = 0.5
 """The share of nodes whose prices must be known to go on from them."""

@@ -3,10 +3,14 @@
 Where the halves lie follows from the number of jobs alone, so that sums are the same on any machine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Final, TypeVar
+
+import numpy as np
+
+from scheduler.matching.arrays import Ints
 
 _FEW: Final = 500
 """Jobs for which a second thread isn't worth its start."""
@@ -28,3 +32,9 @@ class Halves:
             for number, (first, end) in enumerate(self.edges[1:], start=1)
         ]
         return [work(0, *self.edges[0]), *(one.result() for one in others)]
+
+
+def joined(counts: Sequence[Ints], found: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """(where those of each job begin, all that was found)."""
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
+    return start, np.concatenate(found)

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.halves import Halves, joined
 from scheduler.matching.lending import lent
 from scheduler.matching.tables import Tables, accepts
 
@@ -29,20 +30,27 @@ def hopes(of: Tables, seats: Array, kinds: Array) -> Hopes:
     ask = seats["ask"][np.minimum(kinds["first"], max(len(seats) - 1, 0))]
     order = np.lexsort((ask, kinds["gpu_class"]))
     start = np.searchsorted(kinds["gpu_class"][order], np.arange(of.limit.shape[1] + 1))
-    return Hopes(*_hopes(of, kinds, order.astype(np.int32), ask, start))
+    order = order.astype(np.int32)
+
+    def half(_: int, first: int, end: int) -> tuple[Ints, Ints, Floats]:
+        return _hopes(of, kinds, order, ask, start, first, end)
+
+    counts, listed, gain = zip(*Halves(len(of.jobs)).each(half), strict=True)
+    return Hopes(*joined(counts, listed), np.concatenate(gain))
 
 
 @njit(cache=True, nogil=True)
 def _hopes(
-    of: Tables, kinds: Array, order: Ints, ask: Floats, start_of: Ints
+    of: Tables, kinds: Array, order: Ints, ask: Floats, start_of: Ints, first: int, end: int
 ) -> tuple[Ints, Ints, Floats]:
+    """(how many kinds of each job, all of them, their gains) for the jobs from `first` to `end`."""
     of, kinds, order, ask, start_of = lent((of, kinds, order, ask, start_of))
     jobs, limits, slow, failures = of.jobs, of.limit, of.rules.in_node, of.rules.failures
-    start = np.zeros(len(jobs) + 1, np.int32)
+    counts = np.zeros(end - first, np.int64)
     kind, gain = np.empty(4096, np.int32), np.empty(4096)
     found, promise = np.empty(len(kinds), np.int32), np.empty(len(kinds))
     total = 0
-    for at in range(len(jobs)):
+    for at in range(first, end):
         job, count = jobs[at], 0
         for gpu_class in range(limits.shape[1]):
             limit, of_class = limits[at, gpu_class], 0
@@ -67,5 +75,5 @@ def _hopes(
         for one in np.argsort(promise[:count]):
             kind[total], gain[total] = found[one], -promise[one]
             total += 1
-        start[at + 1] = total
-    return start, kind[:total].copy(), gain[:total].copy()
+        counts[at - first] = count
+    return counts, kind[:total].copy(), gain[:total].copy()

@@ -6,14 +6,13 @@ reckoned with all. A class of which no sites, so many as the gang accepts, have 
 needs is left out.
 """
 
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
-from scheduler.matching.halves import Halves
+from scheduler.matching.halves import Halves, joined
 from scheduler.matching.lending import lent
 from scheduler.matching.tables import NOWHERE, TIERS, Tables, accepts, kept
 
@@ -51,13 +50,7 @@ def lists(of: Tables, price: Floats, halves: Halves, length: Length) -> Lists:
         )
 
     found = list(zip(*halves.each(half), strict=True))
-    return Lists(*_joined(found[0], found[1]), *_joined(found[2], found[3]))
-
-
-def _joined(counts: Sequence[Ints], found: Sequence[Ints]) -> tuple[Ints, Ints]:
-    """(where those of each job begin, all that was found)."""
-    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
-    return start, np.concatenate(found)
+    return Lists(*joined(found[0], found[1]), *joined(found[2], found[3]))
 
 
 @njit(cache=True, nogil=True)
