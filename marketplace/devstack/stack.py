@@ -12,7 +12,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from marketplace.devstack import bootstrap, ports
@@ -129,7 +129,8 @@ class Stack:
         return [
             self._web("web", Stage.WEB, "application", ports.SITE, *_SITE),
             self._web("agents", Stage.AGENTS, "agents", ports.AGENTS, *_AGENTS),
-            self._celery("clearing", "-Q", "clearing", "-P", "solo"),
+            # Where its loops have changed since they were compiled, it does that first.
+            replace(self._celery("clearing", "-Q", "clearing", "-P", "solo"), ready_s=300),
             self._celery("worker", "-Q", "celery", "--concurrency", "2"),
             # One for what is fetched, one for what is checked: either may take hours.
             self._celery("bytes", "-Q", "bytes", "-P", "threads", "--concurrency", "2"),
