@@ -1,7 +1,9 @@
 """The best choice of one job among what is left: a node, a site, or several sites.
 
-GPUs count for what they ask, or for their cell's price where that is higher: so a job leaves to
-others what is worth more to them. How much of the price counts (`guide`, 0 to 1) is the caller's.
+GPUs count for what others would pay for them: what a node's free GPUs are worth in the largest
+slots, less what the rest is worth without them (`held`). So a job leaves whole blocks, and whatever
+is in demand, to those who gain more by it. How much of prices counts (`guide`, 0 to 1) is the
+caller's; at 0 it is asks.
 """
 
 from typing import Final, NamedTuple
@@ -19,6 +21,8 @@ from scheduler.matching.tables import NOWHERE, TIERS, Tables, accepts, kept
 
 _CANDIDATES: Final = 128
 _RULES: Final = 6
+_SEATS: Final = 8
+"""So many nodes of a kind are looked at, where prices may make a dearer one the better."""
 
 
 class Desk(NamedTuple):
@@ -29,7 +33,8 @@ class Desk(NamedTuple):
     whole: Array
     spots: Array
     order: Floats
-    cursor: Ints
+    cost: Floats
+    which: Ints
     random: Array
     """State of the generator (xorshift64*, Vigna 2016), one for each clearing."""
 
@@ -47,13 +52,13 @@ class Mood(NamedTuple):
 _SPOT: Final = np.dtype([("gain", "f8"), ("place", "i4"), ("gpus", "i4")])
 
 
-def desk(of: Tables, seed: int) -> Desk:
+def desk(of: Tables, longest: int, seed: int) -> Desk:
     """For a book, with its seed."""
     most = int(of.jobs["most"].max(initial=1)) + 1
     first, second, third = (np.zeros(most, PART) for _ in range(3))
     state = np.array([seed * 0x9E3779B97F4A7C15 % 2**64 or 1], np.uint64)
     return Desk(
-        first, second, third, np.zeros(_CANDIDATES, _SPOT), np.zeros(_CANDIDATES), np.zeros(TIERS, np.int32),
+        first, second, third, np.zeros(_CANDIDATES, _SPOT), np.zeros(_CANDIDATES), np.zeros(longest), np.zeros(longest, np.int32),
         state,
     )  # fmt: skip
 
@@ -80,7 +85,7 @@ def choose(
     score, level, parts = NOTHING, NOWHERE, 0
     for gpus in range(job.least, min(job.most, NODE_GPUS) + 1):
         found, seat = _node(
-            job, limit, gpus, kind, promise, sold.seats, sold.kinds, left.tree, left.head,
+            job, limit, gpus, kind, promise, sold.seats, sold.kinds, left,
             of.rules.in_node, of.rules.failures, room.random, mood, score,
         )  # fmt: skip
         if seat >= 0:
@@ -102,16 +107,32 @@ def choose(
 
 
 @njit(cache=True, nogil=True)
+def held(seat: Record, guide: float, free: int) -> float:
+    """What so many free GPUs of a seat are worth to others, USD per hour: in the largest slots, each
+    at its price or, where that is more, at what its owner asks."""
+    total = free // 8 * 8 * max(seat.ask, guide * seat.price[3])
+    for slot in range(3):
+        if free & (1 << slot):
+            total += (1 << slot) * max(seat.ask, guide * seat.price[slot])
+    return float(total)
+
+
+@njit(cache=True, nogil=True)
+def taken(seat: Record, guide: float, free: int, gpus: int) -> float:
+    """What so many of its free GPUs cost: by so much the rest is worth less."""
+    return held(seat, guide, free) - held(seat, guide, free - gpus)
+
+
+@njit(cache=True, nogil=True)
 def _node(
     job: Record, limit: Floats, gpus: int, kind: Ints, promise: Floats, seats: Array, kinds: Array,
-    tree: Ints, head: Ints, in_node: Floats, failures: Floats, random: Array, mood: Mood,
-    score: float,
+    left: Stock, in_node: Floats, failures: Floats, random: Array, mood: Mood, score: float,
 ) -> tuple[float, int]:  # fmt: skip
     """(score, seat) of the best node for so many GPUs, if it scores more than so much."""
-    size = 0
+    size, tree, head, free = 0, left.tree, left.head, left.free
     while 1 << size < gpus:
         size += 1
-    known, slot, best = 1 << size == gpus, min(size, 3), NOWHERE
+    known, best = 1 << size == gpus, NOWHERE
     for one in range(len(kind)):
         if promise[one] * gpus <= score:
             break
@@ -119,13 +140,17 @@ def _node(
         seat = head[kind[one], size]
         if not known:
             seat = first_with(tree, here.first, here.end, gpus)
-        if seat >= here.end:
-            continue
         keeps = 1 - job.kappa * in_node[here.gpu_class] if gpus > 1 else 1.0
         worth = limit[here.gpu_class] * (keeps - failures[here.tier] * job.lost * gpus)
-        found = gpus * (worth - max(seats[seat].ask, mood.guide * seats[seat].price[slot]))
-        if found > score and not _overlooks(random, mood.blind):
-            score, best = found, seat
+        for _ in range(_SEATS):
+            if seat >= here.end or gpus * (worth - seats[seat].ask) <= score:
+                break
+            found = gpus * worth - taken(seats[seat], mood.guide, free[seat], gpus)
+            if found > score and not _overlooks(random, mood.blind):
+                score, best = found, seat
+            if mood.guide == 0:
+                break
+            seat = first_with(tree, seat + 1, here.end, gpus)
     return score, best
 
 
@@ -137,44 +162,60 @@ def _overlooks(random: Array, blind: float) -> bool:
 @njit(cache=True, nogil=True)
 def _fill(
     job: Record, least: int, amount: int, size: int, limit: float, keeps: float, place: Record,
-    shelf: Array, failures: Floats, guide: float, cursor: Ints, parts: Array,
+    shelf: Array, failures: Floats, mood: Mood, room: Desk, parts: Array,
 ) -> tuple[float, int, int]:  # fmt: skip
     """(score, GPUs, parts) of up to `amount` GPUs of a place, for a gang of `size`: the best first,
-    `least` of them whatever they gain, and then those that gain something. Seats of one tier stand
-    by ask, so the tiers are merged."""
-    lost, left, count, total = job.lost * size * limit, amount, 0, 0.0
-    end, long, tiers = place.end, job.long, job.tier + 1
-    for tier in range(tiers):
-        cursor[tier] = _next(place.first, end, tier, long, shelf)
-    while left > 0:
-        gain, best = NOTHING if amount - left >= least else -FAR, NOWHERE
-        for tier in range(tiers):
-            at = cursor[tier]
-            if at < end:
-                cost = max(shelf[at].ask, guide * shelf[at].price)
-                here = limit * keeps - failures[tier] * lost - cost
-                if here > gain:
-                    gain, best = here, tier
-        if best == NOWHERE:
-            break
-        one = shelf[cursor[best]]
-        cursor[best] = _next(cursor[best] + 1, end, best, long, shelf)
-        take = min(one.free, left)
-        if gain <= NOTHING:
+    `least` of them whatever they gain, and then those that gain something."""
+    lost, cost, which = job.lost * size * limit, room.cost, room.which
+    known, count, left, total = 0, 0, amount, 0.0
+    for at in range(place.first, place.end):
+        one = shelf[at]
+        if one.free and one.tier <= job.tier and one.long >= job.long:
+            paid = held(one, mood.guide, one.free) / one.free
+            cost[known], which[known] = failures[one.tier] * lost + paid, at
+            known += 1
+    for done in range(known):
+        best = _cheapest(shelf, which, cost, done, known, left, failures, lost, mood.guide)
+        cost[best], cost[done] = cost[done], cost[best]
+        which[best], which[done] = which[done], which[best]
+        one = shelf[which[done]]
+        worth, take = limit * keeps - failures[one.tier] * lost, min(one.free, left)
+        gain = take * worth - taken(one, mood.guide, one.free, take)
+        if gain <= NOTHING * take:
             take = min(take, least - (amount - left))
+            if take <= 0:
+                break
+            gain = take * worth - taken(one, mood.guide, one.free, take)
         parts[count].seat, parts[count].gpus = one.seat, take
         count += 1
-        total += take * gain
+        total += gain
         left -= take
+        if left == 0:
+            break
     return total, amount - left, count
 
 
 @njit(cache=True, nogil=True)
-def _next(at: int, end: int, tier: int, long: int, shelf: Array) -> int:
-    """From `at` on the first seat of a tier, with a window long enough, that has anything free."""
-    while at < end and (shelf[at].free == 0 or shelf[at].tier != tier or shelf[at].long < long):
-        at += 1
-    return at
+def _cheapest(
+    shelf: Array, which: Ints, cost: Floats, first: int, end: int, gpus: int, failures: Floats,
+    lost: float, guide: float,
+) -> int:  # fmt: skip
+    """Of those that stand from `first` to `end`: the one whose GPUs cost least as a whole or, where
+    it has more than so many, the one from which these cost least."""
+    best = first
+    for at in range(first + 1, end):
+        if cost[at] < cost[best]:
+            best = at
+    if shelf[which[best]].free <= gpus:
+        return best
+    least = FAR
+    for at in range(first, end):
+        one = shelf[which[at]]
+        if one.free >= gpus:
+            paid = taken(one, guide, one.free, gpus) + gpus * failures[one.tier] * lost
+            if paid < least:
+                best, least = at, paid
+    return best
 
 
 @njit(cache=True, nogil=True)
@@ -193,8 +234,8 @@ def _site(
 ) -> tuple[float, int]:  # fmt: skip
     """(score, parts) of the best site for up to `size` GPUs, if it scores more than so much."""
     places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
-    shelf, chosen, trial, cursor, random = (
-        left.shelf, room.chosen, room.trial, room.cursor, room.random,
+    shelf, chosen, trial, random = (
+        left.shelf, room.chosen, room.trial, room.random,
     )  # fmt: skip
     in_site, failures, parts = of.rules.in_site, of.rules.failures, 0
     least_risk = failures[0] * job.lost * size
@@ -214,8 +255,7 @@ def _site(
                 continue
             seen += 1
             found, gpus, count = _fill(
-                job, job.least, size, size, worth, keeps, place, shelf, failures,
-                mood.guide, cursor, trial,
+                job, job.least, size, size, worth, keeps, place, shelf, failures, mood, room, trial,
             )  # fmt: skip
             if gpus < job.least or count < 2 or found <= score:
                 continue
@@ -257,8 +297,8 @@ def _spots(
 ) -> int:  # fmt: skip
     """How many places of a class could be a part of it; they stand in `room.spots`."""
     places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
-    shelf, spots, trial, cursor, random = (
-        left.shelf, room.spots, room.trial, room.cursor, room.random,
+    shelf, spots, trial, random = (
+        left.shelf, room.spots, room.trial, room.random,
     )  # fmt: skip
     failures, worth, known = of.rules.failures, limit[gpu_class], 0
     least_risk = failures[0] * job.lost * size
@@ -278,8 +318,7 @@ def _spots(
                 continue
             seen += 1
             found, _, _ = _fill(
-                job, 0, size, size, worth, keeps, place, shelf, failures, mood.guide,
-                cursor, trial,
+                job, 0, size, size, worth, keeps, place, shelf, failures, mood, room, trial,
             )  # fmt: skip
             if not _overlooks(random, mood.blind):
                 spots[known].place, spots[known].gpus = ranked[one].place, gpus
@@ -338,7 +377,7 @@ def _together(
         place, least = places[spot.place], max(give - spare, job.site_least)
         found, gpus, some = _fill(
             job, least, give, size, limit[place.gpu_class], kept(job, place.uplink), place,
-            left.shelf, of.rules.failures, mood.guide, room.cursor, room.trial,
+            left.shelf, of.rules.failures, mood, room, room.trial,
         )  # fmt: skip
         if gpus < least:
             continue

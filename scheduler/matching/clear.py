@@ -144,7 +144,9 @@ def _matched(
 ) -> Market:
     sold = supply(book, prices.best[kinds.of_node], np.arange(book.nodes))
     hoped, (gangs, parts) = hopes(of, sold.seats, sold.kinds), improving.gangs(of, book)
-    market = Market(of, hoped, sold, stock(sold), desk(of, book.params.seed), gangs, parts)
+    largest = int((sold.places["end"] - sold.places["first"]).max(initial=1))
+    room = desk(of, largest, book.params.seed)
+    market = Market(of, hoped, sold, stock(sold), room, gangs, parts)
     if not book.jobs or not book.nodes:
         return market
     improving.hope(market)

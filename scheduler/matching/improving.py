@@ -19,6 +19,7 @@ from scheduler.matching.choosing import (
     chance,
     choose,
     rank,
+    taken,
 )
 from scheduler.matching.hoping import Hopes
 from scheduler.matching.lending import lent
@@ -144,22 +145,20 @@ def _place(market: Market, at: int, mood: Mood) -> float:
     gang.level, gang.parts, gang.surplus, gang.size = level, count, score, 0
     if count:
         chosen = market.room.chosen[:count]
+        gang.surplus += _beyond_asks(seats, market.left.free, chosen, mood.guide)
         let(seats, market.sold.kinds, market.left, at, chosen)
         market.parts[gang.first : gang.first + count] = chosen
-        gang.surplus += _beyond_asks(seats, chosen, level, mood.guide)
         gang.size = chosen["gpus"].sum()
     return float(gang.weight * gang.surplus)
 
 
 @njit(cache=True, nogil=True)
-def _beyond_asks(seats: Array, chosen: Array, level: int, guide: float) -> float:
-    """What the score has counted of prices above asks."""
-    slot, total = 0, 0.0
-    while level == 0 and slot < 3 and 1 << slot < chosen[0].gpus:
-        slot += 1
+def _beyond_asks(seats: Array, free: Ints, chosen: Array, guide: float) -> float:
+    """What the score has counted beyond asks."""
+    total = 0.0
     for one in range(len(chosen)):
-        seat = seats[chosen[one].seat]
-        total += chosen[one].gpus * (max(seat.ask, guide * seat.price[slot]) - seat.ask)
+        seat, gpus = seats[chosen[one].seat], chosen[one].gpus
+        total += taken(seat, guide, free[chosen[one].seat], gpus) - gpus * seat.ask
     return total
 
 

@@ -33,7 +33,7 @@ SEAT: Final = np.dtype(
 SHELVED: Final = np.dtype(
     [
         ("ask", "f8"),
-        ("price", "f8"),
+        ("price", "f8", (4,)),
         ("seat", "i4"),
         ("tier", "i4"),
         ("long", "i4"),
@@ -41,7 +41,7 @@ SHELVED: Final = np.dtype(
     ],
     align=True,
 )
-"""What gangs read of a seat, side by side with its neighbours; `price` is that of single GPUs."""
+"""What gangs read of a seat, side by side with its neighbours; `price` that of its cell."""
 KIND: Final = np.dtype(
     [(name, "i4") for name in ("gpu_class", "tier", "region", "trust", "long", "first", "end")]
 )
@@ -120,7 +120,7 @@ def _shelf(seats: Array) -> Array:
     seats["shelved"][order] = np.arange(len(seats))
     of = seats[order]
     return rows(
-        SHELVED, ask=of["ask"], price=of["price"][:, 0], seat=order, tier=of["tier"],
+        SHELVED, ask=of["ask"], price=of["price"], seat=order, tier=of["tier"],
         long=of["long"], free=of["gpus"],
     )  # fmt: skip
 
