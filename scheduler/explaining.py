@@ -181,7 +181,7 @@ def _idles(round: Cleared) -> dict[int, UUID]:
     return {
         at: row.offer_id
         for at, row in enumerate(round.rows)
-        if at not in let and row.free == row.stands.gpus
+        if at not in let and row.free == row.stands.gpus and not row.stands.held_for
     }
 
 
