@@ -108,7 +108,7 @@ def _write_shares(placed: Sequence[Draft], now: datetime) -> None:
             "offer_id": [share.seat.offer for share in shares],
             "rank": [rank for _, rank, _ in ranked],
             "gpus_count": [len(share.seat.gpus) for share in shares],
-            "price_micros": [share.seat.price_micros for share in shares],
+            "price_micros": [share.price_micros for share in shares],
             "take_bps": [_take(share.seat) for share in shares],
             "spec": [share.spec for share in shares],
             "spec_sha256": [protocol.sha256_hex(share.spec) for share in shares],
@@ -123,7 +123,8 @@ def _write_shares(placed: Sequence[Draft], now: datetime) -> None:
 
 
 def _take(seat: Seat) -> int:
-    """A price below the ask is made up for out of the fee."""
+    """A price below the ask is made up for out of the fee. Of a premium the same share is kept as of
+    the price that it is on."""
     return take_of(seat.price_micros, seat.ask_micros, take_bps=settings.POLICY.take_bps)
 
 

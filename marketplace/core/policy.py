@@ -127,6 +127,10 @@ class Policy:
     """Sockets that take over one key within `swaps_window_s` quarantine the node."""
     swaps_window_s: float = 600
 
+    def premium_of(self, service: str) -> int:
+        """What a protected job pays more, or an interruptible one: nothing. Basis points."""
+        return self.premium_bps if service == "protected" else 0
+
     def overridden(self, values: Mapping[str, str]) -> "Policy":
         """A copy with `values` (name → number as text); raises ValueError naming a bad one."""
         known = {field.name: field.type for field in fields(self)}

@@ -233,5 +233,5 @@ def test_taking_what_is_held_is_refused(victim, node, now):
         "gpu_class": "h100-sxm", "price_micros": 5 * MICRO,
     }  # fmt: skip
     with pytest.raises(Conflict, match="somebody was first"):
-        jobs._seats(chosen, now + AFTER)
+        jobs._seats(chosen, 5 * MICRO, now + AFTER)
     assert Hold.objects.get().job == wanted
