@@ -104,12 +104,15 @@ def _may_leave(now: datetime) -> list[Assignment]:
         lease__running_at__lte=now - timedelta(seconds=policy.displace_after_s),
         spared_at=None, gone_at=None, drain_at=None,
     ).select_related("lease__job", "node__site", "offer").order_by("lease__epoch", "rank")  # fmt: skip
+    found = list(shares)
+    if not found:
+        return []
     lately = now - timedelta(seconds=policy.displace_stay_s)
     spared = set(
         Lease.objects.filter(end_reason="displaced", ended_at__gt=lately)
         .values_list("job_id", flat=True)
     )  # fmt: skip
-    return [share for share in shares if share.lease.job_id not in spared]
+    return [share for share in found if share.lease.job_id not in spared]
 
 
 def _waiting(

@@ -15,7 +15,10 @@ from scheduler.hold_models import Hold
 
 def release(jobs: Iterable[UUID]) -> None:
     """Nothing is held any more for these jobs, which wait no longer. Two statements."""
-    asked = [bulk.ids(jobs)]
+    ids = list(jobs)
+    if not ids:
+        return
+    asked = [bulk.ids(ids)]
     with connection.cursor() as cursor:
         cursor.execute(_RELEASE_GPUS, asked)
         cursor.execute(_RELEASE, asked)
@@ -29,8 +32,7 @@ def turn(offered: Collection[UUID], *, now: datetime) -> None:
     over = list(
         Hold.objects.filter(spent | ~Q(job__state="queued")).values_list("job_id", flat=True)
     )
-    if over:
-        release(over)
+    release(over)
 
 
 _RELEASE_GPUS: Final = """
