@@ -13,6 +13,7 @@ from buyers.models import Artifact, Dataset
 from buyers.own_models import Secret
 from marketplace.core.errors import Invalid, MarketError
 from marketplace.core.hardware import REGIONS, Trust
+from marketplace.core.specs import SERVICES
 from marketplace.forms import RefusableForm
 from marketplace.models import Org
 
@@ -246,6 +247,11 @@ class JobForm(RefusableForm):
         choices=[(level.name.lower(), level.name.capitalize()) for level in reversed(Trust)],
         label="Least trust in the site",
     )
+    service = forms.ChoiceField(
+        required=False, choices=[(name, name.capitalize()) for name in SERVICES],
+        help_text="Protected: the market never displaces it, and the price has a premium on it. "
+        "Interruptible: no premium, and it may have to make room after ten minutes, saved first",
+    )  # fmt: skip
 
     def __init__(
         self, recipe: str, data: Any = None, *, org: Org, initial: Mapping[str, Any] | None = None

@@ -16,6 +16,7 @@ from marketplace.models import Org
 _KEPT: Final = (
     "name", "base", "dataset", "script", "mix", "other", "third", "budget", "limit", "gpus",
     "gpus_max",    "level", "memory_gib", "hours", "disk_gib", "egress", "trust",
+    "service",
 )  # fmt: skip
 _SEVERAL: Final = ("secrets", "regions")
 """Fields of which several values may be given."""
@@ -65,6 +66,7 @@ def _as_before(job: Job) -> dict[str, Any]:
         "gpus_max": job.gpus_max if job.gpus_max > job.gpus_min else "",
         "level": Level(job.level).name.lower(),
         "trust": Trust(job.trust).name.lower(),
+        "service": job.service,
         "egress": " ".join(job.egress),
         "secrets": job.secrets,
         "regions": job.regions,

@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from buyers.call_models import RepeatableCall  # noqa: F401  (a table of this app)
 from buyers.hub_models import Fetch
 from buyers.own_models import ContainerImage, PackageLock
 from marketplace.core.hardware import Level, Tier, Trust
@@ -188,6 +189,10 @@ class Job(Stateful):
         BID = "bid", "Left to the rounds"
         TAKE = "take", "A quoted offer"
 
+    class Service(models.TextChoices):
+        PROTECTED = "protected", "Never displaced by the market"
+        INTERRUPTIBLE = "interruptible", "Makes room for a job that gains more by it"
+
     org = models.ForeignKey(Org, models.PROTECT, related_name="jobs")
     name = models.CharField(max_length=100)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
@@ -240,8 +245,12 @@ class Job(Stateful):
     kappa = models.FloatField(default=0.0, help_text="Share of time spent communicating")
     avoid_nodes = models.JSONField(default=list, help_text="Ids of nodes that failed it")
     # What it may cost
-    limits = models.JSONField(help_text="GPU class → most micros per GPU-hour")
+    limits = models.JSONField(help_text="GPU class → most micros per GPU-hour, premium included")
     budget_micros = models.BigIntegerField(help_text="Never a micro over, in all")
+    service = models.CharField(max_length=13, choices=Service, default=Service.PROTECTED)
+    premium_bps = models.PositiveSmallIntegerField(
+        default=0, help_text="On top of the market's price, to the supplier; as ordered"
+    )
     deadline_at = models.DateTimeField(null=True)
     estimated_seconds = models.FloatField(default=0.0)
     quoted = models.JSONField(
@@ -377,23 +386,3 @@ class Quote(models.Model):
     job = models.ForeignKey(Job, models.PROTECT, null=True, related_name="quotes")
 
     objects = QuoteQuerySet.as_manager()
-
-
-class RepeatableCall(models.Model):
-    """A POST that its caller named by an Idempotency-Key, and the answer it got.
-
-    Written in the transaction of its effect, so either both are there or neither; kept for a
-    day. `body_sha256` is over method, path and body: one key stands for one request.
-    """
-
-    org = models.ForeignKey(Org, models.CASCADE, related_name="+")
-    key = models.CharField(max_length=100)
-    body_sha256 = models.CharField(max_length=64)
-    status = models.PositiveSmallIntegerField()
-    answer = models.JSONField()
-    at = models.DateTimeField()
-
-    class Meta:
-        constraints = [models.UniqueConstraint(fields=["org", "key"], name="call_once")]
-        # For forgetting those that are older than a day.
-        indexes = [models.Index(fields=["at"], name="call_at")]

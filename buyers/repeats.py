@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django.db import transaction
 
-from buyers.models import RepeatableCall
+from buyers.call_models import RepeatableCall
 from marketplace import locks
 from marketplace.core.errors import Conflict, Invalid
 from marketplace.models import Org

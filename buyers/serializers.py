@@ -12,6 +12,7 @@ from buyers.jobview import JobView
 from buyers.models import Artifact, Dataset, Job, Quote
 from buyers.told_serializers import JobToldOut
 from marketplace.core.hardware import Level, Tier, Trust
+from marketplace.core.specs import SERVICES
 from scheduler import receipts
 from scheduler.models import Assignment, Lease
 
@@ -199,6 +200,9 @@ class JobIn(serializers.Serializer[Job]):
     trust = serializers.ChoiceField([kind.name.lower() for kind in Trust], required=False)
     tier = serializers.ChoiceField([tier.name.lower() for tier in Tier], required=False)
     kappa = serializers.FloatField(required=False)
+    service = serializers.ChoiceField(
+        SERVICES, required=False, help_text="Left out: protected, at a premium"
+    )
     limit = serializers.CharField(required=False, help_text="Most per GPU-hour, any class")
     limits = serializers.DictField(child=serializers.CharField(), required=False)
     deadline = serializers.DateTimeField(required=False)

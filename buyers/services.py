@@ -248,6 +248,8 @@ def _where(request: JobRequest, plan: Plan) -> dict[str, Any]:
         "trust": request.trust,
         "tier": request.tier,
         "kappa": request.kappa,
+        "service": request.service,
+        "premium_bps": settings.POLICY.premium_of(request.service),
     }
 
 

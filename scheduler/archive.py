@@ -162,7 +162,8 @@ def _all_of(snapshot: Snapshot, matches: Matches, dropped: Bools) -> dict[str, A
     # What the rows of one class trade as, and whether anybody may have them, is the same.
     for number, at in zip(*np.unique(book.node_class, return_index=True), strict=True):
         names[number] = snapshot.rows[at].stands.gpu_class
-        free[number] = not snapshot.rows[at].stands.own_org_only
+        stands = snapshot.rows[at].stands
+        free[number] = not (stands.own_org_only or stands.held_for)
     orgs: dict[str, int] = {}
     return {
         **book.as_arrays(),

@@ -18,6 +18,7 @@ from buyers import secrets
 from buyers.models import Job
 from marketplace.core.fit import Stands, Wants
 from marketplace.core.hardware import Trust
+from marketplace.core.money import before_premium
 from marketplace.core.reliability import Reliability
 from scheduler import lots, records
 from scheduler.lots import Lot
@@ -53,8 +54,13 @@ def lettable(now: datetime) -> QuerySet[Node]:
 
 
 def free_gpus(node: Node, gpu_class: str) -> QuerySet[Gpu]:
-    """The node's GPUs of a class that nobody has, in the order of the machine."""
-    return _free([node.pk]).filter(gpu_class=gpu_class)
+    """The node's GPUs of a class that nobody has or is held, in the order of the machine."""
+    return free_of(node.pk, gpu_class)
+
+
+def free_of(node: UUID, gpu_class: str) -> QuerySet[Gpu]:
+    """The same of a node by its id."""
+    return _free([node]).filter(gpu_class=gpu_class)
 
 
 def standing(now: datetime, *, among: Collection[UUID] | None = None) -> list[Standing]:
@@ -90,6 +96,7 @@ def wants(job: Job) -> Wants:
     """A job as the pure rules see it."""
     return Wants(
         org=str(job.org_id),
+        job=str(job.pk),
         gpus=job.gpus_min,
         gpus_max=job.gpus_max,
         level=job.level,
@@ -103,7 +110,7 @@ def wants(job: Job) -> Wants:
         runs_code=job.script_id is not None,
         ray=job.recipe != "script" and job.gpus_max > 1,
         avoid=frozenset(job.avoid_nodes),
-        limits=job.limits,
+        limits={name: before_premium(limit, job.premium_bps) for name, limit in job.limits.items()},
         egress=bool(job.egress),
         secrets_trust=secrets.worst_site_now(job.org, job.secrets)
         if job.secrets
@@ -115,6 +122,8 @@ def wants(job: Job) -> Wants:
 
 
 def _free(nodes: Sequence[UUID]) -> QuerySet[Gpu]:
-    """What nobody has of these nodes, in the order of each machine."""
+    """What nobody has or is held of these nodes, in the order of each machine."""
     let = Q(leases__released_at__isnull=True, leases__isnull=False)
-    return Gpu.objects.filter(node__in=nodes, present=True).exclude(let).order_by("index")
+    return (
+        Gpu.objects.filter(node__in=nodes, present=True, held=None).exclude(let).order_by("index")
+    )

@@ -7,7 +7,7 @@ at every job, offer and GPU that it is about to use, and drops gangs of which an
 import gc
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,7 +20,17 @@ from django.db import connection, transaction
 from marketplace import bulk, locks
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
-from scheduler import archive, explaining, history, leases, lots, prices, seats, snapshots
+from scheduler import (
+    archive,
+    displacing,
+    explaining,
+    history,
+    leases,
+    lots,
+    prices,
+    seats,
+    snapshots,
+)
 from scheduler.drafting import Placement
 from scheduler.explaining import Cleared
 from scheduler.following import Followed
@@ -86,7 +96,7 @@ def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) 
     """`ladders` of each node in the round before, and then in this one."""
     if not snapshot.jobs:
         return 0
-    nodes = [row.stands.node for row in snapshot.rows]
+    nodes = [row.stands.node + row.stands.held_for for row in snapshot.rows]
     last = np.array([ladders.get(node, _NO_PRICES) for node in nodes]).reshape(-1, len(SLOTS))
     started = time.perf_counter()
     matches = clear(snapshot.book, last=last if ladders else None)
@@ -97,6 +107,7 @@ def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) 
         with transaction.atomic():
             locks.hold(MARKET_LOCK)
             placed = _commit(snapshot, matches, seconds=seconds, now=now)
+    displacing.displace_market(snapshot, matches, now=now)
     explaining.tell(_cleared(snapshot, matches, seconds), now=now)
     ladders.clear()
     ladders.update(zip(nodes, matches.cell_price, strict=True))
@@ -181,28 +192,36 @@ class _Free:
 
     def __init__(self, rows: Collection[Lot], now: datetime) -> None:
         found = lots.read(now=now, offers=[row.offer_id for row in rows])
-        self._now = {lot.offer_id: lot for lot in lots.standing(found, now=now)}
-        nodes = [UUID(lot.stands.node) for lot in self._now.values()]
+        found = lots.standing(found, now=now)
+        self._now = {
+            (lot.offer_id, lot.stands.held_for): lot for lot in (*found, *lots.held(found))
+        }
+        nodes = {UUID(lot.stands.node) for lot in found}
         self._machines, self._devices = seats.machines(nodes), seats.free(nodes)
 
     def take(self, row: Lot, gpus: int, price: float) -> Seat | None:
         """So many GPUs of an offer as the book had it, at USD per GPU-hour; None if it has gone,
         changed or is let by now."""
-        lot = self._now.get(row.offer_id)
+        lot = self._now.get((row.offer_id, row.stands.held_for))
         if lot is None or not _is_alike(lot, row):
             return None
         node = UUID(lot.stands.node)
-        devices = self._devices.get(node, {}).get(lot.stands.gpu_class, [])
+        devices = self._devices.get(_key(lot), [])
         if len(devices) < gpus:
             return None
         # Floats come back as micros. Below the ask, the fee makes up for it, as far as there is one.
         micros = max(round(price * MICRO), lot.ask_micros)
         return Seat(lot.offer_id, self._machines[node], devices[:gpus], micros, lot.ask_micros)
 
-    def keep(self, taken: Sequence[Seat]) -> None:
+    def keep(self, taken: Mapping[Lot, Seat]) -> None:
         """These are a gang's."""
-        for seat in taken:
-            del self._devices[seat.machine.id][seat.gpus[0].gpu_class][: len(seat.gpus)]
+        for row, seat in taken.items():
+            del self._devices[_key(row)][: len(seat.gpus)]
+
+
+def _key(lot: Lot) -> tuple[str, str, str]:
+    """By which its free GPUs are known."""
+    return lot.stands.node, lot.stands.gpu_class, lot.stands.held_for
 
 
 def _is_alike(lot: Lot, row: Lot) -> bool:
@@ -215,16 +234,16 @@ def _seats(
     snapshot: Snapshot, rows: Sequence[tuple[int, int, float]], free: _Free
 ) -> tuple[Seat, ...] | None:
     """A gang's seats from its rows, or None if one of its offers isn't there any more."""
-    taken = []
+    taken: dict[Lot, Seat] = {}
     for node, slots in _nodes(rows).items():
         count = sum(gpus for gpus, _ in slots)
         exact = sum(gpus * price for gpus, price in slots) / count
         seat = free.take(snapshot.rows[node], count, exact)
         if seat is None:
             return None
-        taken.append(seat)
+        taken[snapshot.rows[node]] = seat
     free.keep(taken)
-    return tuple(taken)
+    return tuple(taken.values())
 
 
 def _nodes(rows: Sequence[tuple[int, int, float]]) -> dict[int, list[tuple[int, float]]]:

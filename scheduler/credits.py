@@ -18,7 +18,7 @@ _REASONS: Final = {
     "node_lost": "the node was lost, and with it what ran since the last checkpoint",
     "reclaimed": "the owner took the node back before a checkpoint could be saved",
     "start_timeout": "the node did not start the job in time",
-    "preempted": "the market moved the job before a checkpoint could be saved",
+    "displaced": "the market moved the job before a checkpoint could be saved",
 }
 
 

@@ -14,6 +14,7 @@ from django.db import connection
 
 from buyers.models import Checkpoint, Job
 from marketplace.core.ids import uuids7
+from marketplace.core.money import with_premium
 from marketplace.ledger import services as ledger
 from marketplace.ledger.services import Move, Ref
 from scheduler import escrow, records, specs
@@ -39,6 +40,8 @@ class Share:
 
     id: UUID
     seat: Seat
+    price_micros: int
+    """The seat's, with the job's premium: what the buyer pays per GPU-hour."""
     spec: bytes
     paid_through_s: int = 0
 
@@ -66,7 +69,7 @@ class Draft:
     @property
     def hourly(self) -> int:
         """What the gang costs, micros per hour."""
-        return sum(seat.price_micros * len(seat.gpus) for seat in self.placement.seats)
+        return sum(share.price_micros * len(share.seat.gpus) for share in self.shares)
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,10 @@ def _draft(
         patience=patience,
     )
     told = specs.build(attempt, seats, ids, files=known.files, policy=policy)
-    shares = [Share(*each) for each in zip(ids, seats, told, strict=True)]
+    shares = [
+        Share(pk, seat, with_premium(seat.price_micros, job.premium_bps), spec)
+        for pk, seat, spec in zip(ids, seats, told, strict=True)
+    ]
     start_by = now + timedelta(seconds=max(patience))
     return Draft(lease, placement, epoch, attempt.save_s, start_by, shares)
 

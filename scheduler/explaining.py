@@ -20,7 +20,7 @@ from django.conf import settings
 from buyers.models import Job
 from marketplace.core.fit import Wants, misfit
 from marketplace.core.hardware import Level
-from marketplace.core.money import BASIS_POINTS, MICRO, format_amount, gross_ask
+from marketplace.core.money import BASIS_POINTS, MICRO, format_amount, gross_ask, with_premium
 from scheduler import book as market
 from scheduler import opening
 from scheduler.lots import Lot
@@ -181,7 +181,7 @@ def _idles(round: Cleared) -> dict[int, UUID]:
     return {
         at: row.offer_id
         for at, row in enumerate(round.rows)
-        if at not in let and row.free == row.stands.gpus
+        if at not in let and row.free == row.stands.gpus and not row.stands.held_for
     }
 
 
@@ -247,12 +247,22 @@ def _changes(round: Cleared, found: Waiting, job: Job, wanted: Wants) -> list[tu
         key = (change.term, gpu_class if change.term is Term.LIMIT else change.to)
         if key in told or not _can_be_made(round, change, job, wanted):
             continue
+        paid = _paid(change, job)
         told[key] = change, Helps(
-            term=change.term, to=_to(change), gpu_class=gpu_class, gpus=change.gpus,
-            level=Level(change.level).name.lower(), hourly_micros=_micros(change.hourly),
-            cost_micros=_micros(change.cost), words=saying.what_helps(change, round.names),
+            term=paid.term, to=_to(paid), gpu_class=gpu_class, gpus=paid.gpus,
+            level=Level(paid.level).name.lower(), hourly_micros=_micros(paid.hourly),
+            cost_micros=_micros(paid.cost), words=saying.what_helps(paid, round.names),
         )  # fmt: skip
     return list(told.values())[:_MOST_CHANGES]
+
+
+def _paid(change: Change, job: Job) -> Change:
+    """As the buyer pays it: with the premium, which the book knows nothing of."""
+    more = 1 + job.premium_bps / BASIS_POINTS
+    to = change.to
+    if change.term is Term.LIMIT:
+        to = with_premium(_micros(change.to), job.premium_bps) / MICRO
+    return replace(change, to=to, hourly=change.hourly * more, cost=change.cost * more)
 
 
 def _rounded(change: Change) -> Change:

@@ -53,8 +53,11 @@ class Followed:
         """The book as it stands."""
         jobs = self._queued()
         found = self.standing(now) if jobs else []
-        wanted = list(self._wanted.values())
-        return snapshots.made(jobs, wanted, dict(self._versions), found, now=now)
+        rows = [row for row in found if row.free]
+        # Whether a hold is free as a whole is said by all of its nodes, so that is always asked.
+        rows += lots.held(found) if jobs else []
+        wanted, versions = list(self._wanted.values()), dict(self._versions)
+        return snapshots.made(snapshots.Read(jobs, wanted, versions, found), rows, now=now)
 
     def standing(self, now: datetime) -> Sequence[Lot]:
         """The offers that stand open."""

@@ -13,11 +13,11 @@ from buyers.models import Job, Quote
 from marketplace import locks, telemetry
 from marketplace.core import words
 from marketplace.core.errors import Conflict, Expired, Invalid, NotEnoughMoney
-from marketplace.core.money import format_amount, parse_amount
+from marketplace.core.money import before_premium, format_amount, parse_amount
 from marketplace.core.specs import JobRequest
 from marketplace.ledger import services as ledger
 from marketplace.models import Org
-from scheduler import book, escrow, leases, limits, metering, timing
+from scheduler import book, escrow, holds, leases, limits, metering, timing
 from scheduler.drafting import Placement
 from scheduler.explaining import JobTold
 from scheduler.leases import MARKET_LOCK
@@ -62,12 +62,12 @@ def take(quote: Quote, *, option: int, by: User, now: datetime) -> Job:
         raise Expired("this quote's prices no longer hold; ask for a new one")
     request = JobRequest.from_json(quote.request)
     plan = buyers.plan(quote.org, request, now=now)
-    price = int(chosen["price_micros"])
+    price, premium = int(chosen["price_micros"]), settings.POLICY.premium_of(request.service)
     capped = limits.of(request, plan, now=now)
     capped[chosen["gpu_class"]] = max(price, capped.get(chosen["gpu_class"], 0))
     # From here on nobody else places anything.
     locks.hold(MARKET_LOCK)
-    seats = _seats(chosen, now)
+    seats = _seats(chosen, before_premium(price, premium), now)
     job = buyers.create_job(
         quote.org, request, plan=plan, limits=capped, order=Job.Order.TAKE, by=by, now=now,
         quoted={
@@ -174,6 +174,7 @@ def _end(job: Job, event: str, reason: str, *, by: User, now: datetime) -> Job:
         if lease is None:
             job.advance(event, now=now, by=by.get_username(), reason=said)
             metering.rest(job, now=now)
+            holds.release([job.pk])
         else:
             job.MACHINE.after(job.state, event)
             grace = 0.0 if event == "cancel" else float(lease.save_s)
@@ -191,8 +192,8 @@ def _option(quote: Quote, index: int) -> Mapping[str, Any]:
     return chosen
 
 
-def _seats(chosen: Mapping[str, Any], now: datetime) -> tuple[Seat, ...]:
-    """The option's GPUs, read anew under the market lock. Raises Conflict if any is let."""
+def _seats(chosen: Mapping[str, Any], price: int, now: datetime) -> tuple[Seat, ...]:
+    """The option's GPUs at a price before premium, read anew under the market lock. Raises Conflict if any is let."""
     seats = []
     for wanted in chosen["seats"]:
         offer = (
@@ -206,7 +207,7 @@ def _seats(chosen: Mapping[str, Any], now: datetime) -> tuple[Seat, ...]:
         free = list(book.free_gpus(offer.node, chosen["gpu_class"])[: int(wanted["gpus"])])
         if len(free) < int(wanted["gpus"]):
             raise Conflict("somebody was first: these GPUs are let; ask for a new quote")
-        seats.append(seated(offer, free, int(chosen["price_micros"])))
+        seats.append(seated(offer, free, price))
     return tuple(seats)
 
 

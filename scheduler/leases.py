@@ -22,7 +22,7 @@ from marketplace.core.errors import Conflict
 from marketplace.core.money import take_of
 from marketplace.ledger import services as ledger
 from marketplace.models import advance
-from scheduler import credits, drafting, jobends, metering, restores
+from scheduler import credits, drafting, holds, jobends, metering, restores
 from scheduler.drafting import Draft, Placement
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
 from scheduler.seats import Seat
@@ -61,6 +61,7 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
     }
     if len(advance([draft.job for draft in placed], "place", now=now, reason=where)) < len(placed):
         raise Conflict("one of these jobs has moved on; look again")
+    holds.release([each.job.pk for each in placements])
     # 3. The doorbells.
     _announce(
         (draft.job.pk for draft in placed),
@@ -107,7 +108,7 @@ def _write_shares(placed: Sequence[Draft], now: datetime) -> None:
             "offer_id": [share.seat.offer for share in shares],
             "rank": [rank for _, rank, _ in ranked],
             "gpus_count": [len(share.seat.gpus) for share in shares],
-            "price_micros": [share.seat.price_micros for share in shares],
+            "price_micros": [share.price_micros for share in shares],
             "take_bps": [_take(share.seat) for share in shares],
             "spec": [share.spec for share in shares],
             "spec_sha256": [protocol.sha256_hex(share.spec) for share in shares],
@@ -122,7 +123,8 @@ def _write_shares(placed: Sequence[Draft], now: datetime) -> None:
 
 
 def _take(seat: Seat) -> int:
-    """A price below the ask is made up for out of the fee."""
+    """A price below the ask is made up for out of the fee. Of a premium the same share is kept as of
+    the price that it is on."""
     return take_of(seat.price_micros, seat.ask_micros, take_bps=settings.POLICY.take_bps)
 
 

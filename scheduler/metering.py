@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 # Drains that the market or the owner wanted are not billed: from then on nothing accrues. The end
 # of a lease's day is neither's wish: everybody knew of it from its beginning.
-_UNBILLED: Final = frozenset({"preempted", "reclaimed"})
+_UNBILLED: Final = frozenset({"displaced", "reclaimed"})
 
 
 def locked_job(job_id: UUID) -> Job:

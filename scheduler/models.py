@@ -9,6 +9,7 @@ from buyers.models import Job
 from marketplace.core.ids import uuid7
 from marketplace.core.states import ASSIGNMENT, LEASE
 from marketplace.models import Org, Stateful
+from scheduler.hold_models import HeldGpu, Hold  # noqa: F401  (tables of this app)
 from scheduler.record_models import Record  # noqa: F401  (a table of this app)
 from suppliers.models import Gpu, Node, Offer
 
@@ -143,7 +144,7 @@ class Lease(Stateful):
         CANCELLED = "cancelled"
         STOPPED = "stopped"
         UNPAID = "unpaid"
-        PREEMPTED = "preempted"
+        DISPLACED = "displaced"
         RECLAIMED = "reclaimed"
         NODE_LOST = "node_lost"
         EXPIRED = "expired"

@@ -18,7 +18,7 @@ from marketplace.core import energy
 from marketplace.core.estimates import Estimate
 from marketplace.core.fit import Stands, Wants, misfit
 from marketplace.core.hardware import Level, Tier, Trust, is_cpu
-from marketplace.core.money import accrued
+from marketplace.core.money import accrued, before_premium, with_premium
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
 from scheduler import book, limits, paces, prices, timing
@@ -66,6 +66,7 @@ class Option:
     gpus: int
     seats: list[SeatAsked]
     price_micros: int
+    """Per GPU-hour, the premium of a protected job included."""
     seconds_low: float
     seconds: float
     seconds_high: float
@@ -82,6 +83,20 @@ class Option:
     """About so long until it runs, from a node that has none of it yet. Not billed."""
     memory_bytes: int
     """Needed on each GPU, as estimated or booked."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for, why one place can't have it, if so, and the premium on its price."""
+
+    why: str
+    plan: Plan
+    premium_bps: int
+
+
+def _premium(request: JobRequest) -> int:
+    """Basis points on top of the market's price."""
+    return settings.POLICY.premium_of(request.service)
 
 
 def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
@@ -117,12 +132,13 @@ def _options(org: Org, request: JobRequest, plan: Plan, now: datetime) -> list[O
             efficiency=_efficiency(seats, request),
             pace=known.get(seats[0][0].stands.gpu_class),
         )
-        why = _over_budget(request, max(asks), _gpus(seats), spent)
-        found.append(_option(seats, max(asks), spent, why=why, plan=plan))
+        price = with_premium(max(asks), _premium(request))
+        why = _over_budget(request, price, _gpus(seats), spent)
+        found.append(_option(seats, max(asks), spent, Asked(why, plan, _premium(request))))
     unfit = [
         _option([(row, request.gpus_min)], prices.to_pay(row.stands, last),
                 timing.estimated(plan, tflops=speeds.get(row.node.pk), gpus=request.gpus_min),
-                why=why, plan=plan)
+                Asked(why, plan, _premium(request)))
         for row in rows
         if (why := misfit(wanted, row.stands)) and not _in_a_gang(row, found)
     ]  # fmt: skip
@@ -147,7 +163,10 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         runs_code=plan.script is not None,
         ray=request.recipe != "script" and request.gpus_max > 1,
         avoid=frozenset(),
-        limits=limits.of(request, plan, now=now),
+        limits={
+            name: before_premium(limit, _premium(request))
+            for name, limit in limits.of(request, plan, now=now).items()
+        },
         egress=bool(request.egress),
         secrets_trust=plan.secrets_trust,
         python=plan.packages.python if plan.packages else "",
@@ -213,12 +232,14 @@ def _over_budget(request: JobRequest, price: int, gpus: int, spent: Estimate) ->
 
 
 def _option(
-    seats: Sequence[tuple[Standing, int]], price: int, spent: Estimate, *, why: str, plan: Plan
+    seats: Sequence[tuple[Standing, int]], price: int, spent: Estimate, asked: Asked
 ) -> Option:
+    """`price` is the market's; the option's is what the buyer pays, with the premium."""
+    why, plan = asked.why, asked.plan
     first = seats[0][0]
     site, node, stands = first.node.site, first.node, first.stands
     gpus = _gpus(seats)
-    lines = _lines(price, gpus, spent)
+    lines = _lines(price, gpus, spent, asked.premium_bps)
     drawn = _energy(seats, spent)
     return Option(
         index=0,
@@ -234,7 +255,7 @@ def _option(
         level=Level.NODE if len(seats) == 1 else Level.SITE,
         gpus=gpus,
         seats=[SeatAsked(str(row.offer.pk), str(row.node.pk), part) for row, part in seats],
-        price_micros=price,
+        price_micros=with_premium(price, asked.premium_bps),
         seconds_low=spent.seconds_low,
         seconds=spent.seconds,
         seconds_high=spent.seconds_high,
@@ -252,12 +273,17 @@ def _option(
     )
 
 
-def _lines(price: int, gpus: int, spent: Estimate) -> list[Line]:
-    """GPU time by its range; storage and transfer are part of the fee, and so cost nothing."""
-    times = (spent.seconds_low, spent.seconds, spent.seconds_high)
-    low, mid, high = (accrued(price, gpus, round(seconds)) for seconds in times)
+def _lines(price: int, gpus: int, spent: Estimate, premium_bps: int) -> list[Line]:
+    """GPU time by its range, and the premium on it; storage and transfer are part of the fee, and
+    so cost nothing."""
+    times = [round(each) for each in (spent.seconds_low, spent.seconds, spent.seconds_high)]
+    plain = [accrued(price, gpus, seconds) for seconds in times]
+    paid = [accrued(with_premium(price, premium_bps), gpus, seconds) for seconds in times]
+    more = [all_in - part for all_in, part in zip(paid, plain, strict=True)]
+    protection = Line(f"Protection, {premium_bps / 100:g} %", *more)
     return [
-        Line("GPU time", low, mid, high),
+        Line("GPU time", *plain),
+        *([protection] if premium_bps else []),
         Line("Storage", 0, 0, 0),
         Line("Transfer", 0, 0, 0),
     ]

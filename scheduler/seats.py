@@ -59,14 +59,15 @@ def machines(nodes: Collection[UUID]) -> dict[UUID, Machine]:
         return {row[0]: Machine(*row) for row in cursor.fetchall()}
 
 
-def free(nodes: Collection[UUID]) -> dict[UUID, dict[str, list[Device]]]:
-    """Node → class → GPUs that nobody has, in the order of the machine. One query."""
-    found: dict[UUID, dict[str, list[Device]]] = {}
+def free(nodes: Collection[UUID]) -> dict[tuple[str, str, str], list[Device]]:
+    """(node, class, job that they are held for or "") → GPUs that nobody has, in the order of the
+    machine. One query."""
+    found: dict[tuple[str, str, str], list[Device]] = {}
     with connection.cursor() as cursor:
         cursor.execute(_FREE, [bulk.ids(nodes)])
-        for node, *device in cursor.fetchall():
+        for node, job, *device in cursor.fetchall():
             gpu = Device(*device)
-            found.setdefault(node, {}).setdefault(gpu.gpu_class, []).append(gpu)
+            found.setdefault((node, gpu.gpu_class, job), []).append(gpu)
     return found
 
 
@@ -76,8 +77,10 @@ _MACHINES: Final = """
     FROM suppliers_node n JOIN suppliers_site s ON s.id = n.site_id WHERE n.id = ANY(%s::uuid[])
 """
 _FREE: Final = """
-    SELECT g.node_id, g.id, g.uuid, g.gpu_class, g.memory_bytes
+    SELECT g.node_id::text, coalesce(o.job_id::text, ''), g.id, g.uuid, g.gpu_class, g.memory_bytes
     FROM suppliers_gpu g
+    LEFT JOIN scheduler_heldgpu h ON h.gpu_id = g.id
+    LEFT JOIN scheduler_hold o ON o.id = h.hold_id
     LEFT JOIN scheduler_leasedgpu l ON l.gpu_id = g.id AND l.released_at IS NULL
     WHERE g.node_id = ANY(%s::uuid[]) AND g.present AND l.gpu_id IS NULL
     ORDER BY g.node_id, g.index

@@ -55,20 +55,23 @@ class Snapshot:
     rows: Sequence[Lot]
     wanted: Sequence[Wants]
     standing: Sequence[Lot]
-    """All open offers: the rows are those with something free."""
+    """All open offers: the rows are those with something free, and what is held for one job."""
     versions: Mapping[UUID, int]
     """Of the jobs' rows, as they were read."""
     secret: bytes
     """What its numbers come from, by `scheduler.numbering`: a job's by its id, a row's by its
-    node's."""
+    node's, and by whom it is held for."""
 
 
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
     jobs, versions = jobs_of(None)
     standing = lots.standing(lots.read(now=now), now=now) if jobs else []
+    held = lots.held(standing) if jobs else []
     wanted = [market.wants(job) for job in jobs.values()]
-    return made(list(jobs.values()), wanted, versions, standing, now=now)
+    found = [row for row in standing if row.free] + held
+    made_of = Read(list(jobs.values()), wanted, versions, standing)
+    return made(made_of, found, now=now)
 
 
 def jobs_of(ids: Sequence[UUID] | None) -> tuple[dict[UUID, Job], dict[UUID, int]]:
@@ -82,16 +85,22 @@ def jobs_of(ids: Sequence[UUID] | None) -> tuple[dict[UUID, Job], dict[UUID, int
     return {job.pk: job for job in found}, versions
 
 
-def made(
-    jobs: Sequence[Job], wanted: Sequence[Wants], versions: Mapping[UUID, int],
-    standing: Sequence[Lot], *, now: datetime,
-) -> Snapshot:  # fmt: skip
-    """The book of these jobs, with what they want, and offers."""
+@dataclass(frozen=True)
+class Read:
+    """Jobs that wait, with what they want and their rows' versions; and all open offers."""
+
+    jobs: Sequence[Job]
+    wanted: Sequence[Wants]
+    versions: Mapping[UUID, int]
+    standing: Sequence[Lot]
+
+
+def made(read: Read, rows: Sequence[Lot], *, now: datetime) -> Snapshot:
+    """The book of these jobs and of these rows of offers."""
     secret = secrets.token_bytes(SECRET_BYTES)
-    asked = list(zip(jobs, wanted, strict=True))
+    asked = list(zip(read.jobs, read.wanted, strict=True))
     job_ids, asked = _numbered(secret, asked, lambda each: str(each[0].pk))
-    free = [row for row in standing if row.free]
-    row_ids, rows = _numbered(secret, free, lambda row: row.stands.node)
+    row_ids, rows = _numbered(secret, rows, _named)
     jobs, wanted = [job for job, _ in asked], [want for _, want in asked]
     products = _products(wanted, rows)
     suited = _Suited(products)
@@ -106,7 +115,7 @@ def made(
         _classes(rows, products),
         seed=_seed(now),
     )
-    return Snapshot(book, jobs, rows, wanted, standing, versions, secret)
+    return Snapshot(book, jobs, rows, wanted, read.standing, read.versions, secret)
 
 
 def _numbered(
@@ -116,6 +125,14 @@ def _numbered(
     found = numbers(secret, map(pk, rows))
     order = np.argsort(found)
     return found[order].tolist(), [rows[at] for at in order.tolist()]
+
+
+def _named(row: Lot) -> str:
+    """A row's id: its node's, or one made of the node's and the job's that it is held for."""
+    stands = row.stands
+    if not stands.held_for:
+        return stands.node
+    return str(UUID(int=UUID(stands.node).int ^ UUID(stands.held_for).int))
 
 
 @dataclass(frozen=True)
@@ -175,6 +192,7 @@ class _Minded:
         alike = (
             stands.gpu_class, stands.environment, stands.scripts, stands.python, stands.torch,
             stands.builds, stands.registries, stands.egress, stands.ray, own, avoided,
+            stands.held_for,
         )  # fmt: skip
         found = self._known.get(alike)
         if found is None:
@@ -191,6 +209,7 @@ class _Minded:
             "no-ray" if self._ray and not stands.ray else "",
             f"org-{own}" if own else "",
             f"node-{avoided}" if avoided else "",
+            f"held-{stands.held_for}" if stands.held_for else "",
         ]
         return "|".join([stands.gpu_class, *filter(None, features)])
 
@@ -203,6 +222,7 @@ class _Suited:
         for name, stands in zip(products.names, products.sample, strict=True):
             self._of_class.setdefault(stands.gpu_class, []).append((name, stands))
         self._known: dict[object, Sequence[tuple[str, str]]] = {}
+        self._held = frozenset(stands.held_for for stands in products.sample) - {""}
 
     def limits(self, wanted: Wants) -> dict[str, float]:
         """Product's name → USD per GPU-hour."""
@@ -210,6 +230,7 @@ class _Suited:
             wanted.org, wanted.memory_bytes, wanted.memory_cpu_bytes, wanted.disk_bytes,
             wanted.environment, wanted.runs_code, wanted.ray, wanted.avoid, wanted.egress,
             wanted.python, wanted.torch, wanted.registry, frozenset(wanted.limits),
+            wanted.job if wanted.job in self._held else "",
         )  # fmt: skip
         found = self._known.get(alike)
         if found is None:
@@ -231,7 +252,7 @@ def _order(number: int, job: Job, wanted: Wants, suited: _Suited, now: datetime)
         gpus_max=job.gpus_max,
         level=job.level,
         kappa=job.kappa,
-        hours_lost=_hours_lost(job.save_s, settings.POLICY),
+        hours_lost=hours_lost(job.save_s, settings.POLICY),
         regions=region_mask(job.regions),
         trust=min(job.trust, wanted.secrets_trust),
         tier=job.tier,
@@ -245,7 +266,7 @@ def _anywhere(wanted: Wants) -> Wants:
 
 
 @lru_cache(maxsize=1000)
-def _hours_lost(save_s: float | None, policy: Policy) -> float:
+def hours_lost(save_s: float | None, policy: Policy) -> float:
     """What an interruption costs, on a machine of which nothing is known yet."""
     save = checkpoints.save_seconds(save_s, policy.save_default_s)
     every = checkpoints.interval(save, failures_per_hour=3600 / policy.mtbf_s)

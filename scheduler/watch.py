@@ -18,7 +18,7 @@ from agent import protocol
 from buyers.models import Job
 from marketplace import telemetry
 from marketplace.core import windows
-from scheduler import assignments, leases, metering, shells
+from scheduler import assignments, holds, leases, metering, shells
 from scheduler.models import Assignment, Lease
 from suppliers import pulse
 from suppliers.models import Node, Offer
@@ -204,6 +204,7 @@ def _stop_late_jobs(now: datetime) -> None:
             if job.state == "queued":
                 job.advance("stop", now=now, reason="its deadline has passed")
                 metering.rest(job, now=now)
+                holds.release([job.pk])
 
 
 def _take_back(now: datetime) -> None:

@@ -55,6 +55,7 @@ def _job_fields(
     hours: Annotated[float, typer.Option(help="About how long; scripts need it")] = 0.0,
     region: Annotated[list[str] | None, typer.Option(help="Only there; may be repeated")] = None,
     trust: Annotated[str, typer.Option(help="Least: contracted, verified, known, community")] = "",
+    service: Annotated[str, typer.Option(help="protected (at a premium), or interruptible")] = "",
     deadline: Annotated[str, typer.Option(help="Like 2026-12-01T18:00:00+00:00")] = "",
     name: Annotated[str, typer.Option(help="To know it by")] = "",
     seed: Annotated[int, typer.Option(help="Of its randomness")] = 0,
@@ -68,7 +69,7 @@ def _job_fields(
         "recipe": recipe, "budget": budget, "base": base, "dataset": dataset, "script": script,
         "mix": mix, "other": other, "third": third, "limit": limit, "gpus": gpus, "level": level,
         "gpus_max": gpus_max, "memory_gib": memory_gib, "disk_gib": disk_gib, "hours": hours,
-        "regions": region or [], "trust": trust, "deadline": deadline,
+        "regions": region or [], "trust": trust, "deadline": deadline, "service": service,
         "name": name, "seed": seed, "egress": egress or [], "image": image,
         "packages": packages, "secrets": secret or [], "parameters": dict(map(_parameter, set_ or [])),
     }  # fmt: skip

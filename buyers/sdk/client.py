@@ -204,7 +204,7 @@ class Client:
 
         Fields: recipe ("sft", "dpo", "lora", "script" …), budget ("2.50", a wall), base, dataset,
         script, parameters, limit or limits (per GPU-hour), gpus, gpus_max, memory_gib, disk_gib, hours,
-        regions, trust, tier, deadline, environment, seed, name, egress (names to reach), secrets
+        regions, trust, tier, service, deadline, environment, seed, name, egress (names to reach), secrets
         (names of yours), packages (a lock; "none"), image (a container image for a script).
         """
         return self._http.post("jobs/", Job, job)

@@ -45,6 +45,8 @@ class Wants:
     torch: str = ""
     """Version of torch that its packages leave to the node."""
 
+    job: str = ""
+    """Its id, once it is a job."""
     registry: str = ""
     """From where its image is fetched; empty: it runs on the node's own system."""
 
@@ -83,6 +85,8 @@ class Stands:
     torch: str = ""
     registries: frozenset[str] = frozenset()
     """From where images are fetched for jobs."""
+    held_for: str = ""
+    """The one job that is offered this; empty: anybody is."""
 
 
 def misfit(wants: Wants, stands: Stands) -> str:
@@ -101,6 +105,8 @@ def suits(wants: Wants, stands: Stands) -> bool:
 def _not_allowed(wants: Wants, stands: Stands) -> str:
     if stands.own_org_only and stands.org != wants.org:
         return "only for its owner's own jobs"
+    if stands.held_for and stands.held_for != wants.job:
+        return "held for another job, for which somebody has made room"
     if wants.runs_code and not stands.scripts:
         return "the owner lets no strangers' code run, only recipes"
     if wants.egress and not stands.egress:

@@ -97,6 +97,17 @@ def take_of(price: int, net: int, *, take_bps: int) -> int:
     return min(take_bps, (price - net) * BASIS_POINTS // price)
 
 
+def with_premium(price: int, bps: int) -> int:
+    """What a buyer pays whose price has so many basis points on top of it, micros; rounded up."""
+    return -(-price * (BASIS_POINTS + bps) // BASIS_POINTS)
+
+
+def before_premium(price: int, bps: int) -> int:
+    """The most whole micros that cost no more than `price` with the premium: of a limit, what the
+    book may carry; of what `with_premium` made, what it was made of."""
+    return price * BASIS_POINTS // (BASIS_POINTS + bps)
+
+
 def affordable_seconds(price: int, gpus: int, micros: int) -> int:
     """The most whole seconds whose `accrued` cost is at most `micros`."""
     if price * gpus <= 0:

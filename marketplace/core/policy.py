@@ -54,6 +54,19 @@ class Policy:
     attempts_without_progress: int = 3
     """So many supplier-side ends in a row without a new checkpoint or step fail the job."""
 
+    premium_bps: int = 1000
+    """What a protected job pays on top of the market's price, to the supplier: 10 %."""
+    displace_after_s: float = 600
+    """No lease that has run for less is displaced."""
+    displace_notice_s: float = 60
+    """What a displaced job has to save and leave."""
+    displace_stay_s: float = 3600
+    """A displaced job isn't displaced again within an hour; what it lost is spread over as long."""
+    least_gain_bps: int = 1000
+    """A displacement gains at least this share of what its newcomer is worth."""
+    held_rounds: int = 2
+    """So many rounds GPUs that were freed for a job are offered to it alone."""
+
     settle_s: float = 60
     """How often usage is settled and escrows topped up."""
     escrow_s: int = 3600
@@ -113,6 +126,10 @@ class Policy:
     swaps_limit: int = 3
     """Sockets that take over one key within `swaps_window_s` quarantine the node."""
     swaps_window_s: float = 600
+
+    def premium_of(self, service: str) -> int:
+        """What a protected job pays more, or an interruptible one: nothing. Basis points."""
+        return self.premium_bps if service == "protected" else 0
 
     def overridden(self, values: Mapping[str, str]) -> "Policy":
         """A copy with `values` (name → number as text); raises ValueError naming a bad one."""

@@ -20,8 +20,9 @@ GIB: Final = 2**30
 _KNOWN: Final = frozenset(
     "name recipe parameters base dataset script mix other third gpus gpus_max level memory_gib "
     "disk_gib regions trust tier kappa limit limits budget deadline hours environment seed egress "
-    "packages image secrets".split()
+    "packages image secrets service".split()
 )
+SERVICES: Final = ("protected", "interruptible")
 NO_PACKAGES: Final = "none"
 MAX_EGRESS: Final = 32
 MAX_SECRETS: Final = 16
@@ -78,6 +79,8 @@ class JobRequest:
     """Names that it must reach, like huggingface.co or .wandb.ai (with all below it)."""
     secrets: tuple[str, ...] = ()
     """Names of the org's secrets that it is given as variables."""
+    service: str = "protected"
+    """Or interruptible: whether the market may displace it."""
     image: str = ""
     """The container image that its script runs in, by tag or digest; `buyers.images` finds the
     digest. Empty: it sees the node's own system."""
@@ -144,6 +147,7 @@ def parse(raw: Mapping[str, Any]) -> JobRequest:
         seed=_integer(raw, "seed", 0, low=0, high=2**31 - 1),
         egress=_egress(raw.get("egress") or ()),
         secrets=_names(raw.get("secrets") or ()),
+        service=_service(raw),
         image=_text(raw, "image", most=200),
         packages=_text(raw, "packages", most=64),
     )
@@ -211,6 +215,13 @@ def _limit(raw: Mapping[str, Any]) -> int:
     if raw.get("limit") in (None, ""):
         return 0
     return parse_amount(raw["limit"], field="limit", most=MAX_PRICE)
+
+
+def _service(raw: Mapping[str, Any]) -> str:
+    service = _text(raw, "service", most=20) or SERVICES[0]
+    if service not in SERVICES:
+        raise Invalid(f"service is one of {', '.join(SERVICES)}", field="service")
+    return service
 
 
 def _choice(raw: Mapping[str, Any], name: str, kind: type[Any], default: Any) -> Any:

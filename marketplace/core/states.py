@@ -175,7 +175,7 @@ JOB_EVENT_AFTER: Final[dict[str, str]] = {
     "cancelled": "cancel",
     "stopped": "stop",
     "unpaid": "stop",
-    "preempted": "requeue",
+    "displaced": "requeue",
     "reclaimed": "requeue",
     "node_lost": "requeue",
     "expired": "requeue",

@@ -67,15 +67,16 @@ class Running:
     lost: Floats  # [R] hours since the last committed checkpoint × GPUs × value
     age_h: Floats  # [R] hours since it began to run
     interruptible: Bools  # [R]
+    price: Floats  # [R] USD per GPU-hour that it pays; a newcomer must be able to pay as much
 
     def __post_init__(self) -> None:
         """Raises Invalid naming the column at fault."""
-        for name in ("node", "gpus", "surplus", "lost", "age_h", "interruptible"):
+        for name in ("node", "gpus", "surplus", "lost", "age_h", "interruptible", "price"):
             if len(getattr(self, name)) != len(self.gang):
                 raise Invalid(f"{name} is not as long as gang", field=name)
         if (self.gpus < 1).any():
             raise Invalid("a row of a lease has at least one GPU", field="gpus")
-        for name in ("surplus", "lost", "age_h"):
+        for name in ("surplus", "lost", "age_h", "price"):
             if not np.isfinite(getattr(self, name)).all():
                 raise Invalid(f"{name} holds what is no number", field=name)
         if (self.lost < 0).any():
@@ -136,6 +137,8 @@ class _Pool:
     """Of the gangs that may leave here."""
     ask: float
     """The dearest of its nodes'."""
+    price: float
+    """The highest that anybody pays who may leave here."""
 
 
 class _Room:
@@ -155,6 +158,7 @@ class _Room:
         self.cell = np.array([pool.cell for pool in self.pools], np.int64)
         self.node = np.array([pool.nodes[0] for pool in self.pools], np.int64)
         self.ask = np.array([pool.ask for pool in self.pools])
+        self.dearer = np.array([max(0.0, pool.price - pool.ask) for pool in self.pools])
         freed = [int(running.gpus[pool.rows].sum()) for pool in self.pools]
         # [pool, k] the least that freeing k GPUs or more costs, USD per hour.
         self.cost = np.full((len(self.pools), max(freed, default=0) + 1), np.inf)
@@ -186,7 +190,9 @@ class _Room:
         cost = np.full(len(missing), np.inf)
         cost[some] = self.cost[np.flatnonzero(some), missing[some]]
         gain = surplus - cost
-        good = (surplus > 0) & (gain >= self.rules.least_gain * surplus) & (gain > 0)
+        # Nobody's leaving makes a supplier poorer: the newcomer can pay what was paid before.
+        able = surplus >= int(self.book.job_gpus_min[job]) * self.dearer
+        good = able & (surplus > 0) & (gain >= self.rules.least_gain * surplus) & (gain > 0)
         if not good.any():
             return 0.0, -1
         pool = int(np.argmax(np.where(good, gain, -np.inf)))
@@ -257,10 +263,12 @@ def _pools(book: Book, kinds: Cells, running: Running, may: Bools) -> Iterator[_
     of_cell = kinds.of_node[where]
     for node in np.unique(where).tolist():
         cell, ask = int(kinds.of_node[node]), float(book.node_ask[node])
-        yield _Pool(_NODE, cell, np.array([node]), rows[where == node], ask)
+        here = rows[where == node]
+        yield _Pool(_NODE, cell, np.array([node]), here, ask, float(running.price[here].max()))
     for cell in np.unique(of_cell[kinds.site[of_cell] != POOL]).tolist():
         nodes = np.flatnonzero(kinds.of_node == cell)
-        yield _Pool(_SITE, cell, nodes, rows[of_cell == cell], float(book.node_ask[nodes].max()))
+        here, ask = rows[of_cell == cell], float(book.node_ask[nodes].max())
+        yield _Pool(_SITE, cell, nodes, here, ask, float(running.price[here].max()))
 
 
 def _after(cost: Floats, gpus: int) -> Floats:

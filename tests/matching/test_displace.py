@@ -18,9 +18,9 @@ def book_of(orders, nodes):
 
 
 def running(*rows):
-    """Rows of (gang, node, gpus, surplus, lost, age_h, interruptible)."""
-    columns = list(zip(*rows, strict=True))
-    kinds = (np.int64, np.int64, np.int64, float, float, float, bool)
+    """Rows of (gang, node, gpus, surplus, lost, age_h, interruptible[, price])."""
+    columns = list(zip(*(row if len(row) == 8 else (*row, 0.0) for row in rows), strict=True))
+    kinds = (np.int64, np.int64, np.int64, float, float, float, bool, float)
     return Running(*(np.array(c, kind) for c, kind in zip(columns, kinds, strict=True)))
 
 

@@ -10,9 +10,9 @@ from django.db import connection, transaction
 
 from buyers.models import Job
 from marketplace.core.money import MICRO
-from scheduler import clearing, following, lots, public, snapshots
+from scheduler import clearing, following, holds, lots, public, snapshots
 from scheduler.following import Followed
-from scheduler.models import Lease, LeasedGpu, Moved
+from scheduler.models import HeldGpu, Hold, Lease, LeasedGpu, Moved
 from suppliers.models import Gpu, Node, Offer, Site
 from tests import world
 
@@ -54,8 +54,8 @@ def test_nothing_moved_is_nothing_read(buyer, supplier, now, django_assert_num_q
     followed = Followed()
     followed.read(now)
     followed.read(now)
-    # Who waits, who is silent, what is under way, and what moved.
-    with django_assert_num_queries(4):
+    # Who waits, who is silent, what is under way, what moved, and what is held.
+    with django_assert_num_queries(5):
         assert len(followed.read(now).rows) == 1
 
 
@@ -132,6 +132,13 @@ def test_after_any_changes_the_kept_book_is_the_fresh_one(buyer, supplier, now, 
             set_node(state="retired")
             transaction.set_rollback(True)
 
+    def hold():
+        job = chance.choice(list(Job.objects.queued()) or jobs)
+        free = list(Gpu.objects.filter(held=None, node=node()))
+        if free and not Hold.objects.filter(job=job).exists():
+            made = Hold.objects.create(job=job, at=now, until=now + timedelta(minutes=5))
+            HeldGpu.objects.create(hold=made, gpu=chance.choice(free), least_micros=MICRO)
+
     changes = [
         lambda: Offer.objects.filter(pk=offer().pk).exclude(state="closed").update(
             state=chance.choice(["open", "paused"])
@@ -155,6 +162,8 @@ def test_after_any_changes_the_kept_book_is_the_fresh_one(buyer, supplier, now, 
             state="cancelled"
         ),
         lambda: LeasedGpu.objects.filter(released_at=None).update(released_at=now),
+        hold,
+        lambda: holds.release([chance.choice(jobs).pk]),
         lambda: clearing.clear_market(now=now, followed=followed),
     ]  # fmt: skip
     for _ in range(25):

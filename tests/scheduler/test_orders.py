@@ -1,5 +1,6 @@
 """Quotes, takes and bids: honest before, exact at the moment, kind when it is too late."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,7 @@ from marketplace.core.errors import (
     InvalidTransition,
     NotEnoughMoney,
 )
-from marketplace.core.money import MICRO, gross_ask
+from marketplace.core.money import MICRO, gross_ask, with_premium
 from marketplace.core.specs import parse
 from scheduler import book, jobs, quoting
 from scheduler.models import ClearingPrice, Lease, Round
@@ -246,3 +247,41 @@ def test_a_failed_job_can_not_be_resumed(buyer, who, now):
     job = world.job(buyer, now=now, state="failed")
     with pytest.raises(InvalidTransition):
         jobs.resume(job, by=who, now=now)
+
+
+class TestAPremium:
+    @pytest.fixture(autouse=True)
+    def asked_for(self, settings):
+        settings.POLICY = replace(settings.POLICY, premium_bps=1000)
+
+    def test_is_a_line_of_the_quote_and_what_is_taken_costs_as_quoted(
+        self, buyer, supplier, wanted, who, now
+    ):
+        world.agent(supplier, now=now)
+        quote = quoting.quote(buyer, wanted(), now=now)
+        option = quote.options[0]
+        lines = {line["label"]: line["micros"] for line in option["lines"]}
+        assert lines["Protection, 10 %"] == option["total"] - lines["GPU time"] > 0
+        assert option["price_micros"] == with_premium(ASK, 1000)
+        job = jobs.take(quote, option=0, by=who, now=now)
+        assert (job.service, job.premium_bps) == ("protected", 1000)
+        assert job.leases.get().price_micros == option["price_micros"]
+        assert job.limits["h100-sxm"] >= option["price_micros"]
+
+    def test_is_not_asked_of_an_interruptible_job(self, buyer, supplier, wanted, who, now):
+        world.agent(supplier, now=now)
+        quote = quoting.quote(buyer, wanted(service="interruptible"), now=now)
+        assert {line["label"] for line in quote.options[0]["lines"]} == {
+            "GPU time", "Storage", "Transfer",
+        }  # fmt: skip
+        job = jobs.take(quote, option=0, by=who, now=now)
+        assert (job.service, job.premium_bps) == ("interruptible", 0)
+        assert job.leases.get().price_micros == ASK
+
+    def test_counts_against_the_limit(self, buyer, supplier, wanted, now):
+        world.agent(supplier, now=now)
+        limit = f"{ASK * 1.05 / MICRO:.4f}"
+        option = quoting.quote(buyer, wanted(limit=limit), now=now).options[0]
+        assert option["why"] == "its price is over the limit"
+        kept = quoting.quote(buyer, wanted(limit=limit, service="interruptible"), now=now)
+        assert kept.options[0]["fits"]

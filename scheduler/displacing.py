@@ -1,0 +1,283 @@
+"""Displacement: after a round, interruptible leases leave for jobs that gain more by their GPUs.
+
+Whom it costs least to let go is decided by `matching.displace`; here the rows are read for it and
+what it decides is written down in one transaction: the victims are asked to save and leave, and what
+they leave is held for the job that waits. The rounds that follow offer it to that job alone.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import numpy as np
+from django.conf import settings
+from django.db import transaction
+
+from buyers.models import Job
+from marketplace import locks
+from marketplace.core.fit import Wants
+from marketplace.core.hardware import Level, Tier, is_cpu
+from marketplace.core.money import BASIS_POINTS, MICRO, before_premium, gross_ask
+from scheduler import book as market
+from scheduler import holds, leases, snapshots
+from scheduler.hold_models import HeldGpu, Hold
+from scheduler.leases import MARKET_LOCK
+from scheduler.lots import Lot
+from scheduler.matching.book import Params
+from scheduler.matching.displace import Displacement, Rules, Running, displace
+from scheduler.matching.matches import Matches
+from scheduler.models import Assignment, Lease, LeasedGpu
+from scheduler.snapshots import Snapshot
+
+log = logging.getLogger(__name__)
+
+_MOST: Final = 300
+"""Waiting jobs for which one round looks for room, the highest limits first."""
+_SPARE_S: Final = 60
+"""What a hold may take beyond the notice and the time after which a node is given up."""
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A job, the leases that leave for it, and how many GPUs of which nodes it is held."""
+
+    job: Job
+    victims: Sequence[Lease]
+    gpus: Mapping[UUID, int]
+    gpu_class: str
+
+
+def displace_market(snapshot: Snapshot, matches: Matches, *, now: datetime) -> int:
+    """What follows a round: holds lapse, and room is made. Returns for how many jobs."""
+    offered = {UUID(row.stands.held_for) for row in snapshot.rows if row.stands.held_for}
+    chosen = _choose(snapshot, matches, now)
+    if not chosen and not Hold.objects.exists():
+        return 0
+    with transaction.atomic():
+        locks.hold(MARKET_LOCK)
+        holds.turn(offered, now=now)
+        return _write(chosen, now)
+
+
+def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[_Chosen]:
+    shares = _may_leave(now)
+    if not shares:
+        return []
+    classes = {share.lease.gpu_class for share in shares}
+    waiting = _waiting(snapshot, matches, classes)
+    nodes = {str(share.node_id) for share in shares}
+    places = {lot.place for lot in snapshot.standing if lot.stands.node in nodes}
+    let = _let(snapshot, matches)
+    rows = [
+        lot._replace(free=max(0, lot.free - let.get(lot.stands.node, 0)))
+        for lot in snapshot.standing
+        if lot.place in places and lot.stands.gpu_class in classes
+    ]
+    if not waiting or not rows:
+        return []
+    jobs, wanted = [job for job, _ in waiting], [want for _, want in waiting]
+    read = snapshots.Read(jobs, wanted, snapshot.versions, snapshot.standing)
+    room = snapshots.made(read, rows, now=now)
+    gangs = list(dict.fromkeys(share.lease for share in shares))
+    found = displace(room.book, np.arange(len(jobs)), _running(room, gangs, shares, now), _rules())
+    return [_chosen(room, gangs, each) for each in found]
+
+
+def _let(snapshot: Snapshot, matches: Matches) -> dict[str, int]:
+    """Node → GPUs that the round has let of what anybody could have."""
+    found: dict[str, int] = {}
+    for at, gpus in zip(matches.node.tolist(), matches.gpus.tolist(), strict=True):
+        stands = snapshot.rows[at].stands
+        if not stands.held_for:
+            found[stands.node] = found.get(stands.node, 0) + gpus
+    return found
+
+
+def _may_leave(now: datetime) -> list[Assignment]:
+    """The nodes' shares of all interruptible leases that have run for long enough. Two queries."""
+    policy = settings.POLICY
+    shares = Assignment.objects.filter(
+        lease__state="running", lease__end_reason="", lease__job__service="interruptible",
+        lease__running_at__lte=now - timedelta(seconds=policy.displace_after_s),
+        spared_at=None, gone_at=None, drain_at=None,
+    ).select_related("lease__job", "node__site", "offer").order_by("lease__epoch", "rank")  # fmt: skip
+    found = list(shares)
+    if not found:
+        return []
+    lately = now - timedelta(seconds=policy.displace_stay_s)
+    spared = set(
+        Lease.objects.filter(end_reason="displaced", ended_at__gt=lately)
+        .values_list("job_id", flat=True)
+    )  # fmt: skip
+    return [share for share in found if share.lease.job_id not in spared]
+
+
+def _waiting(
+    snapshot: Snapshot, matches: Matches, classes: Iterable[str]
+) -> list[tuple[Job, Wants]]:
+    """Jobs that the round left unplaced and that could use what may be freed."""
+    held = set(Hold.objects.values_list("job_id", flat=True))
+    found = []
+    for at in np.flatnonzero(matches.level < 0).tolist():
+        job, want = snapshot.jobs[at], snapshot.wanted[at]
+        best = max((want.limits.get(name, 0) for name in classes), default=0)
+        if best and job.pk not in held:
+            found.append((-best, job.queued_at, job.pk, at))
+    found.sort()
+    return [(snapshot.jobs[at], snapshot.wanted[at]) for *_, at in found[:_MOST]]
+
+
+def _running(
+    room: Snapshot, gangs: Sequence[Lease], shares: Sequence[Assignment], now: datetime
+) -> Running:
+    """The shares as the pure rule reads them, a row each."""
+    at = {row.stands.node: number for number, row in enumerate(room.rows)}
+    gang_of = {lease.pk: number for number, lease in enumerate(gangs)}
+    by_gang: dict[UUID, list[Assignment]] = {}
+    for share in shares:
+        by_gang.setdefault(share.lease_id, []).append(share)
+    rows = {row.stands.node: row for row in room.rows}
+    worth = {
+        pk: _worth(lease, by_gang[pk], rows, room.book.params)
+        for pk, lease in ((lease.pk, lease) for lease in gangs)
+    }
+    columns = [
+        (
+            gang_of[share.lease_id],
+            at.get(str(share.node_id), -1),
+            share.gpus_count,
+            *worth[share.lease_id],
+            (now - (share.lease.running_at or now)).total_seconds() / 3600,
+            True,
+            _base_price(share) / MICRO,
+        )
+        for share in shares
+    ]
+    kinds = (np.int64, np.int64, np.int64, float, float, float, bool, float)
+    return Running(
+        *(np.array(c, kind) for c, kind in zip(zip(*columns, strict=True), kinds, strict=True))
+    )
+
+
+def _worth(
+    lease: Lease, shares: Sequence[Assignment], rows: Mapping[str, Lot], params: Params
+) -> tuple[float, float]:
+    """(surplus, USD per hour; what leaving now would lose, USD) of a gang."""
+    job, gpus = lease.job, sum(share.gpus_count for share in shares)
+    limit = before_premium(job.limits.get(lease.gpu_class, 0), job.premium_bps) / MICRO
+    value = limit * _keeps(lease, shares, params)
+    lost_h = snapshots.hours_lost(job.save_s, settings.POLICY)
+    surplus = 0.0
+    for share in shares:
+        row = rows.get(str(share.node_id))
+        tier = row.stands.tier if row else Tier.UNPROVEN
+        ask = row.stands.ask if row else _gross(share)
+        risk = params.failures_per_gpu_hour[tier] * gpus * lost_h * limit
+        surplus += share.gpus_count * (value - risk - ask / MICRO)
+    since_save = max(share.accrued_ms for share in shares) - max(s.saved_ms for s in shares)
+    return surplus, max(0, since_save) / 3_600_000 * gpus * value
+
+
+def _keeps(lease: Lease, shares: Sequence[Assignment], params: Params) -> float:
+    """What is left of the gang's speed, as the rounds count it."""
+    node, kappa = shares[0].node, lease.job.kappa
+    if lease.level > Level.NODE:
+        return float(1 - params.penalty_site[node.site.network] * kappa)
+    linked = node.nvlink or is_cpu(lease.gpu_class) or lease.gpus_count == 1
+    return 1.0 if linked else 1 - params.penalty_node_pcie * kappa
+
+
+def _gross(share: Assignment) -> int:
+    return gross_ask(share.offer.ask_micros, take_bps=settings.POLICY.take_bps)
+
+
+def _base_price(share: Assignment) -> int:
+    return before_premium(share.price_micros, share.lease.job.premium_bps)
+
+
+def _rules() -> Rules:
+    policy = settings.POLICY
+    return Rules(
+        least_age_h=policy.displace_after_s / 3600,
+        least_gain=policy.least_gain_bps / BASIS_POINTS,
+        stay_h=policy.displace_stay_s / 3600,
+    )
+
+
+def _chosen(room: Snapshot, gangs: Sequence[Lease], found: Displacement) -> _Chosen:
+    nodes = [room.rows[node].stands for node in found.nodes]
+    return _Chosen(
+        room.jobs[found.job],
+        [gangs[number] for number in found.gangs],
+        {UUID(stands.node): gpus for stands, gpus in zip(nodes, found.gpus, strict=True)},
+        nodes[0].gpu_class,
+    )
+
+
+def _write(chosen: Sequence[_Chosen], now: datetime) -> int:
+    """Drains and holds, of each choice of which nothing has moved meanwhile."""
+    ids = {each.job.pk for each in chosen}
+    ids |= {lease.job_id for each in chosen for lease in each.victims}
+    jobs = Job.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
+    locked = {job.pk: job for job in jobs}
+    made = 0
+    for each in chosen:
+        job = locked[each.job.pk]
+        victims = _still_there(each)
+        same = (job.limits, job.gpus_min) == (each.job.limits, each.job.gpus_min)
+        if job.state != "queued" or not same or len(victims) < len(each.victims):
+            continue
+        gpus = _to_hold(each)
+        if gpus is None:
+            log.info("no room is made for job %s: something has moved", job.pk)
+            continue
+        _hold(job, gpus, now)
+        for lease in victims:
+            leases.drain(
+                locked[lease.job_id], lease, "displaced", grace_s=settings.POLICY.displace_notice_s,
+                detail="it makes room for a job that gains more by these GPUs", now=now,
+            )  # fmt: skip
+        made += 1
+    return made
+
+
+def _still_there(each: _Chosen) -> list[Lease]:
+    ids = [lease.pk for lease in each.victims]
+    return list(Lease.objects.filter(pk__in=ids, state="running", end_reason=""))
+
+
+def _to_hold(each: _Chosen) -> list[HeldGpu] | None:
+    """The victims' GPUs first, then free ones; None if there are too few by now."""
+    let = LeasedGpu.objects.filter(lease__in=each.victims, released_at=None, gpu__held=None)
+    leaving = {
+        held.gpu_id: held for held in let.select_related("lease__job", "gpu").order_by("gpu__index")
+    }
+    prices = {
+        (share.lease_id, share.node_id): _base_price(share)
+        for share in Assignment.objects.filter(lease__in=each.victims).select_related("lease__job")
+    }
+    found = []
+    for node, count in each.gpus.items():
+        left = [
+            HeldGpu(gpu_id=gpu, least_micros=prices[held.lease_id, node])
+            for gpu, held in leaving.items()
+            if held.gpu.node_id == node
+        ][:count]
+        free = market.free_of(node, each.gpu_class)[: count - len(left)]
+        left += [HeldGpu(gpu=gpu, least_micros=0) for gpu in free]
+        if len(left) < count:
+            return None
+        found += left
+    return found
+
+
+def _hold(job: Job, gpus: Sequence[HeldGpu], now: datetime) -> None:
+    policy = settings.POLICY
+    patience = policy.displace_notice_s + 2 * policy.lost_after_s + _SPARE_S
+    hold = Hold.objects.create(job=job, at=now, until=now + timedelta(seconds=patience))
+    for gpu in gpus:
+        gpu.hold = hold
+    HeldGpu.objects.bulk_create(gpus)
