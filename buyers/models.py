@@ -370,16 +370,15 @@ class QuoteQuerySet(models.QuerySet["Quote"]):
 
 
 class Quote(models.Model):
-    """All offers a job could run on, ranked, at prices that hold until `expires_at`.
-
-    `options` is a list of what `scheduler.quoting.Option` holds, as JSON; what doesn't fit is
-    there too, last, with the reason.
+    """The best places for a job, and then some that don't fit, with the reason, at prices that hold
+    until `expires_at`: `options` is a list of `scheduler.quoting.Option`, as JSON.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     org = models.ForeignKey(Org, models.PROTECT, related_name="quotes")
     request = models.JSONField(help_text="The job as asked for")
     options = models.JSONField()
+    more_fit, more_unfit = (models.PositiveIntegerField(default=0) for _ in range(2))
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     taken_at = models.DateTimeField(null=True)

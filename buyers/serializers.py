@@ -236,11 +236,13 @@ class ResumeIn(serializers.Serializer[Job]):
 
 
 class QuoteOut(serializers.Serializer[Quote]):
-    """All ways to run a job, best first; what doesn't fit is last, with the reason in `why`."""
+    """The cheapest ways to run a job; what doesn't fit is last, with the reason in `why`."""
 
     id = serializers.UUIDField()
     request = serializers.JSONField()
     options = serializers.ListField(child=serializers.JSONField())
+    more_fit = serializers.IntegerField(help_text="So many more fit, dearer than those shown")
+    more_unfit = serializers.IntegerField(help_text="So many more don't")
     created_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField()
     taken_at = serializers.DateTimeField(allow_null=True)

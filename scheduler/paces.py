@@ -113,9 +113,9 @@ def _shown(job: Job, lease: Lease, tokens_per_s: float | None) -> tuple[float | 
     shape = sizes.shape_of(job.base)
     if lease.gpus_count > 1 or not estimates.is_one_training(job.recipe, job.parameters):
         return None, None
-    nodes = [share.node for share in lease.assignments.select_related("node")]
+    nodes = [str(share.node_id) for share in lease.assignments.all()]
     speeds = timing.measured_tflops(nodes)
-    slowest = min((speeds.get(node.pk, 0.0) for node in nodes), default=0.0)
+    slowest = min((speeds.get(node, 0.0) for node in nodes), default=0.0)
     if tokens_per_s is None or shape is None or not slowest:
         return None, None
     row_tokens = sizes.row_tokens(job.dataset)

@@ -4,11 +4,13 @@ What doesn't fit is in the list too, last, with the reason. A price holds for `h
 offer's ask or the cell's last clearing price, whichever is more.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
 from django.conf import settings
 
 from buyers import services as buyers
@@ -18,15 +20,19 @@ from marketplace.core import energy
 from marketplace.core.estimates import Estimate
 from marketplace.core.fit import Stands, Wants, misfit
 from marketplace.core.hardware import Level, Tier, Trust, is_cpu
-from marketplace.core.money import accrued, before_premium, with_premium
+from marketplace.core.money import MICRO, accrued, before_premium, with_premium
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
-from scheduler import book, limits, paces, prices, timing
+from scheduler import book, limits, lots, paces, prices, snapshots, timing
 from scheduler.book import Standing
-from scheduler.matching.book import Params
+from scheduler.lots import Lot
 
+if TYPE_CHECKING:
+    from scheduler.matching.quote import Answer, Candidate
+
+MAX_FIT: Final = 30
 MAX_UNFIT: Final = 20
-"""So many offers that don't fit are shown; the rest are only counted."""
+"""So many options that fit, and offers that don't, are shown; the rest are only counted."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +91,6 @@ class Option:
     """Needed on each GPU, as estimated or booked."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is asked for, why one place can't have it, if so, and the premium on its price."""
-
-    why: str
-    plan: Plan
-    premium_bps: int
-
-
 def _premium(request: JobRequest) -> int:
     """Basis points on top of the market's price."""
     return settings.POLICY.premium_of(request.service)
@@ -105,46 +102,121 @@ def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
     Raises Invalid for a job that can run nowhere in principle (`buyers.services.plan`).
     """
     plan = buyers.plan(org, request, now=now)
-    options = _options(org, request, plan, now)
+    options, more_fit, more_unfit = _options(org, request, plan, now)
     held = timedelta(seconds=settings.POLICY.hold_s)
     return Quote.objects.create(
         org=org,
         request=request.as_json(),
         options=[asdict(option) for option in options],
+        more_fit=more_fit,
+        more_unfit=more_unfit,
         created_at=now,
         expires_at=now + held,
     )
 
 
-def _options(org: Org, request: JobRequest, plan: Plan, now: datetime) -> list[Option]:
+def _options(
+    org: Org, request: JobRequest, plan: Plan, now: datetime
+) -> tuple[list[Option], int, int]:
+    """Those shown, by cost and then by time, and how many more fit and how many more don't."""
     wanted = _wants(org, request, plan, now)
-    rows = book.standing(now)
-    speeds = timing.measured_tflops([row.node for row in rows])
-    last, known = prices.last_by_cell(now), paces.expected(plan, now=now)
-    found = []
-    for seats in _gangs(wanted, rows):
-        asks = [prices.to_pay(row.stands, last) for row, _ in seats]
-        slowest = min((speeds.get(row.node.pk) or 0.0) for row, _ in seats)
+    standing = lots.standing(lots.read(now=now), now=now)
+    answer = _answer(request, wanted, standing, now)
+    costed = _costed(request, plan, answer.fitting, standing, now)
+    fitting = sorted((each for each in costed if not each.why), key=_cost)
+    dear = sorted((each for each in costed if each.why), key=_cost)
+    unfit = dear + _unfit(wanted, plan, answer, standing, _premium(request))
+    shown = fitting[:MAX_FIT] + unfit[:MAX_UNFIT]
+    offers = {standing[node].offer_id for each in shown for node, _ in each.seats}
+    rows = {row.offer.pk: row for row in book.standing(now, among=offers)}
+    options = [
+        _option(index, each, [(rows[standing[node].offer_id], part) for node, part in each.seats], plan)
+        for index, each in enumerate(shown)
+        if all(standing[node].offer_id in rows for node, _ in each.seats)
+    ]  # fmt: skip
+    return options, max(len(fitting) - MAX_FIT, 0), max(len(unfit) - MAX_UNFIT, 0)
+
+
+@dataclass(frozen=True)
+class _Costed:
+    """A place before its rows are read: so many GPUs of these nodes, by their index."""
+
+    seats: Sequence[tuple[int, int]]
+    level: int
+    price: int
+    """The market's."""
+    premium_bps: int
+    spent: Estimate
+    why: str
+
+    @property
+    def paid(self) -> int:
+        """What the buyer pays per GPU-hour, micros."""
+        return with_premium(self.price, self.premium_bps)
+
+    @property
+    def gpus(self) -> int:
+        return sum(part for _, part in self.seats)
+
+
+def _cost(each: _Costed) -> tuple[int, float, Sequence[tuple[int, int]]]:
+    seconds = each.spent.seconds
+    return accrued(each.paid, each.gpus, round(seconds)), seconds, each.seats
+
+
+def _answer(request: JobRequest, wanted: Wants, standing: Sequence[Lot], now: datetime) -> "Answer":
+    """Every place for it, by the engine, with prices as a round counts them."""
+    # Compiled: loaded by the first who asks.
+    from scheduler.matching.quote import Quotes
+
+    stand, classes, limits_of = snapshots.offered(wanted, standing, now=now)
+    last = prices.last_by_cell(now)
+    ladder = [last.get(prices.cell_of(row.stands), 0) / MICRO for row in standing]
+    order = snapshots.order_of(0, wanted, limits_of, kappa=request.kappa)
+    return Quotes(stand, classes, np.array(ladder)[:, None].repeat(4, axis=1)).every(order)
+
+
+def _costed(
+    request: JobRequest, plan: Plan, found: Sequence["Candidate"], standing: Sequence[Lot],
+    now: datetime,
+) -> list[_Costed]:  # fmt: skip
+    """What each would take and cost; what the budget doesn't cover says so."""
+    speeds = timing.measured_tflops([row.stands.node for row in standing])
+    known = paces.expected(plan, now=now)
+    costed = []
+    for each in found:
+        gpu_class = standing[each.nodes[0]].stands.gpu_class
         spent = timing.estimated(
             plan,
-            tflops=slowest,
-            gpus=_gpus(seats),
-            efficiency=_efficiency(seats, request),
-            pace=known.get(seats[0][0].stands.gpu_class),
+            tflops=min(speeds.get(standing[node].stands.node, 0.0) for node in each.nodes),
+            gpus=sum(each.gpus),
+            efficiency=each.keeps,
+            pace=known.get(gpu_class),
         )
-        price = with_premium(max(asks), _premium(request))
-        why = _over_budget(request, price, _gpus(seats), spent)
-        found.append(_option(seats, max(asks), spent, Asked(why, plan, _premium(request))))
-    unfit = [
-        _option([(row, request.gpus_min)], prices.to_pay(row.stands, last),
-                timing.estimated(plan, tflops=speeds.get(row.node.pk), gpus=request.gpus_min),
-                Asked(why, plan, _premium(request)))
-        for row in rows
-        if (why := misfit(wanted, row.stands)) and not _in_a_gang(row, found)
-    ]  # fmt: skip
-    ranked = sorted(found, key=lambda option: (not option.fits, option.total, option.seconds))
-    shown = [*ranked, *sorted(unfit, key=lambda option: option.node)[:MAX_UNFIT]]
-    return [replace(option, index=index) for index, option in enumerate(shown)]
+        seats, bps = list(zip(each.nodes, each.gpus, strict=True)), _premium(request)
+        one = _Costed(seats, each.level, round(max(each.prices) * MICRO), bps, spent, "")
+        costed.append(replace(one, why=_over_budget(request, one.paid, one.gpus, spent)))
+    return costed
+
+
+def _unfit(
+    wanted: Wants, plan: Plan, answer: "Answer", standing: Sequence[Lot], bps: int
+) -> list[_Costed]:
+    """What doesn't fit, each reason's cheapest first, that all reasons are among the first."""
+    why = {
+        node: misfit(wanted, standing[node].stands) or answer.why(node)
+        for node in answer.unfit.tolist()
+    }
+    seen = Counter[str]()
+    ranked = []
+    for node in sorted(why, key=lambda node: (standing[node].stands.ask, node)):
+        ranked.append((seen[why[node]], node))
+        seen[why[node]] += 1
+    spent = timing.estimated(plan, tflops=None, gpus=wanted.gpus)
+    return [
+        _Costed([(node, wanted.gpus)], Level.NODE, standing[node].stands.ask, bps, spent, why[node])
+        for _, node in sorted(ranked)
+    ]
 
 
 def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
@@ -175,76 +247,20 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
     )
 
 
-def _gangs(wanted: Wants, rows: Sequence[Standing]) -> Iterable[list[tuple[Standing, int]]]:
-    """Each node that can take the gang, and each site that can take more of it than one node:
-    both with as many GPUs as they have for it."""
-    for row in rows:
-        if row.stands.free >= wanted.gpus and not misfit(wanted, row.stands):
-            yield [(row, min(row.stands.free, wanted.gpus_max))]
-    if wanted.level < Level.SITE or wanted.gpus_max == 1:
-        return
-    by_site: dict[object, list[Standing]] = {}
-    for row in rows:
-        if row.stands.free < wanted.gpus_max and not misfit(wanted, row.stands):
-            # The ranks speak with each other, so they run one and the same environment.
-            alike = (row.place, row.stands.gpu_class, row.stands.environment)
-            by_site.setdefault(alike, []).append(row)
-    for members in by_site.values():
-        members.sort(key=lambda row: (row.stands.ask, -row.stands.free, row.stands.node))
-        gang = _fill(members, wanted.gpus_max)
-        if len(gang) > 1 and _gpus(gang) >= wanted.gpus:
-            yield gang
-
-
-def _efficiency(seats: Sequence[tuple[Standing, int]], request: JobRequest) -> float:
-    """What is left of a gang's speed: by the share of its time that it communicates (κ), and by
-    what it communicates over. The same as the rounds count with."""
-    node = seats[0][0].node
-    rules = Params()
-    if len(seats) > 1:
-        return 1 - rules.penalty_site[node.site.network] * request.kappa
-    linked = node.nvlink or is_cpu(seats[0][0].stands.gpu_class) or _gpus(seats) == 1
-    return 1.0 if linked else 1 - rules.penalty_node_pcie * request.kappa
-
-
-def _fill(members: Sequence[Standing], gpus: int) -> list[tuple[Standing, int]]:
-    """The cheapest nodes, until there are so many GPUs or no more nodes."""
-    gang, missing = [], gpus
-    for row in members:
-        if part := min(row.stands.free, missing):
-            gang.append((row, part))
-            missing -= part
-    return gang
-
-
-def _gpus(seats: Sequence[tuple[Standing, int]]) -> int:
-    return sum(part for _, part in seats)
-
-
-def _in_a_gang(row: Standing, found: Sequence[Option]) -> bool:
-    offer = str(row.offer.pk)
-    return any(seat.offer == offer for option in found for seat in option.seats)
-
-
 def _over_budget(request: JobRequest, price: int, gpus: int, spent: Estimate) -> str:
     cost = accrued(price, gpus, int(spent.seconds_low))
     return "" if cost <= request.budget_micros else "it would cost more than the budget"
 
 
-def _option(
-    seats: Sequence[tuple[Standing, int]], price: int, spent: Estimate, asked: Asked
-) -> Option:
-    """`price` is the market's; the option's is what the buyer pays, with the premium."""
-    why, plan = asked.why, asked.plan
-    first = seats[0][0]
+def _option(index: int, each: _Costed, seats: Sequence[tuple[Standing, int]], plan: Plan) -> Option:
+    first, spent, gpus = seats[0][0], each.spent, each.gpus
     site, node, stands = first.node.site, first.node, first.stands
-    gpus = _gpus(seats)
-    lines = _lines(price, gpus, spent, asked.premium_bps)
+    lines = _lines(each.price, gpus, spent, each.premium_bps)
     drawn = _energy(seats, spent)
     return Option(
-        index=0,
-        fits=not why,
-        why=why,
+        index=index,
+        fits=not each.why,
+        why=each.why,
         node=", ".join(row.node.name for row, _ in seats),
         site=site.name,
         supplier=site.org.name,
@@ -252,10 +268,10 @@ def _option(
         trust=Trust(stands.trust).name.lower(),
         tier=Tier(stands.tier).name.lower(),
         gpu_class=stands.gpu_class,
-        level=Level.NODE if len(seats) == 1 else Level.SITE,
+        level=each.level,
         gpus=gpus,
         seats=[SeatAsked(str(row.offer.pk), str(row.node.pk), part) for row, part in seats],
-        price_micros=with_premium(price, asked.premium_bps),
+        price_micros=each.paid,
         seconds_low=spent.seconds_low,
         seconds=spent.seconds,
         seconds_high=spent.seconds_high,

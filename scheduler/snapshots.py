@@ -244,19 +244,43 @@ class _Suited:
         return {name: wanted.limits[gpu_class] / MICRO for name, gpu_class in found}
 
 
-def _order(number: int, job: Job, wanted: Wants, suited: _Suited, now: datetime) -> Order:
+def offered(
+    wanted: Wants, rows: Sequence[Lot], *, now: datetime
+) -> tuple[Book, Sequence[str], dict[str, float]]:
+    """These offers as a book without jobs for one who asks for a quote, in their order; its classes'
+    names; and the limit on each that would do, USD per GPU-hour."""
+    products = _products([wanted], rows)
+    sites, site_of = _sites(rows)
+    ids = [row.offer_id.int & (1 << 64) - 1 for row in rows]
+    supply = {**_supply(ids, rows, now), "node_class": products.of_row, "node_site": site_of}
+    stand = assemble([], supply, sites, _classes(rows, products), seed=0)
+    return stand, products.names, _Suited(products).limits(wanted)
+
+
+def order_of(
+    number: int, wanted: Wants, limits: Mapping[str, float], *, kappa: float,
+    save_s: float | None = None, age_h: float = 0.0,
+) -> Order:  # fmt: skip
+    """What is wanted as the engine reads it."""
     return Order(
         id=number,
-        limits=suited.limits(wanted),
-        gpus_min=job.gpus_min,
-        gpus_max=job.gpus_max,
-        level=job.level,
-        kappa=job.kappa,
-        hours_lost=hours_lost(job.save_s, settings.POLICY),
-        regions=region_mask(job.regions),
-        trust=min(job.trust, wanted.secrets_trust),
-        tier=job.tier,
-        age_h=max(0.0, (now - job.queued_at).total_seconds() / 3600),
+        limits=limits,
+        gpus_min=wanted.gpus,
+        gpus_max=wanted.gpus_max,
+        level=wanted.level,
+        kappa=kappa,
+        hours_lost=hours_lost(save_s, settings.POLICY),
+        regions=region_mask(sorted(wanted.regions)),
+        trust=min(wanted.trust, wanted.secrets_trust),
+        tier=wanted.tier,
+        age_h=age_h,
+    )
+
+
+def _order(number: int, job: Job, wanted: Wants, suited: _Suited, now: datetime) -> Order:
+    age_h = max(0.0, (now - job.queued_at).total_seconds() / 3600)
+    return order_of(
+        number, wanted, suited.limits(wanted), kappa=job.kappa, save_s=job.save_s, age_h=age_h
     )
 
 

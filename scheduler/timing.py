@@ -1,7 +1,9 @@
 """How long a job takes, from the recipe's arithmetic and what machines were measured at."""
 
+from collections.abc import Sequence
 from typing import Final
 
+from django.db import connection
 from django.db.models import Max, Min
 
 from buyers import sizes
@@ -10,7 +12,7 @@ from buyers.services import Plan
 from marketplace.core.estimates import Estimate, estimate
 from marketplace.core.paces import Pace
 from scheduler.models import Lease
-from suppliers.models import Benchmark, Node
+from suppliers.models import Node
 
 # A buyer's own guess at a script's hours is taken as it is, with this much either way.
 _GUESS_LOW: Final = 0.8
@@ -26,14 +28,17 @@ _LEAST_STEPS: Final = 3
 _LEAST_S: Final = 5.0
 
 
-def measured_tflops(nodes: list[Node]) -> dict[object, float]:
-    """Node id → TFLOP/s of its last passed benchmark, for one of its devices."""
-    passed = (
-        Benchmark.objects.filter(node__in=nodes, passed=True)
-        .order_by("node", "-asked_at")
-        .distinct("node")
-    )
-    return {row.node_id: row.tflops for row in passed}
+def measured_tflops(nodes: Sequence[str]) -> dict[str, float]:
+    """Node id → TFLOP/s of its last passed benchmark, for one of its devices. One query."""
+    with connection.cursor() as cursor:
+        cursor.execute(_MEASURED, [list(nodes)])
+        return dict(cursor.fetchall())
+
+
+_MEASURED: Final = """
+    SELECT DISTINCT ON (node_id) node_id::text, tflops FROM suppliers_benchmark
+    WHERE passed AND node_id = ANY(%s::uuid[]) ORDER BY node_id, asked_at DESC
+"""
 
 
 def start_seconds(plan: Plan, node: Node) -> float:

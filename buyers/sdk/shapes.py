@@ -200,7 +200,7 @@ class Option(Struct, frozen=True):
 
 
 class Quote(Struct, frozen=True):
-    """All ways to run a job, best first; the prices hold until `expires_at`."""
+    """The best ways to run a job, the cheapest first; the prices hold until `expires_at`."""
 
     id: UUID
     options: list[Option]

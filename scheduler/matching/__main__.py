@@ -17,7 +17,7 @@ from scheduler.matching import book as books
 from scheduler.matching import matches as results
 from scheduler.matching import proofs, verify
 from scheduler.matching.check import check
-from scheduler.matching.synthetic import Plan, make
+from scheduler.matching.synthetic import CLASSES, Plan, make
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,10 +88,13 @@ def _compile(_: argparse.Namespace) -> int:
     It looks at each module's age alone, not at those that its loops call: what was kept of older
     loops goes first."""
     from scheduler.matching.clear import clear  # compiled; see above
+    from scheduler.matching.quote import Quotes
 
     for kept in Path(__file__).parent.glob("__pycache__/*.nb[ci]"):
         kept.unlink(missing_ok=True)
-    clear(make(Plan(jobs=4, nodes=4, seed=0)), lambda: False)
+    book = make(Plan(jobs=4, nodes=4, seed=0))
+    clear(book, lambda: False)
+    Quotes(book, CLASSES).warm_up()
     return 0
 
 

@@ -16,8 +16,8 @@ from scheduler.matching.book import NODE_GPUS
 from scheduler.matching.hoping import NOTHING, Hopes
 from scheduler.matching.offers import FAR
 from scheduler.matching.placing import ANY, NODE, SITE
-from scheduler.matching.supply import DOUBLINGS, NETS, PART, Stock, Supply, first_with
-from scheduler.matching.tables import NOWHERE, TIERS, Tables, accepts, kept
+from scheduler.matching.supply import DOUBLINGS, NETS, PART, Stock, Supply, first_with, held, taken
+from scheduler.matching.tables import NOWHERE, TIERS, Rules, Tables, accepts, kept
 
 _CANDIDATES: Final = 128
 _RULES: Final = 6
@@ -47,15 +47,17 @@ class Mood(NamedTuple):
     """How many places are looked at in each rank."""
     blind: float
     """The chance to overlook one."""
+    hasty: bool
+    """Whether a gang over several sites is sought only where a GPU gains more than in what is known
+    already: right but where the cheapest site is small."""
 
 
 _SPOT: Final = np.dtype([("gain", "f8"), ("place", "i4"), ("gpus", "i4")])
 
 
-def desk(of: Tables, longest: int, seed: int) -> Desk:
-    """For a book, with its seed."""
-    most = int(of.jobs["most"].max(initial=1)) + 1
-    first, second, third = (np.zeros(most, PART) for _ in range(3))
+def desk(most: int, longest: int, seed: int) -> Desk:
+    """For gangs of up to so many GPUs and places of so many nodes, with a book's seed."""
+    first, second, third = (np.zeros(most + 1, PART) for _ in range(3))
     state = np.array([seed * 0x9E3779B97F4A7C15 % 2**64 or 1], np.uint64)
     return Desk(
         first, second, third, np.zeros(_CANDIDATES, _SPOT), np.zeros(_CANDIDATES), np.zeros(longest), np.zeros(longest, np.int32),
@@ -96,31 +98,14 @@ def choose(
     for wanted in range(1 if job.least == job.most else 2):
         size = job.least if wanted == 0 else job.most
         if size > 1:
-            found, count = _site(job, limit, size, of, sold, left, room, mood, score)
+            found, count = on_site(job, limit, size, of.rules, sold, left, room, mood, score)
             if count:
                 score, level, parts = found, SITE, count
         if size >= max(2, 2 * job.site_least) and job.level == ANY and job.sites_most > 1:
-            found, count = _sites(job, limit, size, of, sold, left, room, mood, score)
+            found, count = over_sites(job, limit, size, of.rules, sold, left, room, mood, score)
             if count:
                 score, level, parts = found, ANY, count
     return score, level, parts
-
-
-@njit(cache=True, nogil=True)
-def held(seat: Record, guide: float, free: int) -> float:
-    """What so many free GPUs of a seat are worth to others, USD per hour: in the largest slots, each
-    at its price or, where that is more, at what its owner asks."""
-    total = free // 8 * 8 * max(seat.ask, guide * seat.price[3])
-    for slot in range(3):
-        if free & (1 << slot):
-            total += (1 << slot) * max(seat.ask, guide * seat.price[slot])
-    return float(total)
-
-
-@njit(cache=True, nogil=True)
-def taken(seat: Record, guide: float, free: int, gpus: int) -> float:
-    """What so many of its free GPUs cost: by so much the rest is worth less."""
-    return held(seat, guide, free) - held(seat, guide, free - gpus)
 
 
 @njit(cache=True, nogil=True)
@@ -160,7 +145,7 @@ def _overlooks(random: Array, blind: float) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _fill(
+def fill(
     job: Record, least: int, amount: int, size: int, limit: float, keeps: float, place: Record,
     shelf: Array, failures: Floats, mood: Mood, room: Desk, parts: Array,
 ) -> tuple[float, int, int]:  # fmt: skip
@@ -228,8 +213,8 @@ def rank(gpu_class: int, net: int, tier: int, gpus: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _site(
-    job: Record, limit: Floats, size: int, of: Tables, sold: Supply, left: Stock, room: Desk,
+def on_site(
+    job: Record, limit: Floats, size: int, rules: Rules, sold: Supply, left: Stock, room: Desk,
     mood: Mood, score: float,
 ) -> tuple[float, int]:  # fmt: skip
     """(score, parts) of the best site for up to `size` GPUs, if it scores more than so much."""
@@ -237,7 +222,7 @@ def _site(
     shelf, chosen, trial, random = (
         left.shelf, room.chosen, room.trial, room.random,
     )  # fmt: skip
-    in_site, failures, parts = of.rules.in_site, of.rules.failures, 0
+    in_site, failures, parts = rules.in_site, rules.failures, 0
     least_risk = failures[0] * job.lost * size
     for net in range(NETS * len(limit)):
         gpu_class, keeps, seen = net // NETS, 1 - job.kappa * in_site[net % NETS], 0
@@ -254,7 +239,7 @@ def _site(
             if place.end - place.first < 2 or not accepts(job, place):
                 continue
             seen += 1
-            found, gpus, count = _fill(
+            found, gpus, count = fill(
                 job, job.least, size, size, worth, keeps, place, shelf, failures, mood, room, trial,
             )  # fmt: skip
             if gpus < job.least or count < 2 or found <= score:
@@ -266,8 +251,8 @@ def _site(
 
 
 @njit(cache=True, nogil=True)
-def _sites(
-    job: Record, limit: Floats, size: int, of: Tables, sold: Supply, left: Stock, room: Desk,
+def over_sites(
+    job: Record, limit: Floats, size: int, rules: Rules, sold: Supply, left: Stock, room: Desk,
     mood: Mood, score: float,
 ) -> tuple[float, int]:  # fmt: skip
     """(score, parts) of up to `size` GPUs over several sites, if that scores more than so much.
@@ -275,15 +260,17 @@ def _sites(
     The places that promise most are put together in six ways: by what they gain in all, by the
     GPU, or by the GPU for a fair share; taking all that each has, or no more than its share.
     """
-    parts = 0
+    parts, least = 0, score if mood.hasty else NOTHING
     for gpu_class in range(len(limit)):
         if limit[gpu_class] <= 0:
             continue
-        known = _spots(job, limit, size, gpu_class, of, sold, left, room, mood, score)
+        if _hope(job, limit, size, gpu_class, rules, sold) <= score:
+            continue
+        known = _spots(job, limit, size, gpu_class, rules, sold, left, room, mood, least)
         if known < 2 or _most(room.spots, known, job.sites_most, room.order) <= score:
             continue
         for rule in range(_RULES):
-            total, count = _together(job, limit, size, known, rule, of, sold, left, room, mood)
+            total, count = _together(job, limit, size, known, rule, rules, sold, left, room, mood)
             if total > score:
                 score, parts = total, count
                 room.chosen[:count] = room.whole[:count]
@@ -291,8 +278,22 @@ def _sites(
 
 
 @njit(cache=True, nogil=True)
+def _hope(
+    job: Record, limit: Floats, size: int, gpu_class: int, rules: Rules, sold: Supply
+) -> float:
+    """No gang of so many GPUs over sites of a class gains more: each as cheap as the cheapest."""
+    hope = -FAR
+    for net in range(NETS):
+        first = rank(gpu_class, net, job.tier, job.site_least)
+        if sold.rank_start[first] < sold.rank_start[first + 1]:
+            ask = sold.ranked[sold.rank_start[first]].ask
+            hope = max(hope, limit[gpu_class] * (1 - rules.failures[0] * job.lost * size) - ask)
+    return size * hope
+
+
+@njit(cache=True, nogil=True)
 def _spots(
-    job: Record, limit: Floats, size: int, gpu_class: int, of: Tables, sold: Supply, left: Stock,
+    job: Record, limit: Floats, size: int, gpu_class: int, rules: Rules, sold: Supply, left: Stock,
     room: Desk, mood: Mood, score: float,
 ) -> int:  # fmt: skip
     """How many places of a class could be a part of it; they stand in `room.spots`."""
@@ -300,7 +301,7 @@ def _spots(
     shelf, spots, trial, random = (
         left.shelf, room.spots, room.trial, room.random,
     )  # fmt: skip
-    failures, worth, known = of.rules.failures, limit[gpu_class], 0
+    failures, worth, known = rules.failures, limit[gpu_class], 0
     least_risk = failures[0] * job.lost * size
     for net in range(NETS):
         list_of, seen = rank(gpu_class, net, job.tier, job.site_least), 0
@@ -317,7 +318,7 @@ def _spots(
             if not accepts(job, place) or known == len(spots):
                 continue
             seen += 1
-            found, _, _ = _fill(
+            found, _, _ = fill(
                 job, 0, size, size, worth, keeps, place, shelf, failures, mood, room, trial,
             )  # fmt: skip
             if not _overlooks(random, mood.blind):
@@ -351,7 +352,7 @@ def _most(spots: Array, known: int, sites: int, order: Floats) -> float:
 
 @njit(cache=True, nogil=True)
 def _together(
-    job: Record, limit: Floats, size: int, known: int, rule: int, of: Tables, sold: Supply,
+    job: Record, limit: Floats, size: int, known: int, rule: int, rules: Rules, sold: Supply,
     left: Stock, room: Desk, mood: Mood,
 ) -> tuple[float, int]:  # fmt: skip
     """(score, parts) of the spots put together by a rule, in `room.whole`; (0, 0) if they fail. An
@@ -375,9 +376,9 @@ def _together(
         if give < job.site_least or give <= 0:
             continue
         place, least = places[spot.place], max(give - spare, job.site_least)
-        found, gpus, some = _fill(
+        found, gpus, some = fill(
             job, least, give, size, limit[place.gpu_class], kept(job, place.uplink), place,
-            left.shelf, of.rules.failures, mood, room, room.trial,
+            left.shelf, rules.failures, mood, room, room.trial,
         )  # fmt: skip
         if gpus < least:
             continue

@@ -29,6 +29,7 @@ from scheduler.matching.choosing import desk
 from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
+from scheduler.matching.ordering import as_they_come, mixed
 from scheduler.matching.placing import Gang, Stand
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.tables import Tables, tables
@@ -54,7 +55,7 @@ def clear(
     # 1. An order of our own, from ids and seed alone: where we try things in turn, it is fair.
     jobs = np.argsort(mixed(book.job_id, book.params.seed))
     nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_ask))
-    ordered = _with_places_as_they_come(books.reordered(book, jobs, nodes))
+    ordered = _with_placesas_they_come(books.reordered(book, jobs, nodes))
     kinds = cells(ordered)
     of = tables(ordered, kinds)
     # 2. Prices, and who runs where.
@@ -102,14 +103,6 @@ def _matches(
     )
 
 
-def mixed(ids: Array, seed: int) -> Array:
-    """A one-to-one hash of 64-bit ids that the seed changes: SplitMix64's finaliser."""
-    mixed = ids.astype(np.uint64) ^ np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
 def _of_cells(kinds: Cells, price: Floats) -> Floats | None:
     """[K, 4] the price of each cell by those of its nodes [N, 4]; of one that has none, the mean of
     its class. None if there are hardly any."""
@@ -125,18 +118,11 @@ def _of_cells(kinds: Cells, price: Floats) -> Floats | None:
     return np.maximum.accumulate(found, axis=1)
 
 
-def _with_places_as_they_come(book: Book) -> Book:
+def _with_placesas_they_come(book: Book) -> Book:
     """Its classes and sites, renumbered as they first appear among its nodes."""
-    classes = _as_they_come(book.node_class, len(book.class_nvlink))
-    sites = _as_they_come(book.node_site, len(book.site_region))
+    classes = as_they_come(book.node_class, len(book.class_nvlink))
+    sites = as_they_come(book.node_site, len(book.site_region))
     return books.renumbered(book, classes, sites)
-
-
-def _as_they_come(of_node: Ints, count: int) -> Ints:
-    """The old numbers in their new order; those of no node come last."""
-    each, first = np.unique(of_node, return_index=True)
-    seen = each[np.argsort(first)].astype(np.int64)
-    return np.concatenate([seen, np.setdiff1d(np.arange(count), seen)])
 
 
 def _matched(
@@ -145,7 +131,7 @@ def _matched(
     sold = supply(book, prices.best[kinds.of_node], np.arange(book.nodes))
     hoped, (gangs, parts) = hopes(of, sold.seats, sold.kinds), improving.gangs(of, book)
     largest = int((sold.places["end"] - sold.places["first"]).max(initial=1))
-    room = desk(of, largest, book.params.seed)
+    room = desk(int(of.jobs["most"].max(initial=1)), largest, book.params.seed)
     market = Market(of, hoped, sold, stock(sold), room, gangs, parts)
     if not book.jobs or not book.nodes:
         return market

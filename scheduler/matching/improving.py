@@ -19,11 +19,10 @@ from scheduler.matching.choosing import (
     chance,
     choose,
     rank,
-    taken,
 )
 from scheduler.matching.hoping import Hopes
 from scheduler.matching.lending import lent
-from scheduler.matching.supply import NETS, PART, Stock, Supply, give_back, let
+from scheduler.matching.supply import NETS, PART, Stock, Supply, give_back, let, taken
 from scheduler.matching.tables import NOWHERE, Tables, accepts
 
 GANG: Final = np.dtype(
@@ -91,7 +90,7 @@ def hope(market: Market) -> None:
     for at in range(len(market.gangs)):
         score, _, _ = choose(
             at, market.of, market.hoped, market.sold, market.left, market.room,
-            Mood(0.0, _LOOK, 0.0),
+            Mood(0.0, _LOOK, 0.0, True),
         )  # fmt: skip
         market.gangs[at].hope = score
 
@@ -102,7 +101,7 @@ def fill(market: Market, order: Ints, guide: float) -> None:
     market, order = lent(market), lent(order)
     for at in order:
         if market.gangs[at].parts == 0:
-            _place(market, at, Mood(guide, _LOOK, 0.0))
+            _place(market, at, Mood(guide, _LOOK, 0.0, True))
 
 
 @njit(cache=True, nogil=True)
@@ -192,7 +191,7 @@ def _mood(random: Array) -> Mood:
         guide = chance(random)
     elif drawn >= 0.4:
         guide = 1.0
-    return Mood(guide, _LOOK, 0.03 if chance(random) < 0.7 else 0.0)
+    return Mood(guide, _LOOK, 0.03 if chance(random) < 0.7 else 0.0, True)
 
 
 @njit(cache=True, nogil=True)

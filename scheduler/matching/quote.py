@@ -1,22 +1,39 @@
-"""What one order would cost now: every place where it could run, and why it can't elsewhere.
+"""What one new order would cost now: the best place for it, every other, and why not elsewhere.
 
 A taken offer starts at once at max(ask, the last round's price of its cell), so nobody has to wait
-for a round to know a price. A quote looks at what is free and at prices, never at others' bids.
+for a round to know a price. A quote looks at what is free and at prices, never at others' bids; an
+order need not be in the book. It is placed by the loops that place a round's jobs: alone in a book,
+it is cleared to where it was quoted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
-from scheduler.matching.arrays import Floats
-from scheduler.matching.book import NODE_GPUS, Book
-from scheduler.matching.cells import SLOTS, Cells, Names, cells, labels, slots
+from marketplace.core.errors import Invalid
+from scheduler.matching import asking
+from scheduler.matching import book as books
+from scheduler.matching.arrays import Array, Bools, Floats, Ints
+from scheduler.matching.book import MOST_GPUS, NODE_GPUS, Book, Order
+from scheduler.matching.cells import SLOTS, slots
+from scheduler.matching.choosing import Desk, desk
 from scheduler.matching.explain import Term
-from scheduler.matching.placing import NODE, Gang, Search, Stand
+from scheduler.matching.hoping import NOTHING
+from scheduler.matching.ordering import as_they_come, mixed
+from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.saying import LEVELS, unmet
-from scheduler.matching.spreading import places
-from scheduler.matching.values import terms
+from scheduler.matching.supply import stock, supply
+from scheduler.matching.tables import JOB, rules
+
+_TERMS: Final = {
+    asking.LIMIT: Term.LIMIT,
+    asking.REGION: Term.REGION,
+    asking.TRUST: Term.TRUST,
+    asking.TIER: Term.TIER,
+    asking.WINDOW: Term.WINDOW,
+}
 
 
 @dataclass(frozen=True)
@@ -28,10 +45,14 @@ class Candidate:
     prices: tuple[float, ...]  # on each of them: max(ask, the cell's last price)
     level: int
     gpu_class: int
+    keeps: float = 1.0
+    """η: the share of their speed that its GPUs keep, in the mean."""
+    gain: float = 0.0
+    """Σ GPUs · (limit · η − price): none below nothing fits."""
+    surplus: float = 0.0
+    """The same less what failures cost: what candidates are ranked by, the rest after it by gain."""
     why: str = ""
     """Why it doesn't fit, as a sentence for its buyer; empty if it does."""
-    surplus: float = 0.0
-    """Σ GPUs · (limit · η − risk − price): what candidates are ranked by."""
 
     @property
     def fits(self) -> bool:
@@ -43,122 +64,227 @@ class Candidate:
         return sum(gpus * price for gpus, price in zip(self.gpus, self.prices, strict=True))
 
 
-def quote(
-    book: Book, order: int, last: Mapping[str, Sequence[float]], names: Names
-) -> list[Candidate]:
-    """Where the book's order number `order` could run: the best first, then what doesn't fit.
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Every place for an order: what `Quotes.every` found."""
 
-    `last` holds the last ladder of each cell by its label (`cells.labels`): four prices, for slots
-    of 1, 2, 4 and 8 GPUs. A cell without one costs its asks. An elastic order is quoted for as
-    many GPUs as fit. A node that is in no candidate that fits is one that doesn't, with the reason.
-    """
-    kinds = cells(book)
-    stand = Stand.opening(book, kinds, _cost(book, kinds, last, names))
-    term = terms(book, kinds, order)
-    # A price up to limit · η is the buyer's to accept: risk decides the rank, not the fit.
-    search = Search(book, kinds, stand, order, replace(term, risk=np.zeros_like(term.risk)))
-    fitting = [_candidate(search, gang, term.risk) for gang in _gangs(search)]
-    fitting.sort(key=lambda candidate: -candidate.surplus)
-    used = {node for candidate in fitting for node in candidate.nodes}
-    why = _cell_reasons(search, names)
-    return fitting + [
-        _misfit(search, node, why[kinds.of_node[node]] or _node_reason(search, node, bool(fitting)))
-        for node in range(book.nodes)
-        if node not in used
-    ]
+    fitting: Sequence[Candidate]
+    """The best first."""
+    unfit: Ints
+    """Nodes that are in no candidate that fits, by their indexes."""
+    _of: "Quotes"
+    _order: Order
+    _rated: Array
 
+    def why(self, node: int) -> str:
+        """Why one of the unfit is."""
+        return self._of._why(self._order, self._rated, node, bool(self.fitting))
 
-def _cost(book: Book, kinds: Cells, last: Mapping[str, Sequence[float]], names: Names) -> Floats:
-    """[N, 17] price per GPU-hour of so many GPUs of a node: the mean over its slots."""
-    none = (0.0,) * len(SLOTS)
-    ladders = [last.get(label, none) for label in labels(kinds, names)]
-    ladder = np.array(ladders, float).reshape(-1, len(SLOTS))[kinds.of_node]
-    price = np.maximum(book.node_ask[:, None], ladder)
-    cost = np.repeat(price[:, :1], NODE_GPUS + 1, axis=1)
-    for gpus in range(1, NODE_GPUS + 1):
-        cut = slots(gpus)
-        mean = sum(size * price[:, SLOTS.index(size)] for size in cut) / gpus
-        # A mean of equal floats may fall a hair below them; nobody is let below their ask.
-        cost[:, gpus] = np.maximum(mean, book.node_ask)
-    return cost
+    def misfit(self, node: int) -> Candidate:
+        """One of the unfit, by itself."""
+        gpus, of = int(self._rated["gpus"][self._of._seat_of[node]]), self._of
+        price = float(of._price[of._seat_of[node], gpus])
+        gpu_class = int(of._book.node_class[node])
+        return Candidate((node,), (gpus,), (price,), NODE, gpu_class, why=self.why(node))
 
 
-def _gangs(search: Search) -> list[Gang]:
-    """One for each node and site that can do it alone, and the best over several sites."""
-    gangs: dict[tuple[int, ...], Gang] = {}
-    for target in reversed(search.targets):
-        for gang in places(search, target, everything=True):
-            gangs.setdefault(tuple(gang.nodes.tolist()), gang)
-    return list(gangs.values())
+class Quotes:
+    """A book made ready for quotes: what stands free, at what prices. For one thread at a time."""
 
-
-def _candidate(search: Search, gang: Gang, risk: Floats) -> Candidate:
-    size = int(gang.gpus.sum())
-    lost = (gang.gpus * risk[search.kinds.of_node[gang.nodes]]).sum() * size
-    return Candidate(
-        nodes=tuple(gang.nodes.tolist()),
-        gpus=tuple(gang.gpus.tolist()),
-        prices=tuple(search.stand.cost[gang.nodes, gang.gpus].tolist()),
-        level=gang.level,
-        gpu_class=int(search.book.node_class[gang.nodes[0]]),
-        surplus=gang.surplus - float(lost),
-    )
-
-
-def _misfit(search: Search, node: int, why: str) -> Candidate:
-    gpus = min(int(search.book.node_gpus[node]), search.targets[-1])
-    price = float(search.stand.cost[node, gpus])
-    gpu_class = int(search.book.node_class[node])
-    return Candidate((node,), (gpus,), (price,), NODE, gpu_class, why)
-
-
-def _cell_reasons(search: Search, names: Names) -> list[str]:
-    """[K] the first of the order's terms that the cell's nodes all fail; empty if none."""
-    book, kinds, job = search.book, search.kinds, search.job
-    regions, least_trust = int(book.job_regions[job]), int(book.job_trust[job])
-    least_tier, long = int(book.job_tier[job]), bool(book.job_long[job])
-
-    def reason(cell: int) -> str:
-        gpu_class, trust, tier = (
-            int(kind[cell]) for kind in (kinds.gpu_class, kinds.trust, kinds.tier)
+    def __init__(self, book: Book, classes: Sequence[str], last: Floats | None = None) -> None:
+        """`classes` are the names of the book's. `last` [N, 4] are the prices of each node's cell in
+        the last round, for slots of 1, 2, 4 and 8 GPUs (0: none). Its jobs are of no account."""
+        self._book, self._classes = book, list(classes)
+        cost = _cost(book, last)
+        # Whatever share of a node a gang takes, it pays no more for it.
+        within = np.arange(NODE_GPUS + 1) <= np.maximum(book.node_gpus, 1)[:, None]
+        dearest = np.where(within, cost, 0.0).max(axis=1)
+        # 1. An order of our own, from ids and prices alone.
+        nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_gpus, dearest))
+        ordered = books.reordered(book, np.arange(0), nodes)
+        classes_of = as_they_come(ordered.node_class, len(book.class_nvlink))
+        sites_of = as_they_come(ordered.node_site, len(book.site_region))
+        ordered = replace(
+            books.renumbered(ordered, classes_of, sites_of), node_ask=dearest[nodes].copy()
         )
-        called = names.classes[gpu_class]
-        if book.job_limit[job, gpu_class] == 0:
-            return unmet(Term.LIMIT, gpu_class=called)
-        if not regions >> int(kinds.region[cell]) & 1:
-            return unmet(Term.REGION, gpu_class=called)
-        if trust > least_trust:
-            return unmet(Term.TRUST, gpu_class=called, has=trust, wants=least_trust)
-        if tier > least_tier:
-            return unmet(Term.TIER, gpu_class=called, has=tier, wants=least_tier)
-        if long and not kinds.long[cell]:
-            return unmet(Term.WINDOW, gpu_class=called)
-        return ""
+        # 2. What is on offer, and the cheapest of each kind.
+        self._rules = rules(ordered)
+        self._sold = supply(ordered, np.zeros((book.nodes, len(SLOTS))), np.arange(book.nodes))
+        seats = self._sold.seats
+        self._left = stock(self._sold)
+        self._node_of = nodes[seats["node"]]
+        self._price = np.ascontiguousarray(cost[self._node_of])
+        self._cheapest = asking.table(seats, self._sold.kinds, self._price, len(classes_of))
+        self._seat_of = np.empty(book.nodes, np.int64)
+        self._seat_of[self._node_of] = np.arange(book.nodes)
+        # 3. Room for an order.
+        self._called = {self._classes[old]: new for new, old in enumerate(classes_of.tolist())}
+        self._nodes, self._old_class = nodes, classes_of
+        self._desk, self._jobs = self._room(), np.zeros(1, JOB)
+        self._limit = np.zeros(len(classes_of))
+        self._shares = asking.room_for_shares(max(book.nodes, MOST_GPUS))
 
-    return [reason(cell) for cell in range(len(kinds))]
+    def _room(self) -> Desk:
+        places = self._sold.places
+        largest = int((places["end"] - places["first"]).max(initial=1))
+        return desk(MOST_GPUS, largest, self._book.params.seed)
 
+    def best(self, order: Order) -> Candidate | None:
+        """The best place; None if the order fits nowhere. Raises Invalid for one without sense."""
+        self._take(order)
+        level, parts, gain, surplus = asking.ask(
+            self._jobs, self._limit, self._cheapest, self._price, self._rules, self._sold,
+            self._left, self._desk, self._shares,
+        )  # fmt: skip
+        if not parts:
+            return None
+        return self._candidate(self._shares[:parts], level, gain, surplus)
 
-def _node_reason(search: Search, node: int, served: bool) -> str:
-    """Why a node of an accepted cell is in no gang; `served` if other nodes are."""
-    free, least = int(search.stand.free[node]), search.least
-    if free == 0:
-        return "all its GPUs are let"
-    if free < least and search.loosest == NODE:
-        return f"it has {free} GPUs free; you need {least} in one node"
-    cell = search.kinds.of_node[node]
-    limit = float(search.terms.limit[cell])
-    speed = float(search.terms.in_node[cell]) if 1 < least <= free else 1.0
-    price = float(search.stand.cost[node, min(free, least)])
-    if price > limit:
-        return f"it costs {price:.4g} per GPU-hour; your limit is {limit:.4g}"
-    if price > limit * speed:
+    def every(self, order: Order) -> Answer:
+        """A place in each node and on each site that can do it alone, and the best over several
+        sites; the first is `best`. Raises Invalid for an order without sense."""
+        self._take(order)
+        sold, book = self._sold, self._book
+        rated = asking.ratings(book.nodes)
+        asking.rate_nodes(
+            self._jobs, self._limit, self._price, self._rules, sold.seats, sold.kinds, rated
+        )
+        alone = np.flatnonzero(rated["why"] == asking.FITS)
+        fitting = self._single(alone, rated)
+        if order.gpus_max > 1 and order.level >= SITE:
+            fitting += self._gangs()
+        served = np.zeros(book.nodes, bool)
+        for candidate in fitting:
+            served[list(candidate.nodes)] = True
+        fitting.sort(key=_rank)
+        return Answer(fitting, np.flatnonzero(~served), self, order, rated)
+
+    def warm_up(self) -> None:
+        """Loads all loops of a quote, which takes a second, or more where they have to be compiled."""
+        order = Order(0, {}, gpus_max=2, level=ANY)
+        self.best(order)
+        self.every(order)
+
+    def _single(self, alone: Ints, rated: Array) -> list[Candidate]:
+        of = rated[alone]
+        cost = self._price[alone, of["gpus"]]
+        kind = self._book.node_class[self._node_of[alone]]
+        slow = np.where(of["gpus"] > 1, self._rules.in_node[self._number(kind)], 0.0)
+        keeps = 1.0 - float(self._jobs["kappa"][0]) * slow
+        columns = (
+            self._node_of[alone], of["gpus"], cost, kind, keeps, of["gain"], of["surplus"],
+        )  # fmt: skip
+        return [
+            Candidate((node,), (gpus,), (price,), NODE, gpu_class, eta, gain, surplus)
+            for node, gpus, price, gpu_class, eta, gain, surplus in zip(
+                *(column.tolist() for column in columns), strict=True
+            )
+        ]
+
+    def _gangs(self) -> list[Candidate]:
+        places = asking.ratings(len(self._sold.places))
+        asking.rate_places(
+            self._jobs, self._limit, self._price, self._rules, self._sold, self._left, self._desk,
+            places, self._shares,
+        )  # fmt: skip
+        found = [
+            self._candidate(
+                self._shares[at["first"] : at["first"] + at["parts"]], SITE,
+                float(at["gain"]), float(at["surplus"]),
+            )
+            for at in places[places["parts"] > 0]
+        ]  # fmt: skip
+        parts, gain, surplus = asking.ask_over_sites(
+            self._jobs, self._limit, self._price, self._rules, self._sold, self._left, self._desk,
+            self._shares,
+        )  # fmt: skip
+        if parts:
+            found.append(self._candidate(self._shares[:parts], ANY, gain, surplus))
+        return found
+
+    def _take(self, order: Order) -> None:
+        if not 1 <= order.gpus_min <= order.gpus_max <= MOST_GPUS:
+            raise Invalid(f"an order is for 1 to {MOST_GPUS} GPUs", field="gpus")
+        self._jobs[0] = (
+            order.gpus_min, order.gpus_max, order.level, order.trust, order.tier, order.long,
+            order.site_gpus_min, order.sites_max, order.kappa, order.hours_lost, order.sync_mb,
+            order.sync_s, order.regions,
+        )  # fmt: skip
+        limit, called = self._limit, self._called
+        limit.fill(0.0)
+        for name, most in order.limits.items():
+            if name in called:
+                limit[called[name]] = most
+
+    def _candidate(self, shares: Array, level: int, gain: float, surplus: float) -> Candidate:
+        prices, keeps, nodes, gpus = zip(*shares.tolist(), strict=True)
+        nodes = tuple([int(self._nodes[node]) for node in nodes])
+        eta = keeps[0]
+        if level == ANY:
+            eta = sum(map(float.__mul__, keeps, map(float, gpus))) / sum(gpus)
+        gpu_class = int(self._book.node_class[nodes[0]])
+        return Candidate(nodes, gpus, prices, level, gpu_class, eta, gain, surplus)
+
+    def _number(self, classes: Ints) -> Ints:
+        return np.argsort(self._old_class)[classes]
+
+    def _why(self, order: Order, rated: Array, node: int, served: bool) -> str:
+        seat, book = int(self._seat_of[node]), self._book
+        reason, free = int(rated["why"][seat]), int(book.node_gpus[node])
+        if reason in _TERMS:
+            return self._unmet(order, _TERMS[reason], node)
+        if reason == asking.LET:
+            return "all its GPUs are let"
+        if reason == asking.SMALL:
+            return f"it has {free} GPUs free; you need {order.gpus_min} in one node"
+        if reason in {asking.DEAR, asking.SLOW}:
+            return self._dear(order, node, min(free, order.gpus_min), slow=reason == asking.SLOW)
+        if served:
+            return (
+                f"it has {free} GPUs free, and other nodes make a better gang of {order.gpus_min}"
+            )
         return (
-            f"it costs {price:.4g} per GPU-hour; {least} GPUs run at {speed:.0%} of their speed in"
+            f"it has {free} GPUs free, and with the others that you accept {LEVELS[order.level]}"
+            f" there are fewer than {order.gpus_min} worth their price"
+        )
+
+    def _unmet(self, order: Order, term: Term, node: int) -> str:
+        book = self._book
+        called = self._classes[book.node_class[node]]
+        site = book.node_site[node]
+        if term is Term.TRUST:
+            return unmet(term, gpu_class=called, has=int(book.site_trust[site]), wants=order.trust)
+        return unmet(term, gpu_class=called, has=int(book.node_tier[node]), wants=order.tier)
+
+    def _dear(self, order: Order, node: int, gpus: int, *, slow: bool) -> str:
+        price = float(self._price[self._seat_of[node], gpus])
+        limit = order.limits[self._classes[self._book.node_class[node]]]
+        if not slow:
+            return f"it costs {price:.4g} per GPU-hour; your limit is {limit:.4g}"
+        kind = self._number(self._book.node_class[node : node + 1])[0]
+        speed = 1.0 - order.kappa * float(self._rules.in_node[kind])
+        return (
+            f"it costs {price:.4g} per GPU-hour; {gpus} GPUs run at {speed:.0%} of their speed in"
             f" this node, where your limit of {limit:.4g} is worth {limit * speed:.4g}"
         )
-    if served:
-        return f"it has {free} GPUs free, and other nodes make a better gang of {least}"
-    return (
-        f"it has {free} GPUs free, and with the others that you accept {LEVELS[search.loosest]}"
-        f" there are fewer than {least} worth their price"
-    )
+
+
+def _rank(candidate: Candidate) -> tuple[bool, float, int]:
+    """The best first: by surplus; then those that failures leave none, by gain; of equals the one in
+    fewer parts."""
+    gains = candidate.surplus > NOTHING
+    return not gains, -(candidate.surplus if gains else candidate.gain), len(candidate.nodes)
+
+
+def _cost(book: Book, last: Floats | None) -> Floats:
+    """[N, 17] price per GPU-hour of so many GPUs of a node: the mean over its slots."""
+    price = np.repeat(book.node_ask[:, None], len(SLOTS), axis=1)
+    if last is not None:
+        price = np.maximum(price, last)
+    cost = np.repeat(price[:, :1], NODE_GPUS + 1, axis=1)
+    even: Bools = (price == price[:, :1]).all(axis=1)
+    for gpus in range(2, NODE_GPUS + 1):
+        mean = sum(size * price[:, SLOTS.index(size)] for size in slots(gpus)) / gpus
+        # A mean of equal floats may fall a hair beside them.
+        cost[:, gpus] = np.where(even, price[:, 0], np.maximum(mean, book.node_ask))
+    return cost

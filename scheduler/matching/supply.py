@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS, Book
 from scheduler.matching.cells import distinct
 from scheduler.matching.tables import TIERS, rows
@@ -209,6 +209,23 @@ def first_with(tree: Ints, first: int, end: int, gpus: int) -> int:
             if tree[at] < gpus:
                 at += 1
     return min(at - leaves, end)
+
+
+@njit(cache=True, nogil=True)
+def held(seat: Record, guide: float, free: int) -> float:
+    """What so many free GPUs of a seat are worth to others, USD per hour: in the largest slots, each
+    at its price or, where that is more, at what its owner asks."""
+    total = free // 8 * 8 * max(seat.ask, guide * seat.price[3])
+    for slot in range(3):
+        if free & (1 << slot):
+            total += (1 << slot) * max(seat.ask, guide * seat.price[slot])
+    return float(total)
+
+
+@njit(cache=True, nogil=True)
+def taken(seat: Record, guide: float, free: int, gpus: int) -> float:
+    """What so many of its free GPUs cost: by so much the rest is worth less."""
+    return held(seat, guide, free) - held(seat, guide, free - gpus)
 
 
 @njit(cache=True, nogil=True)

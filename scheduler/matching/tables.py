@@ -81,7 +81,7 @@ def tables(book: Book, kinds: Cells) -> Tables:
     places, sources = _places(book, kinds), _sources(book, kinds)
     classes = np.arange(book.job_limit.shape[1] + 1)
     return Tables(
-        _jobs(book), np.ascontiguousarray(book.job_limit), _rules(book), _nodes(book, kinds),
+        _jobs(book), np.ascontiguousarray(book.job_limit), rules(book), _nodes(book, kinds),
         _cells(book, kinds), places, sources, np.searchsorted(places["gpu_class"], classes),
         np.searchsorted(kinds.gpu_class[sources["cell"]], classes),
     )  # fmt: skip
@@ -106,7 +106,8 @@ def _jobs(book: Book) -> Array:
     )  # fmt: skip
 
 
-def _rules(book: Book) -> Rules:
+def rules(book: Book) -> Rules:
+    """The book's."""
     params = book.params
     return Rules(
         in_node=np.where(book.class_nvlink == 1, 0.0, params.penalty_node_pcie),

@@ -1,36 +1,49 @@
 """Quotes: every place where an order could run now, its price, and why not elsewhere."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marketplace.core.errors import Invalid
+from scheduler.matching import book as shelves
 from scheduler.matching.book import Book, Order, SiteRow
-from scheduler.matching.cells import Names, cells, labels
 from scheduler.matching.check import check
 from scheduler.matching.clear import clear
-from scheduler.matching.quote import Candidate, quote
-from tests.matching.rows import SITE, a_book, a_node, an_order, books
+from scheduler.matching.quote import Candidate, Quotes
+from tests.matching.rows import SITE, a_book, a_node, an_order, books, orders
 
+pytestmark = pytest.mark.timeout(300)  # its loops are compiled first
 CLASSES = ["sxm", "pcie"]
 
 
-def quoted(book: Book, last: dict[str, tuple[float, ...]] | None = None) -> list[Candidate]:
-    """Quotes for a book's first order."""
-    names = [f"site-{number}" for number in range(len(book.site_region))]
-    return quote(book, 0, last or {}, Names(CLASSES, names))
+def quoted(order: Order, book: Book, last: Any = None) -> list[Candidate]:
+    """All quotes for an order, which the first must be the best of; and what doesn't fit."""
+    quotes = Quotes(book, CLASSES, last)
+    answer, best = quotes.every(order), quotes.best(order)
+    assert (best is None) == (not answer.fitting)
+    if best is not None:
+        assert worth(best) == pytest.approx(worth(answer.fitting[0]), abs=1e-6)
+    return [*answer.fitting, *(quotes.every(order).misfit(int(node)) for node in answer.unfit)]
 
 
-def whys(book: Book) -> list[str]:
+def worth(candidate: Candidate) -> float:
+    """What it is ranked by."""
+    return candidate.surplus if candidate.surplus > -1e-9 else candidate.gain - 1e6
+
+
+def whys(order: Order, book: Book) -> list[str]:
     """Why each node that doesn't fit doesn't."""
-    return [candidate.why for candidate in quoted(book) if not candidate.fits]
+    return [candidate.why for candidate in quoted(order, book) if not candidate.fits]
 
 
 def test_the_best_comes_first_and_what_does_not_fit_last() -> None:
     nodes = [a_node(1, ask=1.5), a_node(2, ask=9.0), a_node(3, ask=0.5), a_node(4, ask=1.0)]
-    candidates = quoted(a_book([an_order()], nodes))
+    candidates = quoted(an_order(), a_book([], nodes))
     assert [candidate.nodes for candidate in candidates] == [(2,), (3,), (0,), (1,)]
     assert [candidate.fits for candidate in candidates] == [True, True, True, False]
     assert [candidate.surplus for candidate in candidates[:3]] == [1.5, 1.0, 0.5]
@@ -38,32 +51,31 @@ def test_the_best_comes_first_and_what_does_not_fit_last() -> None:
 
 def test_the_price_is_the_ask_or_the_last_price_if_that_is_more() -> None:
     nodes = [a_node(1, ask=1.0), a_node(2, ask=1.4)]
-    last = {"sxm/site-0/tier-0": (1.2, 1.3, 1.4, 1.6)}
+    last = np.array([(1.2, 1.3, 1.4, 1.6)] * 2)
     for gpus, (first, second) in {1: (1.2, 1.4), 2: (1.3, 1.4), 8: (1.6, 1.6)}.items():
-        book = a_book([an_order(gpus_min=gpus, gpus_max=gpus)], nodes)
-        prices = {candidate.nodes[0]: candidate.prices[0] for candidate in quoted(book, last)}
+        found = quoted(an_order(gpus_min=gpus, gpus_max=gpus), a_book([], nodes), last)
+        prices = {candidate.nodes[0]: candidate.prices[0] for candidate in found}
         assert prices == {0: first, 1: second}
 
 
 def test_an_uneven_share_pays_the_mean_of_its_slots() -> None:
-    book = a_book([an_order(gpus_min=3, gpus_max=3)], [a_node()])
-    [candidate] = quoted(book, {"sxm/eu-west-trust-1/tier-0": (1.1, 1.4, 1.4, 1.4)})
+    last = np.array([(1.1, 1.4, 1.4, 1.4)])
+    [candidate] = quoted(an_order(gpus_min=3, gpus_max=3), a_book([], [a_node()]), last)
     assert candidate.prices == (pytest.approx((1.1 + 2 * 1.4) / 3),)
     assert candidate.hourly == pytest.approx(1.1 + 2 * 1.4)
 
 
 def test_a_price_of_exactly_the_limit_is_the_buyers_to_take() -> None:
-    book = a_book([an_order(limits={"sxm": 1.0}, hours_lost=5.0)], [a_node(tier=2)],
-                  failures_per_gpu_hour=(0.1, 0.1, 0.1))  # fmt: skip
-    [candidate] = quoted(book)
+    book = a_book([], [a_node(tier=2)], failures_per_gpu_hour=(0.1, 0.1, 0.1))
+    [candidate] = quoted(an_order(limits={"sxm": 1.0}, hours_lost=5.0), book)
     assert candidate.fits
     assert candidate.surplus == pytest.approx(-0.5)
 
 
 def test_what_failures_cost_decides_the_rank() -> None:
     nodes = [a_node(1, ask=1.0, tier=2), a_node(2, ask=1.1, tier=0)]
-    book = a_book([an_order(hours_lost=1.0)], nodes, failures_per_gpu_hour=(0.0, 0.0, 0.1))
-    assert [candidate.nodes for candidate in quoted(book)] == [(1,), (0,)]
+    book = a_book([], nodes, failures_per_gpu_hour=(0.0, 0.0, 0.1))
+    assert [each.nodes for each in quoted(an_order(hours_lost=1.0), book)] == [(1,), (0,)]
 
 
 REASONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -88,13 +100,15 @@ REASONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("why", REASONS)
 def test_a_node_that_does_not_fit_says_why(why: str) -> None:
     order, node = REASONS[why]
-    assert whys(a_book([an_order(**order)], [a_node(**node)])) == [why]
+    assert whys(an_order(**order), a_book([], [a_node(**node)])) == [why]
 
 
 def test_a_node_left_out_of_a_better_gang_says_so() -> None:
     nodes = [a_node(1, gpus=4), a_node(2, gpus=4), a_node(3, gpus=4, ask=1.9)]
-    book = a_book([an_order(gpus_min=8, gpus_max=8, level=1)], nodes)
-    assert whys(book) == ["it has 4 GPUs free, and other nodes make a better gang of 8"]
+    gang = an_order(gpus_min=8, gpus_max=8, level=1)
+    assert whys(gang, a_book([], nodes)) == [
+        "it has 4 GPUs free, and other nodes make a better gang of 8"
+    ]
 
 
 def test_a_gang_is_quoted_in_each_node_on_each_site_and_over_sites() -> None:
@@ -102,7 +116,8 @@ def test_a_gang_is_quoted_in_each_node_on_each_site_and_over_sites() -> None:
     nodes = [a_node(1), a_node(2, gpus=4, site="b"), a_node(3, gpus=4, site="b"),
              a_node(4, gpus=4, site="c", ask=0.7)]  # fmt: skip
     gang = an_order(gpus_min=8, gpus_max=8, level=2, sync_s=60.0, sync_mb=1.0, sites_max=2)
-    reached = {candidate.level: candidate for candidate in quoted(a_book([gang], nodes, sites))}
+    found = quoted(gang, a_book([], nodes, sites))
+    reached = {candidate.level: candidate for candidate in found}
     assert reached[0].nodes == (0,)
     assert set(reached[1].nodes) == {1, 2}
     assert 3 in reached[2].nodes
@@ -112,7 +127,7 @@ def test_a_gang_is_quoted_in_each_node_on_each_site_and_over_sites() -> None:
 
 def test_an_elastic_order_is_quoted_for_as_much_as_fits() -> None:
     nodes = [a_node(1, gpus=2), a_node(2, gpus=8), a_node(3, gpus=1)]
-    candidates = quoted(a_book([an_order(gpus_min=2, gpus_max=4)], nodes))
+    candidates = quoted(an_order(gpus_min=2, gpus_max=4), a_book([], nodes))
     assert [(candidate.nodes, candidate.gpus) for candidate in candidates if candidate.fits] == [
         ((1,), (4,)),
         ((0,), (2,)),
@@ -120,55 +135,161 @@ def test_an_elastic_order_is_quoted_for_as_much_as_fits() -> None:
 
 
 def test_a_market_without_nodes_has_no_quotes() -> None:
-    assert quoted(a_book([an_order()], [])) == []
+    assert quoted(an_order(), a_book([], [])) == []
 
 
-@given(books(most=8), st.integers(0, 7))
-@settings(max_examples=80, deadline=None)
-def test_a_quote_never_breaks_a_term_of_the_order(book: Book, which: int) -> None:
-    """Every candidate that fits is what the checker would call right, at no less than the ask."""
-    if not book.jobs:
-        return
-    job = which % book.jobs
-    names = Names(CLASSES, [str(site) for site in range(len(book.site_region))])
-    for candidate in quote(book, job, {}, names):
-        total = sum(candidate.gpus)
-        asks = book.node_ask[list(candidate.nodes)]
-        assert (asks <= candidate.prices).all()
+@pytest.mark.parametrize(("least", "most"), [(0, 1), (2, 1), (1, 5000)])
+def test_an_order_without_sense_is_refused(least: int, most: int) -> None:
+    with pytest.raises(Invalid, match="1 to 4096 GPUs"):
+        Quotes(a_book([], [a_node()]), CLASSES).best(an_order(gpus_min=least, gpus_max=most))
+
+
+@given(orders(1), books(most=8))
+@settings(max_examples=150, deadline=None)
+def test_a_quote_never_breaks_a_term_of_the_order(order: Order, book: Book) -> None:
+    """And costs no less than was asked, and no more than it is worth before failures."""
+    for candidate in quoted(order, book):
+        nodes, gpus = list(candidate.nodes), np.array(candidate.gpus)
+        assert (book.node_ask[nodes] <= candidate.prices).all()
         if not candidate.fits:
             continue
-        assert book.job_gpus_min[job] <= total <= book.job_gpus_max[job]
-        assert (book.node_gpus[list(candidate.nodes)] >= candidate.gpus).all()
-        assert (book.node_class[list(candidate.nodes)] == candidate.gpu_class).all()
-        assert candidate.level <= book.job_level[job]
-        limit = book.job_limit[job, candidate.gpu_class]
-        assert max(candidate.prices) <= limit
+        assert order.gpus_min <= gpus.sum() <= order.gpus_max
+        assert (book.node_gpus[nodes] >= gpus).all()
+        assert (book.node_class[nodes] == candidate.gpu_class).all()
+        assert candidate.level <= order.level
+        worth = order.limits[CLASSES[candidate.gpu_class]] * candidate.keeps
+        assert candidate.gain == pytest.approx(worth * gpus.sum() - candidate.hourly, abs=1e-6)
+        assert candidate.gain >= -1e-6
+        site = book.node_site[nodes]
+        assert (order.regions >> book.site_region[site].astype(np.uint64) & np.uint64(1)).all()
+        assert (book.site_trust[site] <= order.trust).all()
+        assert (book.node_tier[nodes] <= order.tier).all()
+        assert (book.node_long[nodes] >= order.long).all()
 
 
-@given(books(most=8))
+@given(orders(1), books(most=8))
 @settings(max_examples=60, deadline=None)
-def test_every_node_is_either_offered_or_says_why(book: Book) -> None:
-    if not book.jobs:
-        return
-    candidates = quoted(book)
+def test_every_node_is_either_offered_or_says_why(order: Order, book: Book) -> None:
+    candidates = quoted(order, book)
     fits = [candidate.fits for candidate in candidates]
     assert fits == sorted(fits, reverse=True)
     assert {node for candidate in candidates for node in candidate.nodes} == set(range(book.nodes))
 
 
+def best_by_force(order: Order, book: Book, price: Any) -> tuple[float, float]:
+    """(surplus, gain) of the best legal gang in a node or on a site, each on its own: every share of
+    every node is tried, at one price a node."""
+    rules, best, most = book.params, -1.0, -1.0
+    for gpu_class, site in product(range(len(CLASSES)), range(len(book.site_region))):
+        limit = order.limits[CLASSES[gpu_class]]
+        here = [
+            node for node in np.flatnonzero(book.node_site == site)
+            if book.node_class[node] == gpu_class and book.node_tier[node] <= order.tier
+            and book.node_long[node] >= order.long
+        ]  # fmt: skip
+        if not (
+            limit > 0 and book.site_trust[site] <= order.trust
+            and order.regions >> int(book.site_region[site]) & 1
+        ):  # fmt: skip
+            continue
+        for shares in product(*(range(int(book.node_gpus[node]) + 1) for node in here)):
+            size, several = sum(shares), sum(share > 0 for share in shares) > 1
+            if not order.gpus_min <= size <= order.gpus_max or (several and order.level < 1):
+                continue
+            slow = 0.0 if book.class_nvlink[gpu_class] or size == 1 else rules.penalty_node_pcie
+            slow = rules.penalty_site[book.site_net[site]] if several else slow
+            gain = risk = 0.0
+            for node, share in zip(here, shares, strict=True):
+                failing = rules.failures_per_gpu_hour[book.node_tier[node]]
+                gain += share * (limit * (1 - order.kappa * slow) - price[node])
+                risk += share * failing * size * order.hours_lost * limit
+            best, most = max(best, gain - risk), max(most, gain)
+    return best, most
+
+
+@given(orders(1), books(most=4), st.lists(st.sampled_from((0.0, 0.7, 1.0, 1.6)), min_size=4))
+@settings(max_examples=200, deadline=None)
+def test_the_best_is_what_trying_everything_finds(
+    order: Order, book: Book, cells: list[float]
+) -> None:
+    order = replace(order, level=min(order.level, 1))
+    last = np.array(cells[: book.nodes]).reshape(-1, 1).repeat(4, axis=1)
+    surplus, gain = best_by_force(order, book, np.maximum(book.node_ask, last[:, 0]))
+    best = Quotes(book, CLASSES, last).best(order)
+    if surplus > 1e-6:
+        assert best is not None
+        assert best.surplus == pytest.approx(surplus, abs=1e-6)
+    elif gain > 1e-6:
+        assert best is not None
+        assert best.gain == pytest.approx(gain, abs=1e-6)
+    elif gain < -1e-6:
+        assert best is None
+
+
+@given(orders(1), books(most=8))
+@settings(max_examples=150, deadline=None)
+def test_an_order_alone_is_cleared_to_where_it_was_quoted(order: Order, book: Book) -> None:
+    limits = [[order.limits[name] for name in CLASSES]]
+    alone = shelves.build([order], [], [], [], seed=0)
+    named = {name: getattr(alone, name) for name in shelves.JOBS} | {"job_limit": np.array(limits)}
+    book = replace(book, **named)
+    matches, best = clear(book), Quotes(book, CLASSES).best(order)
+    assert check(book, matches) == []
+    quoted = best.surplus if best is not None else 0.0
+    if best is not None and best.level < 2 and order.gpus_max - order.gpus_min < 2:
+        assert matches.welfare == pytest.approx(max(quoted, 0.0), rel=1e-6, abs=1e-6)
+    assert max(quoted, 0.0) >= matches.welfare - 1e-6
+
+
+@given(orders(1), books(most=8), st.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_the_order_of_the_rows_means_nothing(order: Order, book: Book, random: Any) -> None:
+    nodes, classes, sites = (
+        random.sample(range(count), count)
+        for count in (book.nodes, len(CLASSES), len(book.site_region))
+    )
+    other = shelves.renumbered(
+        shelves.reordered(book, np.arange(0), np.array(nodes, int)),
+        np.array(classes), np.array(sites),
+    )  # fmt: skip
+    best = Quotes(book, CLASSES).best(order)
+    same = Quotes(other, [CLASSES[old] for old in classes]).best(order)
+    assert (best is None) == (same is None)
+    if best is not None and same is not None:
+        assert [book.node_id[node] for node in best.nodes] == [
+            other.node_id[node] for node in same.nodes
+        ]
+        assert (best.gpus, best.prices, best.level) == (same.gpus, same.prices, same.level)
+
+
+@given(orders(1), books(most=8))
+@settings(max_examples=80, deadline=None)
+def test_in_another_currency_the_best_is_the_same(order: Order, book: Book) -> None:
+    dear = replace(order, limits={name: 4 * limit for name, limit in order.limits.items()})
+    best = Quotes(book, CLASSES).best(order)
+    same = Quotes(replace(book, node_ask=book.node_ask * 4), CLASSES).best(dear)
+    assert (best is None) == (same is None)
+    if best is not None and same is not None:
+        assert (best.nodes, best.gpus, best.level) == (same.nodes, same.gpus, same.level)
+        assert same.surplus == pytest.approx(4 * best.surplus)
+
+
 def test_a_round_s_ladder_prices_the_next_quotes() -> None:
-    """From matches to the mapping that the next quote is given."""
     sites = [SiteRow("a", 0, 1), SiteRow("b", 1, 1)]
     nodes = [a_node(1, gpus=1, ask=1.0), a_node(2, gpus=1, ask=1.3), a_node(3, site="b")]
-    orders: list[Order] = [an_order(1), an_order(2)]
-    book = a_book(orders, nodes, sites)
+    book = a_book([an_order(1), an_order(2)], nodes, sites)
     matches = clear(book)
     assert check(book, matches) == []
-    names = Names(CLASSES, ["a", "b"])
-    called = labels(cells(book), names)
-    last = {
-        called[cell]: tuple(ladder)
-        for cell, ladder in zip(cells(book).of_node, matches.cell_price.tolist(), strict=True)
-    }
-    best = quote(book, 0, last, names)[0]
-    assert best.prices == (last[called[cells(book).of_node[best.nodes[0]]]][0],)
+    best = quoted(an_order(), book, matches.cell_price)[0]
+    assert best.prices == (max(book.node_ask[best.nodes[0]], matches.cell_price[best.nodes[0], 0]),)
+
+
+@given(orders(1), books(most=8), st.integers(0, 5))
+@settings(max_examples=80, deadline=None)
+def test_steep_ladders_make_no_quote_dearer_than_it_is_worth(
+    order: Order, book: Book, step: int
+) -> None:
+    last = np.tile(0.5 + 0.1 * step * np.arange(4), (book.nodes, 1))
+    for candidate in Quotes(book, CLASSES, last).every(order).fitting:
+        assert candidate.gain >= -1e-6
+        assert min(candidate.prices) >= 0.5

@@ -121,10 +121,23 @@ class TestAQuote:
     ):
         for _ in range(8):
             world.agent(supplier, now=now)
-        # Script and environments 2, classes 1, offers, sites, records, who is silent, and the rows
-        # with their free GPUs 6, speeds 1, last prices 1, the quote itself 1.
-        with django_assert_max_num_queries(12):
+        # Script and environments 2, classes 1, offers, sites, records and who is silent 4, speeds
+        # 1, last prices 1; those of what is shown again, with rows and free GPUs, 6; the quote 1.
+        with django_assert_max_num_queries(16):
             quoting.quote(buyer, wanted(), now=now)
+
+    def test_shows_the_cheapest_and_counts_the_rest(self, buyer, supplier, wanted, now):
+        for number in range(quoting.MAX_FIT + 2):
+            world.agent(supplier, now=now, ask=MICRO + number)
+        for _ in range(quoting.MAX_UNFIT + 1):
+            world.agent(supplier, now=now, gpu_memory=8 * world.GIB)
+        quote = quoting.quote(buyer, wanted(), now=now)
+        assert [option["fits"] for option in quote.options] == [True] * quoting.MAX_FIT + [
+            False
+        ] * quoting.MAX_UNFIT
+        assert (quote.more_fit, quote.more_unfit) == (2, 1)
+        shown = [option["total"] for option in quote.options if option["fits"]]
+        assert shown == sorted(shown)
 
 
 class TestATake:
