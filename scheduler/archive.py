@@ -161,8 +161,8 @@ def _all_of(snapshot: Snapshot, matches: Matches, dropped: Bools) -> dict[str, A
     free = np.zeros(len(book.class_nvlink), bool)
     # What the rows of one class trade as, and whether anybody may have them, is the same.
     for number, at in zip(*np.unique(book.node_class, return_index=True), strict=True):
-        names[number] = snapshot.rows[at].stands.gpu_class
         stands = snapshot.rows[at].stands
+        names[number] = stands.gpu_class
         free[number] = not (stands.own_org_only or stands.held_for)
     orgs: dict[str, int] = {}
     return {

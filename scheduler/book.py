@@ -5,7 +5,7 @@ has failed on) is told to the pure engine through the GPU class: nodes that diff
 are different products, and a product that a job can't use has a limit of 0.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -53,20 +53,18 @@ def lettable(now: datetime) -> QuerySet[Node]:
     return Node.objects.lettable().filter(last_seen_at__gte=heard, session__isnull=False)
 
 
-def free_gpus(node: Node, gpu_class: str) -> QuerySet[Gpu]:
+def free_gpus(node: UUID, gpu_class: str) -> QuerySet[Gpu]:
     """The node's GPUs of a class that nobody has or is held, in the order of the machine."""
-    return free_of(node.pk, gpu_class)
-
-
-def free_of(node: UUID, gpu_class: str) -> QuerySet[Gpu]:
-    """The same of a node by its id."""
     return _free([node]).filter(gpu_class=gpu_class)
 
 
-def standing(now: datetime, *, among: Collection[UUID] | None = None) -> list[Standing]:
-    """All offers that stand open now, or those `among` these ids, let or not, in a stable order.
-    Six queries."""
-    found = lots.standing(lots.read(now=now, offers=among), now=now)
+def standing(now: datetime) -> list[Standing]:
+    """All offers that stand open now, let or not, in a stable order. Six queries."""
+    return rows_of(lots.standing(lots.read(now=now), now=now), now)
+
+
+def rows_of(found: Sequence[Lot], now: datetime) -> list[Standing]:
+    """The rows of offers that stand open. Two queries."""
     rows = Offer.objects.select_related("node__site__org").in_bulk([lot.offer_id for lot in found])
     free: dict[tuple[object, str], list[Gpu]] = {}
     for gpu in _free([row.node_id for row in rows.values()]):

@@ -96,7 +96,7 @@ def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) 
     """`ladders` of each node in the round before, and then in this one."""
     if not snapshot.jobs:
         return 0
-    nodes = [row.stands.node + row.stands.held_for for row in snapshot.rows]
+    nodes = [snapshots.name_of(row) for row in snapshot.rows]
     last = np.array([ladders.get(node, _NO_PRICES) for node in nodes]).reshape(-1, len(SLOTS))
     started = time.perf_counter()
     matches = clear(snapshot.book, last=last if ladders else None)

@@ -140,10 +140,7 @@ def _running(
     for share in shares:
         by_gang.setdefault(share.lease_id, []).append(share)
     rows = {row.stands.node: row for row in room.rows}
-    worth = {
-        pk: _worth(lease, by_gang[pk], rows, room.book.params)
-        for pk, lease in ((lease.pk, lease) for lease in gangs)
-    }
+    worth = {lease.pk: _worth(lease, by_gang[lease.pk], rows, room.book.params) for lease in gangs}
     columns = [
         (
             gang_of[share.lease_id],
@@ -266,7 +263,7 @@ def _to_hold(each: _Chosen) -> list[HeldGpu] | None:
             for gpu, held in leaving.items()
             if held.gpu.node_id == node
         ][:count]
-        free = market.free_of(node, each.gpu_class)[: count - len(left)]
+        free = market.free_gpus(node, each.gpu_class)[: count - len(left)]
         left += [HeldGpu(gpu=gpu, least_micros=0) for gpu in free]
         if len(left) < count:
             return None

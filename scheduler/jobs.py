@@ -193,7 +193,8 @@ def _option(quote: Quote, index: int) -> Mapping[str, Any]:
 
 
 def _seats(chosen: Mapping[str, Any], price: int, now: datetime) -> tuple[Seat, ...]:
-    """The option's GPUs at a price before premium, read anew under the market lock. Raises Conflict if any is let."""
+    """The option's GPUs at a price before premium, read anew under the market lock. Raises Conflict
+    if any is let."""
     seats = []
     for wanted in chosen["seats"]:
         offer = (
@@ -204,7 +205,7 @@ def _seats(chosen: Mapping[str, Any], price: int, now: datetime) -> tuple[Seat, 
         )
         if offer is None:
             raise Conflict("this offer is no longer open; ask for a new quote")
-        free = list(book.free_gpus(offer.node, chosen["gpu_class"])[: int(wanted["gpus"])])
+        free = list(book.free_gpus(offer.node.pk, chosen["gpu_class"])[: int(wanted["gpus"])])
         if len(free) < int(wanted["gpus"]):
             raise Conflict("somebody was first: these GPUs are let; ask for a new quote")
         seats.append(seated(offer, free, price))

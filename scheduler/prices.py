@@ -1,6 +1,5 @@
 """What was paid last, cell by cell: the price of an instant order, and of the public page."""
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -31,8 +30,3 @@ def latest(column: str, *, since: datetime) -> QuerySet[ClearingPrice]:
     """The last price that something was let at, for each value of `column`."""
     let = ClearingPrice.objects.filter(gpus__gt=0, at__gte=since)
     return let.order_by(column, "-at").distinct(column)
-
-
-def to_pay(stands: Stands, last: Mapping[str, int]) -> int:
-    """The price of taking this offer now: its gross ask, or the last price if that is more."""
-    return max(stands.ask, last.get(cell_of(stands), 0))

@@ -1,6 +1,6 @@
-"""Honest offers before anyone pays: every machine a job could run on, with time and all-in cost.
+"""Honest offers before anyone pays: the cheapest places for a job, with time and all-in cost.
 
-What doesn't fit is in the list too, last, with the reason. A price holds for `hold_s`: it is the
+Some of what doesn't fit is in the list too, last, with the reason; the rest is counted. A price holds for `hold_s`: it is the
 offer's ask or the cell's last clearing price, whichever is more.
 """
 
@@ -97,7 +97,7 @@ def _premium(request: JobRequest) -> int:
 
 
 def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
-    """All options for a job, ranked by what it would cost in all, then by time.
+    """The best options for a job, ranked by what it would cost in all, then by time.
 
     Raises Invalid for a job that can run nowhere in principle (`buyers.services.plan`).
     """
@@ -127,14 +127,14 @@ def _options(
     dear = sorted((each for each in costed if each.why), key=_cost)
     unfit = dear + _unfit(wanted, plan, answer, standing, _premium(request))
     shown = fitting[:MAX_FIT] + unfit[:MAX_UNFIT]
-    offers = {standing[node].offer_id for each in shown for node, _ in each.seats}
-    rows = {row.offer.pk: row for row in book.standing(now, among=offers)}
+    asked = {node: standing[node] for each in shown for node, _ in each.seats}
+    rows = {row.offer.pk: row for row in book.rows_of(list(asked.values()), now)}
     options = [
         _option(index, each, [(rows[standing[node].offer_id], part) for node, part in each.seats], plan)
         for index, each in enumerate(shown)
-        if all(standing[node].offer_id in rows for node, _ in each.seats)
     ]  # fmt: skip
-    return options, max(len(fitting) - MAX_FIT, 0), max(len(unfit) - MAX_UNFIT, 0)
+    unfit_in_all = len(dear) + len(answer.unfit)
+    return options, max(len(fitting) - MAX_FIT, 0), max(unfit_in_all - MAX_UNFIT, 0)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _costed(
 ) -> list[_Costed]:  # fmt: skip
     """What each would take and cost; what the budget doesn't cover says so."""
     speeds = timing.measured_tflops([row.stands.node for row in standing])
-    known = paces.expected(plan, now=now)
+    known, bps = paces.expected(plan, now=now), _premium(request)
     costed = []
     for each in found:
         gpu_class = standing[each.nodes[0]].stands.gpu_class
@@ -193,7 +193,7 @@ def _costed(
             efficiency=each.keeps,
             pace=known.get(gpu_class),
         )
-        seats, bps = list(zip(each.nodes, each.gpus, strict=True)), _premium(request)
+        seats = list(zip(each.nodes, each.gpus, strict=True))
         one = _Costed(seats, each.level, round(max(each.prices) * MICRO), bps, spent, "")
         costed.append(replace(one, why=_over_budget(request, one.paid, one.gpus, spent)))
     return costed
@@ -202,7 +202,7 @@ def _costed(
 def _unfit(
     wanted: Wants, plan: Plan, answer: "Answer", standing: Sequence[Lot], bps: int
 ) -> list[_Costed]:
-    """What doesn't fit, each reason's cheapest first, that all reasons are among the first."""
+    """The first of what doesn't fit: each reason's cheapest first, that all reasons are among them."""
     why = {
         node: misfit(wanted, standing[node].stands) or answer.why(node)
         for node in answer.unfit.tolist()
@@ -215,7 +215,7 @@ def _unfit(
     spent = timing.estimated(plan, tflops=None, gpus=wanted.gpus)
     return [
         _Costed([(node, wanted.gpus)], Level.NODE, standing[node].stands.ask, bps, spent, why[node])
-        for _, node in sorted(ranked)
+        for _, node in sorted(ranked)[:MAX_UNFIT]
     ]
 
 

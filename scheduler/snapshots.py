@@ -100,7 +100,7 @@ def made(read: Read, rows: Sequence[Lot], *, now: datetime) -> Snapshot:
     secret = secrets.token_bytes(SECRET_BYTES)
     asked = list(zip(read.jobs, read.wanted, strict=True))
     job_ids, asked = _numbered(secret, asked, lambda each: str(each[0].pk))
-    row_ids, rows = _numbered(secret, rows, _named)
+    row_ids, rows = _numbered(secret, rows, name_of)
     jobs, wanted = [job for job, _ in asked], [want for _, want in asked]
     products = _products(wanted, rows)
     suited = _Suited(products)
@@ -127,7 +127,7 @@ def _numbered(
     return found[order].tolist(), [rows[at] for at in order.tolist()]
 
 
-def _named(row: Lot) -> str:
+def name_of(row: Lot) -> str:
     """A row's id: its node's, or one made of the node's and the job's that it is held for."""
     stands = row.stands
     if not stands.held_for:

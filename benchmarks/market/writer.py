@@ -80,7 +80,7 @@ def _take(pk: object) -> bool:
     offer = Offer.objects.open().select_related("node__site").filter(pk=pk).first()
     if offer is None:
         return False
-    free = tuple(book.free_gpus(offer.node, offer.node.gpus.all()[0].gpu_class))
+    free = tuple(book.free_gpus(offer.node.pk, offer.node.gpus.all()[0].gpu_class))
     waiting = Job.objects.queued().select_for_update(no_key=True, skip_locked=True)
     job = waiting.filter(gpus_min__lte=len(free)).order_by("queued_at").first() if free else None
     if job is None:

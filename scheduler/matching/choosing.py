@@ -55,8 +55,9 @@ class Mood(NamedTuple):
 _SPOT: Final = np.dtype([("gain", "f8"), ("place", "i4"), ("gpus", "i4")])
 
 
-def desk(most: int, longest: int, seed: int) -> Desk:
-    """For gangs of up to so many GPUs and places of so many nodes, with a book's seed."""
+def desk(most: int, sold: Supply, seed: int) -> Desk:
+    """For gangs of up to so many GPUs of what is sold, with a book's seed."""
+    longest = int((sold.places["end"] - sold.places["first"]).max(initial=1))
     first, second, third = (np.zeros(most + 1, PART) for _ in range(3))
     state = np.array([seed * 0x9E3779B97F4A7C15 % 2**64 or 1], np.uint64)
     return Desk(

@@ -22,14 +22,14 @@ from scheduler.matching import book as books
 from scheduler.matching import improving, pricing, settling
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.ascent import Ascent
-from scheduler.matching.book import NODE_GPUS, Book
+from scheduler.matching.book import Book
 from scheduler.matching.bound import bound
 from scheduler.matching.cells import SLOTS, Cells, cells
 from scheduler.matching.choosing import desk
 from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
-from scheduler.matching.ordering import as_they_come, mixed
+from scheduler.matching.ordering import mixed, with_places_as_they_come
 from scheduler.matching.placing import Gang, Stand
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.tables import Tables, tables
@@ -55,7 +55,7 @@ def clear(
     # 1. An order of our own, from ids and seed alone: where we try things in turn, it is fair.
     jobs = np.argsort(mixed(book.job_id, book.params.seed))
     nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_ask))
-    ordered = _with_placesas_they_come(books.reordered(book, jobs, nodes))
+    ordered, _ = with_places_as_they_come(books.reordered(book, jobs, nodes))
     kinds = cells(ordered)
     of = tables(ordered, kinds)
     # 2. Prices, and who runs where.
@@ -118,20 +118,12 @@ def _of_cells(kinds: Cells, price: Floats) -> Floats | None:
     return np.maximum.accumulate(found, axis=1)
 
 
-def _with_placesas_they_come(book: Book) -> Book:
-    """Its classes and sites, renumbered as they first appear among its nodes."""
-    classes = as_they_come(book.node_class, len(book.class_nvlink))
-    sites = as_they_come(book.node_site, len(book.site_region))
-    return books.renumbered(book, classes, sites)
-
-
 def _matched(
     book: Book, kinds: Cells, of: Tables, prices: Ascent, more: Callable[[], bool] | None
 ) -> Market:
     sold = supply(book, prices.best[kinds.of_node], np.arange(book.nodes))
     hoped, (gangs, parts) = hopes(of, sold.seats, sold.kinds), improving.gangs(of, book)
-    largest = int((sold.places["end"] - sold.places["first"]).max(initial=1))
-    room = desk(int(of.jobs["most"].max(initial=1)), largest, book.params.seed)
+    room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
     market = Market(of, hoped, sold, stock(sold), room, gangs, parts)
     if not book.jobs or not book.nodes:
         return market
@@ -193,7 +185,7 @@ def _let(book: Book, of: Tables, market: Market) -> Array:
 
 def _gangs(book: Book, kinds: Cells, let: Array, market: Market) -> tuple[Stand, dict[int, Gang]]:
     """What was let as whole gangs, and the room that they leave for prices."""
-    stand = Stand.opening(book, kinds, np.tile(book.node_ask[:, None], NODE_GPUS + 1))
+    stand = Stand.opening(book, kinds)
     found = {}
     for job in np.unique(let["job"]).tolist():
         rows = let[let["job"] == job]

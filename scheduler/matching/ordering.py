@@ -3,7 +3,9 @@ turn it is fair, and the order in which the rows came means nothing."""
 
 import numpy as np
 
+from scheduler.matching import book as books
 from scheduler.matching.arrays import Array, Ints
+from scheduler.matching.book import Book
 
 
 def mixed(ids: Array, seed: int) -> Array:
@@ -14,9 +16,16 @@ def mixed(ids: Array, seed: int) -> Array:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def as_they_come(of_node: Ints, count: int) -> Ints:
-    """The old numbers of classes or sites in their new order, as they first appear among nodes;
-    those of no node come last."""
+def with_places_as_they_come(book: Book) -> tuple[Book, Ints]:
+    """Its classes and sites, renumbered as they first appear among its nodes; and the old numbers of
+    the classes."""
+    classes = _as_they_come(book.node_class, len(book.class_nvlink))
+    sites = _as_they_come(book.node_site, len(book.site_region))
+    return books.renumbered(book, classes, sites), classes
+
+
+def _as_they_come(of_node: Ints, count: int) -> Ints:
+    """The old numbers in their new order; those of no node come last."""
     each, first = np.unique(of_node, return_index=True)
     seen = each[np.argsort(first)].astype(np.int64)
     return np.concatenate([seen, np.setdiff1d(np.arange(count), seen)])

@@ -18,21 +18,21 @@ LARGEST: Final = np.array([SLOTS.index(max(slots(n), default=1)) for n in range(
 
 @dataclass(frozen=True, eq=False)
 class Stand:
-    """What is free [N], what so many GPUs of a node cost each [N, 17], and the room for prices.
+    """What is free [N], what a GPU of each node asks [N], and the room for prices.
 
     A slot of a cell [K, 4] can be let to who values it at `low` or more, at a cost up to `high`.
     """
 
     free: Ints
-    cost: Floats
+    ask: Floats
     low: Floats
     high: Floats
 
     @classmethod
-    def opening(cls, book: Book, kinds: Cells, cost: Floats) -> "Stand":
+    def opening(cls, book: Book, kinds: Cells) -> "Stand":
         """Everything free, and no price fixed yet."""
         room = np.full((len(kinds), len(SLOTS)), np.inf)
-        return cls(book.node_gpus.astype(np.int64), cost, -room, room)
+        return cls(book.node_gpus.astype(np.int64), book.node_ask, -room, room)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,12 +49,12 @@ def ladders(book: Book, kinds: Cells, stand: Stand, gangs: Mapping[int, Gang]) -
 def narrow(kinds: Cells, stand: Stand, gang: Gang) -> None:
     """Takes the GPUs, and narrows the room for prices to what these trades agree with."""
     cell = kinds.of_node[gang.nodes]
-    cost = stand.cost[gang.nodes, gang.gpus]
+    ask = stand.ask[gang.nodes]
     stand.free[gang.nodes] -= gang.gpus
     for slot, size in enumerate(SLOTS):
         used = gang.gpus >= size if size == SLOTS[-1] else gang.gpus & size > 0
         for larger in range(slot, len(SLOTS)):
-            np.maximum.at(stand.low[:, larger], cell[used], cost[used])
+            np.maximum.at(stand.low[:, larger], cell[used], ask[used])
         for smaller in range(slot + 1):
             np.minimum.at(stand.high[:, smaller], cell[used], gang.value[used])
 

@@ -18,10 +18,10 @@ from scheduler.matching import book as books
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.book import MOST_GPUS, NODE_GPUS, Book, Order
 from scheduler.matching.cells import SLOTS, slots
-from scheduler.matching.choosing import Desk, desk
+from scheduler.matching.choosing import desk
 from scheduler.matching.explain import Term
 from scheduler.matching.hoping import NOTHING
-from scheduler.matching.ordering import as_they_come, mixed
+from scheduler.matching.ordering import mixed, with_places_as_they_come
 from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.saying import LEVELS, unmet
 from scheduler.matching.supply import stock, supply
@@ -101,12 +101,8 @@ class Quotes:
         dearest = np.where(within, cost, 0.0).max(axis=1)
         # 1. An order of our own, from ids and prices alone.
         nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_gpus, dearest))
-        ordered = books.reordered(book, np.arange(0), nodes)
-        classes_of = as_they_come(ordered.node_class, len(book.class_nvlink))
-        sites_of = as_they_come(ordered.node_site, len(book.site_region))
-        ordered = replace(
-            books.renumbered(ordered, classes_of, sites_of), node_ask=dearest[nodes].copy()
-        )
+        ordered, classes_of = with_places_as_they_come(books.reordered(book, np.arange(0), nodes))
+        ordered = replace(ordered, node_ask=dearest[nodes].copy())
         # 2. What is on offer, and the cheapest of each kind.
         self._rules = rules(ordered)
         self._sold = supply(ordered, np.zeros((book.nodes, len(SLOTS))), np.arange(book.nodes))
@@ -119,15 +115,10 @@ class Quotes:
         self._seat_of[self._node_of] = np.arange(book.nodes)
         # 3. Room for an order.
         self._called = {self._classes[old]: new for new, old in enumerate(classes_of.tolist())}
-        self._nodes, self._old_class = nodes, classes_of
-        self._desk, self._jobs = self._room(), np.zeros(1, JOB)
+        self._nodes, self._number = nodes, np.argsort(classes_of)
+        self._desk, self._jobs = desk(MOST_GPUS, self._sold, book.params.seed), np.zeros(1, JOB)
         self._limit = np.zeros(len(classes_of))
         self._shares = asking.room_for_shares(max(book.nodes, MOST_GPUS))
-
-    def _room(self) -> Desk:
-        places = self._sold.places
-        largest = int((places["end"] - places["first"]).max(initial=1))
-        return desk(MOST_GPUS, largest, self._book.params.seed)
 
     def best(self, order: Order) -> Candidate | None:
         """The best place; None if the order fits nowhere. Raises Invalid for one without sense."""
@@ -169,7 +160,7 @@ class Quotes:
         of = rated[alone]
         cost = self._price[alone, of["gpus"]]
         kind = self._book.node_class[self._node_of[alone]]
-        slow = np.where(of["gpus"] > 1, self._rules.in_node[self._number(kind)], 0.0)
+        slow = np.where(of["gpus"] > 1, self._rules.in_node[self._number[kind]], 0.0)
         keeps = 1.0 - float(self._jobs["kappa"][0]) * slow
         columns = (
             self._node_of[alone], of["gpus"], cost, kind, keeps, of["gain"], of["surplus"],
@@ -225,9 +216,6 @@ class Quotes:
         gpu_class = int(self._book.node_class[nodes[0]])
         return Candidate(nodes, gpus, prices, level, gpu_class, eta, gain, surplus)
 
-    def _number(self, classes: Ints) -> Ints:
-        return np.argsort(self._old_class)[classes]
-
     def _why(self, order: Order, rated: Array, node: int, served: bool) -> str:
         seat, book = int(self._seat_of[node]), self._book
         reason, free = int(rated["why"][seat]), int(book.node_gpus[node])
@@ -261,7 +249,7 @@ class Quotes:
         limit = order.limits[self._classes[self._book.node_class[node]]]
         if not slow:
             return f"it costs {price:.4g} per GPU-hour; your limit is {limit:.4g}"
-        kind = self._number(self._book.node_class[node : node + 1])[0]
+        kind = self._number[self._book.node_class[node]]
         speed = 1.0 - order.kappa * float(self._rules.in_node[kind])
         return (
             f"it costs {price:.4g} per GPU-hour; {gpus} GPUs run at {speed:.0%} of their speed in"

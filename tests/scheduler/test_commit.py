@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 import threading
 from datetime import timedelta
 
@@ -80,23 +78,9 @@ def test_a_gpu_let_by_somebody_else_fails_loudly_and_leaves_nothing(buyer, node,
 
 
 @pytest.fixture
-def commit(now):
+def commit(worker, now):
     """Commits the waiting round in a process of its own, which dies at a moment; see committer."""
-    names = ("NAME", "USER", "PASSWORD", "HOST", "PORT")
-    database = json.dumps({name: connection.settings_dict[name] for name in names})
-
-    def run(moment):
-        told = [
-            sys.executable,
-            "-m",
-            "tests.scheduler.committer",
-            database,
-            moment,
-            now.isoformat(),
-        ]
-        return subprocess.run(told, capture_output=True, text=True, check=False)
-
-    return run
+    return lambda moment: worker("committer", moment, now)
 
 
 def nothing_is_left(buyer, held):

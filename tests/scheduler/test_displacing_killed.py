@@ -1,12 +1,9 @@
 """kill -9 while room is made: all drains and holds are there, or none, and the next round goes on."""
 
-import json
-import subprocess
-import sys
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 
 from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
@@ -16,19 +13,6 @@ from suppliers.models import Node
 from tests import world
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def worker():
-    names = ("NAME", "USER", "PASSWORD", "HOST", "PORT")
-    database = json.dumps({name: connection.settings_dict[name] for name in names})
-
-    def run(moment, now):
-        told = [sys.executable, "-m", "tests.scheduler.displacer", database, moment]
-        done = subprocess.run([*told, now.isoformat()], capture_output=True, text=True, check=False)
-        return done.returncode
-
-    return run
 
 
 @pytest.fixture
@@ -59,10 +43,10 @@ def made():
 def test_killed_at_any_moment_it_is_whole_or_not_at_all(worker, victims, now):
     at = now + timedelta(seconds=601)
     Node.objects.update(last_seen_at=at)
-    for moment in ("1", "6", "12", "before"):
-        assert worker(moment, at) == -9
+    for moment in ("statement 1", "statement 6", "statement 12", "before commit"):
+        assert worker("displacer", moment, at).returncode == -9
         assert made() == 0
-    assert worker("after", at) == -9
+    assert worker("displacer", "after commit", at).returncode == -9
     assert made() == 2
     # The next worker does nothing twice, and the match comes once they have left.
     clearing.clear_market(now=at + timedelta(seconds=5))
