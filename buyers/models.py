@@ -17,6 +17,7 @@ from buyers.own_models import ContainerImage, PackageLock
 from marketplace.core.hardware import Level, Tier, Trust
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MAX_AMOUNT
+from marketplace.core.specs import PROTECTED, SERVICES
 from marketplace.core.states import ARTIFACT, DATASET, JOB
 from marketplace.models import Org, Stateful
 
@@ -189,10 +190,6 @@ class Job(Stateful):
         BID = "bid", "Left to the rounds"
         TAKE = "take", "A quoted offer"
 
-    class Service(models.TextChoices):
-        PROTECTED = "protected", "Never displaced by the market"
-        INTERRUPTIBLE = "interruptible", "Makes room for a job that gains more by it"
-
     org = models.ForeignKey(Org, models.PROTECT, related_name="jobs")
     name = models.CharField(max_length=100)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
@@ -247,7 +244,7 @@ class Job(Stateful):
     # What it may cost
     limits = models.JSONField(help_text="GPU class → most micros per GPU-hour, premium included")
     budget_micros = models.BigIntegerField(help_text="Never a micro over, in all")
-    service = models.CharField(max_length=13, choices=Service, default=Service.PROTECTED)
+    service = models.CharField(max_length=13, choices=SERVICES, default=PROTECTED)
     premium_bps = models.PositiveSmallIntegerField(
         default=0, help_text="On top of the market's price, to the supplier; as ordered"
     )

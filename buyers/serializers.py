@@ -201,7 +201,7 @@ class JobIn(serializers.Serializer[Job]):
     tier = serializers.ChoiceField([tier.name.lower() for tier in Tier], required=False)
     kappa = serializers.FloatField(required=False)
     service = serializers.ChoiceField(
-        SERVICES, required=False, help_text="Left out: protected, at a premium"
+        list(SERVICES), required=False, help_text="Left out: protected, at a premium"
     )
     limit = serializers.CharField(required=False, help_text="Most per GPU-hour, any class")
     limits = serializers.DictField(child=serializers.CharField(), required=False)

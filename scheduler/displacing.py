@@ -19,14 +19,15 @@ from django.db import transaction
 from buyers.models import Job
 from marketplace import locks
 from marketplace.core.fit import Wants
-from marketplace.core.hardware import Level, Tier, is_cpu
-from marketplace.core.money import BASIS_POINTS, MICRO, before_premium, gross_ask
+from marketplace.core.money import BASIS_POINTS, MICRO, before_premium
+from marketplace.core.specs import INTERRUPTIBLE
 from scheduler import book as market
 from scheduler import holds, leases, snapshots
 from scheduler.hold_models import HeldGpu, Hold
 from scheduler.leases import MARKET_LOCK
-from scheduler.lots import Lot
-from scheduler.matching.book import Params
+from scheduler.matching import values
+from scheduler.matching.arrays import Floats, Ints
+from scheduler.matching.book import Order
 from scheduler.matching.displace import Displacement, Rules, Running, displace
 from scheduler.matching.matches import Matches
 from scheduler.models import Assignment, Lease, LeasedGpu
@@ -63,7 +64,7 @@ def displace_market(snapshot: Snapshot, matches: Matches, *, now: datetime) -> i
 
 
 def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[_Chosen]:
-    shares = _may_leave(now)
+    shares = _may_leave(snapshot, now)
     if not shares:
         return []
     classes = {share.lease.gpu_class for share in shares}
@@ -76,7 +77,7 @@ def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[_Chosen
         for lot in snapshot.standing
         if lot.place in places and lot.stands.gpu_class in classes
     ]
-    if not waiting or not rows:
+    if not waiting:
         return []
     jobs, wanted = [job for job, _ in waiting], [want for _, want in waiting]
     read = snapshots.Read(jobs, wanted, snapshot.versions, snapshot.standing)
@@ -96,23 +97,30 @@ def _let(snapshot: Snapshot, matches: Matches) -> dict[str, int]:
     return found
 
 
-def _may_leave(now: datetime) -> list[Assignment]:
-    """The nodes' shares of all interruptible leases that have run for long enough. Two queries."""
+def _may_leave(snapshot: Snapshot, now: datetime) -> list[Assignment]:
+    """The nodes' shares of all interruptible leases that have run for long enough, on offers that all
+    stand. Two queries."""
     policy = settings.POLICY
     shares = Assignment.objects.filter(
-        lease__state="running", lease__end_reason="", lease__job__service="interruptible",
+        lease__state="running", lease__end_reason="", lease__job__service=INTERRUPTIBLE,
         lease__running_at__lte=now - timedelta(seconds=policy.displace_after_s),
         spared_at=None, gone_at=None, drain_at=None,
-    ).select_related("lease__job", "node__site", "offer").order_by("lease__epoch", "rank")  # fmt: skip
+    ).select_related("lease__job").order_by("lease__epoch", "rank")  # fmt: skip
     found = list(shares)
     if not found:
         return []
     lately = now - timedelta(seconds=policy.displace_stay_s)
-    spared = set(
+    stay = set(
         Lease.objects.filter(end_reason="displaced", ended_at__gt=lately)
         .values_list("job_id", flat=True)
     )  # fmt: skip
-    return [share for share in found if share.lease.job_id not in spared]
+    stands = {(lot.stands.node, lot.stands.gpu_class) for lot in snapshot.standing}
+    stay |= {
+        share.lease.job_id
+        for share in found
+        if (str(share.node_id), share.lease.gpu_class) not in stands
+    }
+    return [share for share in found if share.lease.job_id not in stay]
 
 
 def _waiting(
@@ -133,62 +141,39 @@ def _waiting(
 def _running(
     room: Snapshot, gangs: Sequence[Lease], shares: Sequence[Assignment], now: datetime
 ) -> Running:
-    """The shares as the pure rule reads them, a row each."""
+    """The shares as the pure rule reads them, a row each; worth what such a gang is in a round."""
     at = {row.stands.node: number for number, row in enumerate(room.rows)}
     gang_of = {lease.pk: number for number, lease in enumerate(gangs)}
-    by_gang: dict[UUID, list[Assignment]] = {}
-    for share in shares:
-        by_gang.setdefault(share.lease_id, []).append(share)
-    rows = {row.stands.node: row for row in room.rows}
-    worth = {lease.pk: _worth(lease, by_gang[lease.pk], rows, room.book.params) for lease in gangs}
-    columns = [
-        (
-            gang_of[share.lease_id],
-            at.get(str(share.node_id), -1),
-            share.gpus_count,
-            *worth[share.lease_id],
-            (now - (share.lease.running_at or now)).total_seconds() / 3600,
-            True,
-            _base_price(share) / MICRO,
-        )
-        for share in shares
-    ]
-    kinds = (np.int64, np.int64, np.int64, float, float, float, bool, float)
+    gang = np.array([gang_of[share.lease_id] for share in shares])
+    node = np.array([at[str(share.node_id)] for share in shares])
+    gpus = np.array([share.gpus_count for share in shares])
+    orders = [_order(lease) for lease in gangs]
+    surplus, value = values.of_gangs(room.book, orders, gang, node, gpus)
+    age_s = np.array([(now - (lease.running_at or now)).total_seconds() for lease in gangs])
     return Running(
-        *(np.array(c, kind) for c, kind in zip(zip(*columns, strict=True), kinds, strict=True))
-    )
+        gang, node, gpus,
+        surplus=surplus[gang],
+        lost=(_unsaved_h(gang, shares) * value)[gang],
+        age_h=age_s[gang] / 3600,
+        interruptible=np.ones(len(gang), bool),
+        price=np.array([_base_price(share) for share in shares]) / MICRO,
+    )  # fmt: skip
 
 
-def _worth(
-    lease: Lease, shares: Sequence[Assignment], rows: Mapping[str, Lot], params: Params
-) -> tuple[float, float]:
-    """(surplus, USD per hour; what leaving now would lose, USD) of a gang."""
-    job, gpus = lease.job, sum(share.gpus_count for share in shares)
-    limit = before_premium(job.limits.get(lease.gpu_class, 0), job.premium_bps) / MICRO
-    value = limit * _keeps(lease, shares, params)
-    lost_h = snapshots.hours_lost(job.save_s, settings.POLICY)
-    surplus = 0.0
-    for share in shares:
-        row = rows.get(str(share.node_id))
-        tier = row.stands.tier if row else Tier.UNPROVEN
-        ask = row.stands.ask if row else _gross(share)
-        risk = params.failures_per_gpu_hour[tier] * gpus * lost_h * limit
-        surplus += share.gpus_count * (value - risk - ask / MICRO)
-    since_save = max(share.accrued_ms for share in shares) - max(s.saved_ms for s in shares)
-    return surplus, max(0, since_save) / 3_600_000 * gpus * value
+def _order(lease: Lease) -> Order:
+    """What decides what a lease's gang is worth on what it has, all of which it accepts."""
+    job = lease.job
+    limit = before_premium(job.limits.get(lease.gpu_class, 0), job.premium_bps)
+    return snapshots.order_where_it_runs(job, lease.gpu_class, limit)
 
 
-def _keeps(lease: Lease, shares: Sequence[Assignment], params: Params) -> float:
-    """What is left of the gang's speed, as the rounds count it."""
-    node, kappa = shares[0].node, lease.job.kappa
-    if lease.level > Level.NODE:
-        return float(1 - params.penalty_site[node.site.network] * kappa)
-    linked = node.nvlink or is_cpu(lease.gpu_class) or lease.gpus_count == 1
-    return 1.0 if linked else 1 - params.penalty_node_pcie * kappa
-
-
-def _gross(share: Assignment) -> int:
-    return gross_ask(share.offer.ask_micros, take_bps=settings.POLICY.take_bps)
+def _unsaved_h(gang: Ints, shares: Sequence[Assignment]) -> Floats:
+    """[G] hours that each gang has run since its last checkpoint."""
+    ran, saved = np.zeros((2, gang.max() + 1))
+    np.maximum.at(ran, gang, [share.accrued_ms for share in shares])
+    np.maximum.at(saved, gang, [share.saved_ms for share in shares])
+    found: Floats = np.maximum(ran - saved, 0) / 3_600_000
+    return found
 
 
 def _base_price(share: Assignment) -> int:

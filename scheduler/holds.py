@@ -1,4 +1,7 @@
-"""What is held for a waiting job: offered to it alone for a few rounds, and then to everybody."""
+"""What is held for a waiting job: offered to it alone for a few rounds, and then to everybody.
+
+A hold ends with its job's waiting, in the same statement: a trigger sees to it (migration 0018).
+"""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -7,14 +10,14 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 
 from marketplace import bulk
 from scheduler.hold_models import Hold
 
 
 def release(jobs: Iterable[UUID]) -> None:
-    """Nothing is held any more for these jobs, which wait no longer. Two statements."""
+    """Nothing is held any more for these jobs. Two statements. Under MARKET_LOCK."""
     ids = list(jobs)
     if not ids:
         return
@@ -26,13 +29,15 @@ def release(jobs: Iterable[UUID]) -> None:
 
 def turn(offered: Collection[UUID], *, now: datetime) -> None:
     """After a round in which holds were `offered` to these jobs: counts it, and releases what was
-    offered often enough, has taken too long, or whose job waits no longer. Under MARKET_LOCK."""
+    offered often enough or has taken too long. Under MARKET_LOCK."""
     Hold.objects.filter(job__in=offered).update(offered=F("offered") + 1)
-    spent = Q(offered__gte=settings.POLICY.held_rounds) | Q(until__lt=now)
-    over = list(
-        Hold.objects.filter(spent | ~Q(job__state="queued")).values_list("job_id", flat=True)
-    )
-    release(over)
+    over = Q(offered__gte=settings.POLICY.held_rounds) | Q(until__lt=now)
+    release(Hold.objects.filter(over).values_list("job_id", flat=True))
+
+
+def overdue(*, now: datetime) -> QuerySet[Hold]:
+    """Those that have taken too long: what no round has released, the watch does."""
+    return Hold.objects.filter(until__lt=now)
 
 
 _RELEASE_GPUS: Final = """

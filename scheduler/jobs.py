@@ -17,7 +17,7 @@ from marketplace.core.money import before_premium, format_amount, parse_amount
 from marketplace.core.specs import JobRequest
 from marketplace.ledger import services as ledger
 from marketplace.models import Org
-from scheduler import book, escrow, holds, leases, limits, metering, timing
+from scheduler import book, escrow, leases, limits, metering, timing
 from scheduler.drafting import Placement
 from scheduler.explaining import JobTold
 from scheduler.leases import MARKET_LOCK
@@ -174,7 +174,6 @@ def _end(job: Job, event: str, reason: str, *, by: User, now: datetime) -> Job:
         if lease is None:
             job.advance(event, now=now, by=by.get_username(), reason=said)
             metering.rest(job, now=now)
-            holds.release([job.pk])
         else:
             job.MACHINE.after(job.state, event)
             grace = 0.0 if event == "cancel" else float(lease.save_s)

@@ -22,7 +22,7 @@ from marketplace.core.errors import Conflict
 from marketplace.core.money import take_of
 from marketplace.ledger import services as ledger
 from marketplace.models import advance
-from scheduler import credits, drafting, holds, jobends, metering, restores
+from scheduler import credits, drafting, jobends, metering, restores
 from scheduler.drafting import Draft, Placement
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
 from scheduler.seats import Seat
@@ -61,7 +61,6 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
     }
     if len(advance([draft.job for draft in placed], "place", now=now, reason=where)) < len(placed):
         raise Conflict("one of these jobs has moved on; look again")
-    holds.release([each.job.pk for each in placements])
     # 3. The doorbells.
     _announce(
         (draft.job.pk for draft in placed),

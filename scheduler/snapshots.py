@@ -277,6 +277,12 @@ def order_of(
     )
 
 
+def order_where_it_runs(job: Job, gpu_class: str, limit: int) -> Order:
+    """What is left of a job's order once it has what it accepts: `limit` is in micros."""
+    lost = hours_lost(job.save_s, settings.POLICY)
+    return Order(0, {gpu_class: limit / MICRO}, kappa=job.kappa, hours_lost=lost)
+
+
 def _order(number: int, job: Job, wanted: Wants, suited: _Suited, now: datetime) -> Order:
     age_h = max(0.0, (now - job.queued_at).total_seconds() / 3600)
     return order_of(

@@ -16,7 +16,7 @@ from django.db.models import Q
 
 from agent import protocol
 from buyers.models import Job
-from marketplace import telemetry
+from marketplace import locks, telemetry
 from marketplace.core import windows
 from scheduler import assignments, holds, leases, metering, shells
 from scheduler.models import Assignment, Lease
@@ -53,6 +53,7 @@ def watch(*, now: datetime) -> None:
     _for_each(live.filter(job__deadline_at__lt=now, end_reason=""), _deadline, now)
     _stop_late_jobs(now)
     _take_back(now)
+    _let_holds_lapse(now)
     shells.sweep(now=now)
 
 
@@ -204,7 +205,6 @@ def _stop_late_jobs(now: datetime) -> None:
             if job.state == "queued":
                 job.advance("stop", now=now, reason="its deadline has passed")
                 metering.rest(job, now=now)
-                holds.release([job.pk])
 
 
 def _take_back(now: datetime) -> None:
@@ -221,6 +221,14 @@ def _take_back(now: datetime) -> None:
         ahead = now + timedelta(seconds=offer.notice_s)
         if windows.closes_at(offer.windows, ahead) is None:
             reclaim(offer.node, why="its weekly window ends", now=now)
+
+
+def _let_holds_lapse(now: datetime) -> None:
+    """Rounds do that themselves; this is for when none runs."""
+    if holds.overdue(now=now).exists():
+        with transaction.atomic():
+            locks.hold(leases.MARKET_LOCK)
+            holds.release(holds.overdue(now=now).values_list("job_id", flat=True))
 
 
 def _for_each(

@@ -7,6 +7,8 @@ shorten the times. Services are handed what they need, the core never looks them
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
+from marketplace.core.specs import PROTECTED
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -129,7 +131,7 @@ class Policy:
 
     def premium_of(self, service: str) -> int:
         """What a protected job pays more, or an interruptible one: nothing. Basis points."""
-        return self.premium_bps if service == "protected" else 0
+        return self.premium_bps if service == PROTECTED else 0
 
     def overridden(self, values: Mapping[str, str]) -> "Policy":
         """A copy with `values` (name → number as text); raises ValueError naming a bad one."""

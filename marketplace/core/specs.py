@@ -22,7 +22,13 @@ _KNOWN: Final = frozenset(
     "disk_gib regions trust tier kappa limit limits budget deadline hours environment seed egress "
     "packages image secrets service".split()
 )
-SERVICES: Final = ("protected", "interruptible")
+PROTECTED: Final = "protected"
+INTERRUPTIBLE: Final = "interruptible"
+SERVICES: Final = {
+    PROTECTED: "Never displaced by the market",
+    INTERRUPTIBLE: "Makes room for a job that gains more by it",
+}
+"""Whether the market may displace a job's leases, and what that means."""
 NO_PACKAGES: Final = "none"
 MAX_EGRESS: Final = 32
 MAX_SECRETS: Final = 16
@@ -79,8 +85,8 @@ class JobRequest:
     """Names that it must reach, like huggingface.co or .wandb.ai (with all below it)."""
     secrets: tuple[str, ...] = ()
     """Names of the org's secrets that it is given as variables."""
-    service: str = "protected"
-    """Or interruptible: whether the market may displace it."""
+    service: str = PROTECTED
+    """One of SERVICES."""
     image: str = ""
     """The container image that its script runs in, by tag or digest; `buyers.images` finds the
     digest. Empty: it sees the node's own system."""
@@ -218,7 +224,7 @@ def _limit(raw: Mapping[str, Any]) -> int:
 
 
 def _service(raw: Mapping[str, Any]) -> str:
-    service = _text(raw, "service", most=20) or SERVICES[0]
+    service = _text(raw, "service", most=20) or PROTECTED
     if service not in SERVICES:
         raise Invalid(f"service is one of {', '.join(SERVICES)}", field="service")
     return service

@@ -33,6 +33,7 @@ from scheduler.matching.ordering import mixed, with_places_as_they_come
 from scheduler.matching.placing import Gang, Stand
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.tables import Tables, tables
+from scheduler.matching.values import Parts, of_rows
 
 _SWEEPS, _AGAIN = 50, 16
 """Steps that prices take, and take from last round's."""
@@ -170,7 +171,7 @@ def _let(book: Book, of: Tables, market: Market) -> Array:
     at = np.repeat(gangs["first"] - (np.cumsum(count) - count), count) + np.arange(count.sum())
     part = market.parts[at]
     node = seats["node"][part["seat"]]
-    worth, risk = _values(book, gangs, job, node)
+    worth, risk = of_rows(book, _parts(book, gangs, job, node))
     rows = []
     for slot, size in enumerate(SLOTS):
         times = part["gpus"] // 8 if size == SLOTS[-1] else part["gpus"] // size % 2
@@ -198,17 +199,11 @@ def _gangs(book: Book, kinds: Cells, let: Array, market: Market) -> tuple[Stand,
     return stand, found
 
 
-def _values(book: Book, gangs: Array, job: Ints, node: Ints) -> tuple[Floats, Floats]:
-    """(limit · η, risk) of each part, USD per GPU-hour."""
-    params, site, gpu_class = book.params, book.node_site[node], book.node_class[node]
-    size = gangs["size"][job]
-    limit, kappa = book.job_limit[job, gpu_class], book.job_kappa[job].astype(float)
-    pcie = np.where(book.class_nvlink[gpu_class] == 1, 0.0, params.penalty_node_pcie)
-    in_node = np.where(size > 1, 1 - kappa * pcie, 1.0)
-    in_site = 1 - kappa * np.array(params.penalty_site)[book.site_net[site]]
-    computing = book.site_up_mbps[site].astype(float) * book.job_sync_s[job].astype(float)
-    sending = 16.0 * book.job_sync_mb[job].astype(float)
-    over = np.divide(computing, computing + sending, out=np.zeros(len(job)), where=computing > 0)
-    keeps = np.choose(gangs["level"][job], [in_node, in_site, over])
-    rate = np.array(params.failures_per_gpu_hour)[book.node_tier[node]]
-    return limit * keeps, rate * size * book.job_hours_lost[job].astype(float) * limit
+def _parts(book: Book, gangs: Array, job: Ints, node: Ints) -> Parts:
+    """Rows of jobs and nodes, as their worth is told."""
+    limit = book.job_limit[job, book.node_class[node]]
+    columns = (book.job_kappa, book.job_hours_lost, book.job_sync_mb, book.job_sync_s)
+    return Parts(
+        node, gangs["size"][job], gangs["level"][job], limit,
+        *(column[job].astype(float) for column in columns),
+    )  # fmt: skip

@@ -57,7 +57,6 @@ class Running:
     """Leases that run, a row for each node of each: one gang is all rows of its number.
 
     `surplus` (USD per hour) and `lost` (USD) are of the whole gang and stand in each of its rows.
-    A row on a node that the book lacks has node −1: it leaves with its gang, and is no room.
     """
 
     gang: Ints  # [R] 0, 1, 2, …
@@ -217,7 +216,7 @@ class _Room:
             self.free[node] -= part
         held = {node: gpus for node, gpus in held.items() if gpus}
         self.stays |= leaving
-        touched = np.unique([*held, *running.node[leaving & (running.node >= 0)].tolist()])
+        touched = np.unique([*held, *running.node[leaving].tolist()])
         cells_touched = self.kinds.of_node[touched]
         mine = np.where(
             self.level == _NODE, np.isin(self.node, touched), np.isin(self.cell, cells_touched)
@@ -258,7 +257,7 @@ class _Room:
 
 def _pools(book: Book, kinds: Cells, running: Running, may: Bools) -> Iterator[_Pool]:
     """Each node with somebody who may leave, and each cell of a site with such nodes."""
-    rows = np.flatnonzero(may & (running.node >= 0))
+    rows = np.flatnonzero(may)
     where = running.node[rows]
     of_cell = kinds.of_node[where]
     for node in np.unique(where).tolist():

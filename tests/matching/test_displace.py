@@ -115,12 +115,6 @@ def test_the_largest_gain_goes_first_and_no_gpu_is_promised_twice():
     assert [(each.job, each.gangs) for each in found] == [(1, (0,)), (2, (1,))]
 
 
-def test_a_row_on_a_node_that_is_not_in_the_book_leaves_with_its_gang():
-    run = running((0, -1, 4, 1.0, 0.0, 1.0, True), (0, 0, 1, 1.0, 0.0, 1.0, True))
-    (found,) = decided([order()], [node()], run)
-    assert (found.gangs, found.nodes) == ((0,), (0,))
-
-
 def test_what_runs_is_given_in_columns_that_fit():
     good = running((0, 0, 1, 1.0, 0.5, 1.0, True))
     for change in ({"lost": np.array([-1.0])}, {"gpus": np.array([0])}, {"node": np.array([0, 1])},

@@ -5,10 +5,12 @@ from datetime import timedelta
 import pytest
 from django.db import transaction
 
+from buyers.models import Job
 from marketplace.core.errors import Conflict
 from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
-from scheduler import clearing, jobs, metering
+from marketplace.models import advance
+from scheduler import clearing, jobends, jobs, metering, watch
 from scheduler.following import Followed
 from scheduler.models import Assignment, HeldGpu, Hold, Lease, UsageSlice
 from suppliers.models import Node
@@ -147,10 +149,23 @@ def test_while_held_nobody_else_bids_or_takes(victim, node, now, follows):
     assert Lease.objects.live().get().job == rich
 
 
-def test_a_hold_is_released_when_its_job_is_cancelled(victim, node, now):
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda job, now: jobs.cancel(job, by=job.created_by, now=now),
+        lambda job, now: jobs.stop(job, by=job.created_by, now=now),
+        lambda job, now: jobends.stop_unfunded({job: MICRO}, now=now),
+        lambda job, now: advance([job], "cancel", now=now),
+    ],
+    ids=["cancelled", "stopped", "out of money", "by whatever comes next"],
+)
+def test_a_hold_is_released_when_its_job_waits_no_longer(victim, node, now, end):
     wanted = wants(now)
     clear(now + AFTER)
-    jobs.cancel(wanted, by=wanted.created_by, now=now + AFTER)
+    assert HeldGpu.objects.exists()
+    with transaction.atomic():
+        end(Job.objects.get(pk=wanted.pk), now + AFTER)
+    assert not HeldGpu.objects.exists()
     assert not Hold.objects.exists()
 
 
@@ -170,6 +185,16 @@ def test_a_hold_whose_victim_does_not_leave_lapses(victim, now):
     assert Hold.objects.exists()
     clear(now + AFTER + timedelta(seconds=201))
     assert not HeldGpu.objects.exists()
+
+
+def test_a_hold_lapses_though_no_round_runs(victim, now):
+    wants(now)
+    clear(now + AFTER)
+    watch.watch(now=now + AFTER + timedelta(seconds=199))
+    assert Hold.objects.exists()
+    watch.watch(now=now + AFTER + timedelta(seconds=201))
+    assert not HeldGpu.objects.exists()
+    assert not Hold.objects.exists()
 
 
 def test_billing_stops_when_it_is_asked_to_leave(victim, node, now):
