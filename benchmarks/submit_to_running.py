@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from buyers.sdk import Client
-from buyers.sdk.shapes import Job
+from buyers.sdk.job_shapes import Job
 from marketplace.devstack import demo
 from marketplace.devstack.live import live_site
 

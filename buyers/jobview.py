@@ -14,8 +14,9 @@ from buyers.models import Artifact, Checkpoint, Job, MetricPoint
 from marketplace import storage, telemetry
 from marketplace.core.errors import MarketError
 from marketplace.models import StateChange
-from scheduler import explaining, jobs, restores
+from scheduler import credits, explaining, holds, jobs, restores
 from scheduler.explaining import JobTold
+from scheduler.holds import Held
 from scheduler.models import Assignment, Lease
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class JobView:
     """Its state in words: why it waits, where it runs, how it ended."""
     told: JobTold | None
     """Why it waits and what would place it, by the last round that looked at it."""
+    held: Held | None
+    """What others leave for it."""
     lease: Lease | None
     """The live one, else the last."""
     shares: Sequence[Assignment]
@@ -69,6 +72,14 @@ class JobView:
         return sum(share.gpus_count for share in self.shares if share.spared_at is None)
 
     @property
+    def lost_s(self) -> int | None:
+        """Of a job that the market has displaced: billed seconds since its last checkpoint, which it
+        does not pay for; None of any other."""
+        if self.lease is None or self.lease.end_reason != "displaced":
+            return None
+        return credits.unsaved_s(self.shares)
+
+    @property
     def rests(self) -> bool:
         """Whether nothing more happens unless the buyer wants it."""
         return self.job.state == "stopped" or self.job.state in self.job.MACHINE.final
@@ -87,15 +98,16 @@ class JobView:
 
 def look(job: Job, *, now: datetime) -> JobView:
     """Reads it all; a fixed number of queries, and those of `jobs.describe`."""
-    told = explaining.of_job(job)
+    told, held = explaining.of_job(job), holds.of_job(job)
     lease = jobs.current_lease(job)
     found = lease.assignments.select_related("node__site__org", "lease") if lease else None
     shares = list(found.order_by("rank")) if found is not None else []
     return JobView(
         job=job,
         now=now,
-        words=jobs.describe(job, told),
+        words=jobs.describe(job, told, held),
         told=told,
+        held=held,
         lease=lease,
         shares=shares,
         checkpoints=list(job.checkpoints.exclude(committed_at=None).order_by("-step", "-epoch")),

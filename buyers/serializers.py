@@ -10,10 +10,9 @@ from rest_framework import serializers
 from buyers import checking
 from buyers.jobview import JobView
 from buyers.models import Artifact, Dataset, Job, Quote
-from buyers.told_serializers import JobToldOut
+from buyers.told_serializers import HeldOut, JobToldOut
 from marketplace.core.hardware import Level, Tier, Trust
 from marketplace.core.specs import SERVICES
-from scheduler import receipts
 from scheduler.models import Assignment, Lease
 
 
@@ -270,6 +269,7 @@ class LeaseOut(serializers.Serializer[Lease]):
     gpu_class = serializers.CharField()
     gpus = serializers.IntegerField(source="gpus_count")
     price_micros = serializers.IntegerField()
+    premium_micros = serializers.IntegerField(help_text="Of the price")
     created_at = serializers.DateTimeField()
     running_at = serializers.DateTimeField(allow_null=True)
     ended_at = serializers.DateTimeField(allow_null=True)
@@ -286,6 +286,7 @@ class JobRow(serializers.Serializer[Job]):
     state_since = serializers.DateTimeField()
     recipe = serializers.CharField()
     order = serializers.CharField()
+    service = serializers.CharField(help_text="Protected, or interruptible: it may be displaced")
     created_at = serializers.DateTimeField()
     budget_micros = serializers.IntegerField()
     spent_micros = serializers.IntegerField()
@@ -299,6 +300,7 @@ class JobOut(serializers.Serializer[JobView]):
     words = serializers.CharField()
     may = serializers.ListField(child=serializers.CharField())
     told = JobToldOut(allow_null=True, help_text="While it waits, once a round has looked at it")
+    held = HeldOut(allow_null=True, help_text="While it waits, what others leave for it")
     lease = LeaseOut(allow_null=True)
     nodes = ShareOut(source="shares", many=True)
     artifact = serializers.UUIDField(source="artifact.pk", allow_null=True, default=None)
@@ -314,6 +316,9 @@ class JobOut(serializers.Serializer[JobView]):
     memory_bytes = serializers.IntegerField(source="job.memory_bytes")
     disk_bytes = serializers.IntegerField(source="job.disk_bytes")
     limits = serializers.JSONField(source="job.limits")
+    premium_bps = serializers.IntegerField(
+        source="job.premium_bps", help_text="On top of the market's price, basis points"
+    )
     deadline_at = serializers.DateTimeField(source="job.deadline_at", allow_null=True)
     estimated_seconds = serializers.FloatField(source="job.estimated_seconds")
     seed = serializers.IntegerField(source="job.seed")
@@ -325,51 +330,3 @@ class JobOut(serializers.Serializer[JobView]):
     def to_representation(self, instance: JobView) -> dict[str, Any]:
         shown: dict[str, Any] = JobRow(instance.job).data
         return {**shown, **super().to_representation(instance)}
-
-
-class CreditOut(serializers.Serializer[receipts.CreditLine]):
-    """Money given back, and why."""
-
-    micros = serializers.IntegerField()
-    reason = serializers.CharField()
-    at = serializers.DateTimeField()
-
-
-class ReceiptLineOut(serializers.Serializer[receipts.ReceiptLine]):
-    """One node's share of one attempt, in micros and seconds of running that were billed."""
-
-    lease = serializers.UUIDField()
-    epoch = serializers.IntegerField()
-    node = serializers.CharField()
-    supplier = serializers.CharField()
-    gpu_class = serializers.CharField()
-    gpus = serializers.IntegerField()
-    seconds = serializers.IntegerField()
-    gpu_seconds = serializers.IntegerField()
-    price_micros = serializers.IntegerField()
-    charge_micros = serializers.IntegerField(source="charge")
-    fee_micros = serializers.IntegerField(source="fee")
-    earnings_micros = serializers.IntegerField(source="earnings")
-    take_bps = serializers.IntegerField()
-    credits = CreditOut(many=True)
-    end_reason = serializers.CharField()
-    kwh = serializers.FloatField()
-    g_co2 = serializers.FloatField()
-    estimated = serializers.BooleanField()
-
-
-class ReceiptOut(serializers.Serializer[receipts.Receipt]):
-    """What a job cost; `total_micros` is what was paid in the end. `estimated`: of the energy."""
-
-    job = serializers.UUIDField()
-    lines = ReceiptLineOut(many=True)
-    budget_micros = serializers.IntegerField(source="budget")
-    gpu_seconds = serializers.IntegerField()
-    charged_micros = serializers.IntegerField(source="charged")
-    credited_micros = serializers.IntegerField(source="credited")
-    total_micros = serializers.IntegerField(source="total")
-    fees_micros = serializers.IntegerField(source="fees")
-    earnings_micros = serializers.IntegerField(source="earnings")
-    kwh = serializers.FloatField()
-    g_co2 = serializers.FloatField()
-    estimated = serializers.BooleanField()

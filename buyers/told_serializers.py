@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from scheduler.explaining import Helps, JobTold
+from scheduler.holds import Held
 from scheduler.matching.explain import Term
 
 
@@ -45,3 +46,12 @@ class JobToldOut(serializers.Serializer[JobTold]):
     why = serializers.CharField()
     words = serializers.CharField()
     changes = ChangeOut(many=True)
+
+
+class HeldOut(serializers.Serializer[Held]):
+    """GPUs that are held for a waiting job, until a moment at the latest; `free`: all of them are, so
+    that the next round offers them to it."""
+
+    gpus = serializers.IntegerField()
+    until = serializers.DateTimeField()
+    free = serializers.BooleanField()

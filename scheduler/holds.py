@@ -4,16 +4,54 @@ A hold ends with its job's waiting, in the same statement: a trigger sees to it 
 """
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import F, Q, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 
+from buyers.models import Job
 from marketplace import bulk
-from scheduler.hold_models import Hold
+from scheduler.hold_models import HeldGpu, Hold
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is held for a job that waits, as its buyer is told."""
+
+    gpus: int
+    until: datetime
+    """Others are offered it from then on, at the latest."""
+    free: bool
+    """Whether all of it is free, so that the next round offers it to the job."""
+
+    @property
+    def words(self) -> str:
+        """In a sentence without its stop."""
+        what = "a GPU is" if self.gpus == 1 else f"{self.gpus} GPUs are"
+        if self.free:
+            return f"{what} free and held for it, until {self.until:%H:%M} UTC"
+        return f"{what} being freed for it, and held until about {self.until:%H:%M} UTC"
+
+
+def of_job(job: Job) -> Held | None:
+    """What is held for it. One query, and a second one where there is something."""
+    hold = Hold.objects.filter(job=job).first() if job.state == "queued" else None
+    if hold is None:
+        return None
+    let = Count("pk", filter=Q(gpu__leases__released_at=None, gpu__leases__isnull=False))
+    found = hold.gpus.aggregate(gpus=Count("pk", distinct=True), let=let)
+    return Held(found["gpus"], hold.until, free=not found["let"])
+
+
+def on_nodes(nodes: Collection[UUID]) -> dict[UUID, int]:
+    """Node → how many of its GPUs are held for a job that waits and let to nobody. One query."""
+    let = Q(gpu__leases__released_at=None, gpu__leases__isnull=False)
+    held = HeldGpu.objects.filter(gpu__node__in=nodes).exclude(let)
+    return dict(held.values_list("gpu__node").annotate(Count("pk")))
 
 
 def release(jobs: Iterable[UUID]) -> None:

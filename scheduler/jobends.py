@@ -10,6 +10,7 @@ from django.conf import settings
 from agent.recipes.catalog import Exit
 from buyers import secrets
 from buyers.models import Job
+from marketplace.core import words
 from marketplace.core.errors import Conflict
 from marketplace.core.money import format_amount
 from marketplace.core.states import (
@@ -21,7 +22,7 @@ from marketplace.core.states import (
 )
 from marketplace.ledger import services as ledger
 from marketplace.models import advance
-from scheduler import escrow, metering, paces, restores
+from scheduler import credits, escrow, metering, paces, restores
 from scheduler.models import Assignment, Lease
 
 # The same for what is the job's own doing.
@@ -95,6 +96,8 @@ def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
     """Takes the job where its lease's end sends it, and its escrow home if it comes to rest."""
     event = JOB_EVENT_AFTER[lease.end_reason]
     reason = lease.end_detail or lease.end_reason.replace("_", " ")
+    if lease.end_reason == "displaced":
+        reason = f"{reason}; {_lost(lease)}"
     if event == "requeue":
         event, reason = _requeue(job, lease, reason)
     if event == "succeed":
@@ -143,6 +146,13 @@ def _requeue(job: Job, lease: Lease, reason: str) -> tuple[str, str]:
     if job.fruitless >= settings.POLICY.attempts_without_progress:
         return "fail", f"{job.fruitless} attempts in a row ended without progress; last: {reason}"
     return "requeue", reason
+
+
+def _lost(lease: Lease) -> str:
+    seconds = credits.unsaved_s(list(lease.assignments.all()))
+    if not seconds:
+        return "nothing is lost, for all of it was saved"
+    return f"the {words.duration(seconds)} since its last checkpoint are lost, and not paid for"
 
 
 def _out_of_money(job: Job, lease: Lease, shares: Sequence[Assignment]) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from marketplace.models import Org
 from scheduler import book, escrow, leases, limits, metering, timing
 from scheduler.drafting import Placement
 from scheduler.explaining import JobTold
+from scheduler.holds import Held
 from scheduler.leases import MARKET_LOCK
 from scheduler.models import Lease
 from scheduler.seats import Seat, seated
@@ -129,10 +130,12 @@ def current_lease(job: Job) -> Lease | None:
     return job.leases.order_by("-epoch").first()
 
 
-def describe(job: Job, told: JobTold | None = None) -> str:
+def describe(job: Job, told: JobTold | None = None, held: Held | None = None) -> str:
     """The job's state in words that tell a buyer what is going on, and why it waits, as the last
-    round has `told`."""
+    round has `told`, or what it waits for: what is `held` for it."""
     lease = current_lease(job)
+    if job.state == "queued" and held is not None:
+        return f"waiting: {held.words}"
     if job.state == "queued":
         return f"waiting: {told.words}" if told else "waiting for the next round"
     if job.state == "placed" and lease is not None:

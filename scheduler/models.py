@@ -7,6 +7,7 @@ from django.db.models import Q
 
 from buyers.models import Job
 from marketplace.core.ids import uuid7
+from marketplace.core.money import premium_in
 from marketplace.core.states import ASSIGNMENT, LEASE
 from marketplace.models import Org, Stateful
 from scheduler.hold_models import HeldGpu, Hold  # noqa: F401  (tables of this app)
@@ -172,6 +173,11 @@ class Lease(Stateful):
     end_detail = models.CharField(max_length=300, blank=True)
 
     objects = LeaseQuerySet.as_manager()
+
+    @property
+    def premium_micros(self) -> int:
+        """What of the price is its job's premium."""
+        return premium_in(self.price_micros, self.job.premium_bps)
 
     class Meta:
         constraints = [

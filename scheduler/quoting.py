@@ -73,6 +73,9 @@ class Option:
     seats: list[SeatAsked]
     price_micros: int
     """Per GPU-hour, the premium of a protected job included."""
+    premium_bps: int
+    premium_micros: int
+    """Of the price."""
     seconds_low: float
     seconds: float
     seconds_high: float
@@ -272,6 +275,8 @@ def _option(index: int, each: _Costed, seats: Sequence[tuple[Standing, int]], pl
         gpus=gpus,
         seats=[SeatAsked(str(row.offer.pk), str(row.node.pk), part) for row, part in seats],
         price_micros=each.paid,
+        premium_bps=each.premium_bps,
+        premium_micros=each.paid - each.price,
         seconds_low=spent.seconds_low,
         seconds=spent.seconds,
         seconds_high=spent.seconds_high,

@@ -8,7 +8,8 @@ from uuid import UUID
 from buyers.models import Job
 from marketplace.core import energy
 from marketplace.core.hardware import is_cpu
-from scheduler.models import Assignment
+from marketplace.core.money import before_premium, charge, fee
+from scheduler.models import Assignment, UsageSlice
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,20 @@ class CreditLine:
     micros: int
     reason: str
     at: datetime
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of a line, what the market's price made, or the premium on it; micros."""
+
+    price_micros: int
+    charge: int
+    fee: int
+
+    @property
+    def earnings(self) -> int:
+        """The supplier's."""
+        return self.charge - self.fee
 
 
 @dataclass(frozen=True)
@@ -37,11 +52,21 @@ class ReceiptLine:
     earnings: int
     """The supplier's, before credits."""
     take_bps: int
+    premium: Part
+    """What of all this is for protection."""
     credits: Sequence[CreditLine]
     end_reason: str
     kwh: float
     g_co2: float
     estimated: bool
+
+    @property
+    def plain(self) -> Part:
+        """The rest of it, at the market's price."""
+        more = self.premium
+        return Part(
+            self.price_micros - more.price_micros, self.charge - more.charge, self.fee - more.fee
+        )
 
     @property
     def gpu_seconds(self) -> int:
@@ -61,6 +86,7 @@ class Receipt:
     job: UUID
     lines: Sequence[ReceiptLine]
     budget: int
+    premium_bps: int
 
     @property
     def gpu_seconds(self) -> int:
@@ -69,6 +95,10 @@ class Receipt:
     @property
     def charged(self) -> int:
         return sum(line.charge for line in self.lines)
+
+    @property
+    def premium(self) -> int:
+        return sum(line.premium.charge for line in self.lines)
 
     @property
     def credited(self) -> int:
@@ -108,13 +138,14 @@ def receipt(job: Job) -> Receipt:
         .prefetch_related("slices", "credits")
         .order_by("lease__epoch", "rank")
     )
-    return Receipt(job.pk, [_line(share) for share in shares], job.budget_micros)
+    lines = [_line(share, job.premium_bps) for share in shares]
+    return Receipt(job.pk, lines, job.budget_micros, job.premium_bps)
 
 
-def _line(share: Assignment) -> ReceiptLine:
+def _line(share: Assignment, premium_bps: int) -> ReceiptLine:
     slices = list(share.slices.all())
-    charge = sum(piece.charge_micros for piece in slices)
-    fee = sum(piece.fee_micros for piece in slices)
+    paid = sum(piece.charge_micros for piece in slices)
+    kept = sum(piece.fee_micros for piece in slices)
     used = _energy(share)
     return ReceiptLine(
         lease=share.lease_id,
@@ -125,10 +156,11 @@ def _line(share: Assignment) -> ReceiptLine:
         gpus=share.gpus_count,
         seconds=share.paid_s,
         price_micros=share.price_micros,
-        charge=charge,
-        fee=fee,
-        earnings=charge - fee,
+        charge=paid,
+        fee=kept,
+        earnings=paid - kept,
         take_bps=share.take_bps,
+        premium=_premium(share, slices, premium_bps),
         credits=[
             CreditLine(credit.micros, credit.reason, credit.at) for credit in share.credits.all()
         ],
@@ -136,6 +168,20 @@ def _line(share: Assignment) -> ReceiptLine:
         kwh=used.kwh,
         g_co2=used.grams_co2(share.node.site.carbon_g_per_kwh),
         estimated=used.estimated,
+    )
+
+
+def _premium(share: Assignment, slices: Sequence[UsageSlice], bps: int) -> Part:
+    """What the slices came to beyond what they would have without the premium: so it and the rest
+    make the charge, to the micro."""
+    price, gpus, take = before_premium(share.price_micros, bps), share.gpus_count, share.take_bps
+    return Part(
+        share.price_micros - price,
+        sum(one.charge_micros - charge(price, gpus, one.since_s, one.until_s) for one in slices),
+        sum(
+            one.fee_micros - fee(price, gpus, one.since_s, one.until_s, take_bps=take)
+            for one in slices
+        ),
     )
 
 

@@ -25,9 +25,10 @@ from marketplace.http import org_of
 from marketplace.models import Scope
 from marketplace.throttles import EachCall
 from scheduler import proving
-from suppliers import board, control, enrolment, offers, services
+from suppliers import board, control, earnings, enrolment, offers, services
 from suppliers.models import EnrolmentToken, Node, Offer, Site
 from suppliers.serializers import (
+    EarnedOut,
     FingerprintIn,
     NodeOut,
     OfferIn,
@@ -135,6 +136,14 @@ class NodeView(SupplyView):
     @extend_schema(responses=NodeOut)
     def get(self, request: Request, pk: UUID) -> Response:
         return self.answer(self.node(pk))
+
+
+class EarningsView(SupplyView):
+    """What the node's last leases have paid, the newest first."""
+
+    @extend_schema(responses=EarnedOut(many=True))
+    def get(self, request: Request, pk: UUID) -> Response:
+        return Response(EarnedOut(earnings.of_node(self.node(pk)), many=True).data)
 
 
 class NodeProofView(SupplyView):
@@ -275,6 +284,7 @@ urlpatterns = [
     path("sites/<uuid:pk>/tokens/", TokensView.as_view(), name="tokens"),
     path("nodes/", NodesView.as_view(), name="nodes"),
     path("nodes/<uuid:pk>/", NodeView.as_view(), name="node"),
+    path("nodes/<uuid:pk>/earnings/", EarningsView.as_view(), name="node_earnings"),
     path("nodes/<uuid:pk>/proof/", NodeProofView.as_view(), name="node_proof"),
     path("nodes/<uuid:pk>/proof/<uuid:round>/", NodeProofView.as_view(), name="node_proof_in"),
     path("nodes/<uuid:pk>/confirm/", ConfirmView.as_view(), name="confirm_node"),

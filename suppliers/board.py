@@ -16,7 +16,7 @@ from marketplace import telemetry
 from marketplace.core import windows
 from marketplace.core.money import format_amount
 from marketplace.models import StateChange
-from scheduler import explaining
+from scheduler import explaining, holds
 from scheduler.explaining import OfferTold
 from scheduler.models import Assignment, Credit, UsageSlice
 from suppliers.models import Benchmark, Gpu, Node, Offer, Site
@@ -36,6 +36,8 @@ class Line:
     samples: Sequence[dict[str, Any]]
     words: str
     """Its state, and why it idles, in a sentence."""
+    held: int
+    """GPUs that are free and held for a job that waits."""
     told: OfferTold | None
     """Of an idle one: why the last round that looked at its offer did not let it."""
 
@@ -81,27 +83,29 @@ def lines(nodes: Iterable[Node], *, now: datetime) -> list[Line]:
     running = _running(ids)
     reasons = _quarantine_reasons(found)
     samples = telemetry.samples(ids)
-    told = _told(found, running, now)
+    held = holds.on_nodes(ids)
+    told = _told(found, running | held, now)
     made = []
     for node in found:
         offer = next(iter(node.offers.all()), None)
         benchmark = next(iter(node.benchmarks.all()), None)
-        count = running.get(node.pk, 0)
         made.append(
             Line(
                 node=node,
+                held=held.get(node.pk, 0),
                 told=told.get(node.pk),
                 gpus=list(node.gpus.all()),
                 offer=offer,
                 benchmark=benchmark,
-                running=count,
+                running=running.get(node.pk, 0),
                 earned_today=today.get(node.pk, 0),
                 earned=ever.get(node.pk, 0),
                 samples=samples.get(node.pk, []),
                 words=_words(
                     node,
                     offer,
-                    running=count,
+                    running=running.get(node.pk, 0),
+                    held=held.get(node.pk, 0),
                     proven=bool(benchmark and benchmark.passed),
                     quarantined_for=reasons.get(node.pk, ""),
                     now=now,
@@ -151,14 +155,12 @@ def _earned(nodes: list[UUID], *, since: datetime | None) -> dict[UUID, int]:
     return earned
 
 
-def _told(
-    nodes: Sequence[Node], running: Mapping[UUID, int], now: datetime
-) -> dict[UUID, OfferTold]:
+def _told(nodes: Sequence[Node], busy: Mapping[UUID, int], now: datetime) -> dict[UUID, OfferTold]:
     """Idle node's id → what its offer was told."""
     idle = {
         offer: node.pk
         for node in nodes
-        if node.state == "ready" and not running.get(node.pk)
+        if node.state == "ready" and not busy.get(node.pk)
         for offer in node.offers.all()
     }
     told = explaining.of_offers(idle, now=now)
@@ -180,6 +182,7 @@ def _words(
     offer: Offer | None,
     *,
     running: int,
+    held: int,
     proven: bool,
     quarantined_for: str,
     now: datetime,
@@ -204,9 +207,10 @@ def _words(
         return f"draining: {jobs} leaving" if running else "drained: nothing runs, nothing starts"
     if node.owner_busy:
         return f"wanted by its owner: {node.owner_why or 'in use'}"
+    gpus = "a GPU" if held == 1 else f"{held} GPUs"
     if running:
-        return f"running {jobs}"
-    return _why_idle(offer, now)
+        return f"running {jobs}{f', {gpus} held for one that waits' if held else ''}"
+    return f"held: {gpus} for a job that waits" if held else _why_idle(offer, now)
 
 
 def _why_idle(offer: Offer | None, now: datetime) -> str:

@@ -135,11 +135,32 @@ class NodeOut(serializers.Serializer[Any]):
     offer = OfferOut(allow_null=True)
     told = OfferToldOut(allow_null=True, help_text="While it idles, once a round has looked at it")
     running = serializers.IntegerField()
+    held = serializers.IntegerField(help_text="GPUs that are free and held for a job that waits")
     earned_today_micros = serializers.IntegerField(source="earned_today")
     earned_micros = serializers.IntegerField(source="earned")
 
     def get_connected(self, line: board.Line) -> bool:
         return line.node.session is not None and line.node.lost_at is None
+
+
+class EarnedOut(serializers.Serializer[Any]):
+    """What one lease has paid for its part of a node, less our take, the credits that its supplier gave
+    back taken off; prices are per GPU-hour."""
+
+    gpu_class = serializers.CharField()
+    gpus = serializers.IntegerField()
+    service = serializers.CharField()
+    began_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)
+    nets_micros = serializers.IntegerField(source="nets")
+    premium_nets_micros = serializers.IntegerField(
+        source="premium_nets", help_text="Of that, for protection"
+    )
+    earned_micros = serializers.IntegerField(source="earned")
+    premium_earned_micros = serializers.IntegerField(
+        source="premium_earned", help_text="Of that, for protection, before credits"
+    )
+    words = serializers.CharField(help_text="How it stands, or why it ended")
 
 
 class FingerprintIn(serializers.Serializer[Any]):

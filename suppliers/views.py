@@ -20,7 +20,7 @@ from marketplace.core.errors import MarketError
 from marketplace.core.money import format_amount
 from marketplace.http import json_file, org_of
 from scheduler import proving
-from suppliers import board, control, enrolment, offers, services
+from suppliers import board, control, earnings, enrolment, offers, services
 from suppliers.forms import FingerprintForm, OfferForm, SiteForm, TokenForm, write_windows
 from suppliers.models import Node, Offer, Site
 
@@ -249,6 +249,7 @@ def _node_page(request: MemberRequest, node: Node, form: FingerprintForm) -> Htt
         "offers": node.offers.order_by("-id")[:20],
         "proofs": node.benchmarks.order_by("-asked_at")[:5],
         "story": node.story().order_by("-id")[:50],
+        "earnings": earnings.of_node(node),
         "floor": offers.ask_floor(node),
         "now": now,
     }

@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.faults import disk
 from benchmarks.faults.trial import Strike, World
-from buyers.sdk.shapes import Job
+from buyers.sdk.job_shapes import Job
 
 _MARKET = ("beat", "worker", "clearing", "agents", "web")
 SUPPLIERS = {"aurora": "supplier", "breakwater": "supplier2"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.faults.cable import Cable
 from benchmarks.faults.script import PACE_S, SAVE_EVERY_S, TEXT
 from buyers.sdk import Client
-from buyers.sdk.shapes import Job, Point, ReceiptLine
+from buyers.sdk.job_shapes import Job, Point, ReceiptLine
 from marketplace.devstack.live import LiveSite
 
 PATIENCE_S = 300.0

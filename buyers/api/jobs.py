@@ -13,6 +13,7 @@ from buyers import control, jobview
 from buyers.api.base import REPEATABLE, BuyerView, shaped
 from buyers.api.data import folder_files
 from buyers.models import Job, Quote
+from buyers.receipt_serializers import ReceiptOut
 from buyers.serializers import (
     CheckpointOut,
     FolderFiles,
@@ -22,7 +23,6 @@ from buyers.serializers import (
     LogOut,
     PointsOut,
     QuoteOut,
-    ReceiptOut,
     ResumeIn,
     StoryOut,
     TakeIn,

@@ -13,7 +13,7 @@ from buyers.sdk import config, library, rounds, shell, show, tokens, transfer
 from buyers.sdk.client import Client
 from buyers.sdk.config import Access
 from buyers.sdk.errors import GridloomError
-from buyers.sdk.shapes import Job, Quote
+from buyers.sdk.job_shapes import Job, Quote
 from buyers.sdk.terminal import app
 from buyers.sdk.terminal import bytes_bar as _bytes_bar
 from buyers.sdk.terminal import client as _client

@@ -16,31 +16,33 @@ from buyers.sdk import shell as shells
 from buyers.sdk import transfer
 from buyers.sdk.errors import Damaged, GridloomError, MarketRefused, Unreachable
 from buyers.sdk.http import Http
+from buyers.sdk.job_shapes import (
+    Change,
+    Checkpoint,
+    Job,
+    JobRow,
+    Log,
+    Option,
+    Points,
+    Quote,
+    Receipt,
+    Update,
+)
 from buyers.sdk.round_shapes import Proof, Round
 from buyers.sdk.secret import Secret
 from buyers.sdk.shapes import (
     Artifact,
     Base,
     Begun,
-    Change,
-    Checkpoint,
     Dataset,
     Fetch,
     File,
     Folder,
-    Job,
-    JobRow,
-    Log,
     Model,
-    Option,
-    Points,
-    Quote,
-    Receipt,
     Recipe,
     Report,
     TopUp,
     Transfer,
-    Update,
     Wallet,
 )
 from buyers.sdk.shell import Shell

@@ -11,18 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from buyers.sdk.job_shapes import Job, JobRow, Quote, Receipt, Update
 from buyers.sdk.shapes import (
     MICRO,
     Base,
     Dataset,
-    Job,
-    JobRow,
     Measured,
-    Quote,
-    Receipt,
     Recipe,
     Report,
-    Update,
 )
 
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
@@ -92,7 +88,7 @@ def quote(found: Quote, *, recipe: str = "") -> Table:
             str(option.index),
             plain(f"{option.node}, {option.site} ({option.region}, {option.supplier})"),
             f"{option.gpus} × {option.gpu_class}",
-            money(option.price_micros),
+            _with_premium(option.price_micros, option.premium_micros),
             times if option.fits else "",
             costs if option.fits else "",
             energy(option.kwh) if option.fits else "",
@@ -199,8 +195,10 @@ def job(found: Job) -> Table:
     for node in found.nodes:
         table.add_row("Where", plain(f"{node.node}, {node.site} ({node.region}, {node.supplier})"))
     if found.lease:
-        price = money(found.lease.price_micros)
+        price = _with_premium(found.lease.price_micros, found.lease.premium_micros)
         table.add_row("Price", f"{price} per GPU-hour on {found.lease.gpu_class}")
+    premium = f", at a premium of {found.premium_bps / 100:g} %" if found.premium_bps else ""
+    table.add_row("Service", f"{found.service}{premium}")
     table.add_row("Spent", f"{money(found.spent_micros)} of {money(found.budget_micros)}")
     if found.artifact:
         table.add_row("Model", f"gridloom download {found.id}")
@@ -211,8 +209,13 @@ def receipt(found: Receipt) -> Table:
     """What ran, at which price, and who got what of it: lines that read at any width."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for line in found.lines:
-        price = f"{line.gpu_seconds:,} GPU-seconds at {money(line.price_micros)} per GPU-hour"
-        table.add_row(plain(f"{line.node} ({line.supplier})"), price, money(line.charge_micros))
+        per_hour = money(line.price_micros - line.premium_micros)
+        price = f"{line.gpu_seconds:,} GPU-seconds at {per_hour} per GPU-hour"
+        unprotected = money(line.charge_micros - line.premium_charged_micros)
+        table.add_row(plain(f"{line.node} ({line.supplier})"), price, unprotected)
+        if found.premium_bps:
+            more = f"premium for protection, {money(line.premium_micros)} per GPU-hour"
+            table.add_row("", more, money(line.premium_charged_micros))
         for credit in line.credits:
             reason = plain(f"credit: {credit.reason}")
             table.add_row("", reason, money(-credit.micros), style="dim")
@@ -227,6 +230,10 @@ def receipt(found: Receipt) -> Table:
     estimated = ", estimated: nothing here measures power" if found.estimated else ""
     table.add_row("Energy", f"{energy(found.kwh)}, {carbon(grams)}{estimated}", "")
     return table
+
+
+def _with_premium(price: int, premium: int) -> str:
+    return f"{money(price)} ({money(premium)} of it premium)" if premium else money(price)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """What a waiting job is told: why it waits, and what would place it."""
 
+from datetime import datetime
+
 from msgspec import Struct
 
 
@@ -24,3 +26,12 @@ class Told(Struct, frozen=True):
     why: str
     words: str
     changes: list[Helps] = []
+
+
+class Held(Struct, frozen=True):
+    """GPUs that others leave for a waiting job, held until then at the latest; `free`: all of them
+    are, so that the next round offers them to it."""
+
+    gpus: int
+    until: datetime
+    free: bool

@@ -102,6 +102,11 @@ def with_premium(price: int, bps: int) -> int:
     return -(-price * (BASIS_POINTS + bps) // BASIS_POINTS)
 
 
+def premium_in(price: int, bps: int) -> int:
+    """What of a price that a buyer pays is its premium, micros."""
+    return price - before_premium(price, bps)
+
+
 def before_premium(price: int, bps: int) -> int:
     """The most whole micros that cost no more than `price` with the premium: of a limit, what the
     book may carry; of what `with_premium` made, what it was made of."""

@@ -17,7 +17,7 @@ from typing import Final
 import httpx
 
 from buyers.sdk import Client, GridloomError
-from buyers.sdk.shapes import Job
+from buyers.sdk.job_shapes import Job
 from marketplace.devstack import base_model, corpus
 from marketplace.devstack.demo_screen import Screen
 from marketplace.devstack.live import LiveSite, live_site

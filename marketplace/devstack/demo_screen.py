@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from buyers.sdk import show
-from buyers.sdk.shapes import Quote, Receipt, Update
+from buyers.sdk.job_shapes import Quote, Receipt, Update
 
 
 class Screen:

@@ -98,6 +98,12 @@ def percent(share: float | None) -> str:
 
 
 @register.filter
+def basis_points(share: int) -> str:
+    """1000 as "10 %"."""
+    return f"{share / 100:g} %"
+
+
+@register.filter
 def fine_percent(share: float | None) -> str:
     """0.00412 as "0.41 %"."""
     return "–" if share is None else f"{share * 100:.2f} %"

@@ -1,6 +1,7 @@
 """The REST API of a job: what it tells while it runs, and when it rests."""
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from buyers.models import Dataset, MetricPoint
 from marketplace.core.ids import uuid7
 from marketplace.core.money import MICRO
 from scheduler import metering
+from scheduler.models import Assignment
 from tests import world
 from tests.buyers.conftest import folder
 from tests.buyers.test_api import get, post
@@ -25,6 +27,7 @@ def test_a_running_job_tells_where_it_is_what_it_costs_and_what_it_left(api, ran
     assert job["nodes"][0]["supplier"] == "Lab"
     assert job["artifact"] == str(ran.artifact.pk)
     assert set(job["may"]) == {"cancel", "stop"}
+    assert (job["service"], job["premium_bps"], job["held"]) == ("protected", 0, None)
     rows = get(api, "jobs/", state="running").json()["results"]
     assert [row["id"] for row in rows] == [str(ran.job.pk)]
     assert get(api, "jobs/", state="failed").json()["results"] == []
@@ -107,6 +110,29 @@ def test_a_receipt_adds_up(api, ran, node, today):
     assert receipt["total_micros"] == line["charge_micros"] > 0
     assert line["fee_micros"] + line["earnings_micros"] == line["charge_micros"]
     assert receipt["estimated"]
+
+
+def test_a_quote_a_job_and_its_receipt_tell_what_protection_costs(
+    api, wanted, node, today, settings
+):
+    settings.POLICY = replace(settings.POLICY, premium_bps=1000)
+    quote = post(api, "quotes/", wanted).json()
+    option = quote["options"][0]
+    assert (option["premium_bps"], option["premium_micros"]) == (1000, 217_392)
+    assert option["lines"][1]["label"] == "Protection, 10 %"
+    job = post(api, f"quotes/{quote['id']}/take/", {"option": 0}).json()
+    assert (job["service"], job["premium_bps"]) == ("protected", 1000)
+    assert job["lease"]["premium_micros"] == 217_392
+    assert job["lease"]["price_micros"] == option["price_micros"] == 2_173_914 + 217_392
+    share = Assignment.objects.select_related("lease").get()
+    later = today + timedelta(seconds=10)
+    node.says(world.status(share, "running", running_ms=9_000), now=later)
+    metering.claim(node.node, node.claim(share, 9_000), now=later)
+    metering.settle(now=later)
+    receipt = get(api, f"jobs/{job['id']}/receipt/").json()
+    (line,) = receipt["lines"]
+    assert line["charge_micros"] == receipt["charged_micros"]
+    assert 0 < line["premium_charged_micros"] == receipt["premium_charged_micros"]
 
 
 def test_a_stopped_job_resumes_with_more_money(api, wanted, node):

@@ -5,14 +5,16 @@ from datetime import timedelta
 import pytest
 from django.db import transaction
 
+from buyers import jobview
 from buyers.models import Job
 from marketplace.core.errors import Conflict
 from marketplace.core.money import MICRO
 from marketplace.ledger import services as ledger
 from marketplace.models import advance
-from scheduler import clearing, jobends, jobs, metering, watch
+from scheduler import clearing, holds, jobends, jobs, metering, watch
 from scheduler.following import Followed
 from scheduler.models import Assignment, HeldGpu, Hold, Lease, UsageSlice
+from suppliers import board, earnings
 from suppliers.models import Node
 from tests import world
 
@@ -185,6 +187,35 @@ def test_a_hold_whose_victim_does_not_leave_lapses(victim, now):
     assert Hold.objects.exists()
     clear(now + AFTER + timedelta(seconds=201))
     assert not HeldGpu.objects.exists()
+
+
+def test_both_sides_are_told_while_gpus_are_freed_and_held(victim, node, now):
+    wanted = wants(now)
+    clear(now + AFTER)
+    asked = jobview.look(Job.objects.get(pk=wanted.pk), now=now + AFTER)
+    assert asked.held == holds.Held(1, now + AFTER + timedelta(seconds=200), free=False)
+    assert asked.words == "waiting: a GPU is being freed for it, and held until about 12:13 UTC"
+    leaves = "leaving: it makes room for a job that gains more"
+    assert earnings.of_node(node.node)[0].words == leaves
+    later = now + AFTER + timedelta(seconds=20)
+    leave(victim, node, later)
+    asked = jobview.look(Job.objects.get(pk=wanted.pk), now=later)
+    assert asked.words == "waiting: a GPU is free and held for it, until 12:13 UTC"
+    line = board.line(Node.objects.select_related("site").get(), now=later)
+    assert (line.held, line.words) == (1, "held: a GPU for a job that waits")
+    assert earnings.of_node(node.node)[0].words == "left: it made room for a job that gains more"
+
+
+def test_a_displaced_job_is_told_what_it_lost(victim, node, now):
+    wants(now)
+    Assignment.objects.update(accrued_ms=360_000, saved_ms=300_000)
+    clear(now + AFTER)
+    leave(victim, node, now + AFTER + timedelta(seconds=20))
+    shown = jobview.look(Job.objects.get(pk=victim.job.pk), now=now + AFTER)
+    assert shown.lost_s == 60
+    assert shown.story[-1].reason.endswith(
+        "the 1 min since its last checkpoint are lost, and not paid for"
+    )
 
 
 def test_a_hold_lapses_though_no_round_runs(victim, now):

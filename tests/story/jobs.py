@@ -11,7 +11,7 @@ from typing import Final
 import psutil
 
 from buyers.sdk import Client
-from buyers.sdk.shapes import Job, Quote
+from buyers.sdk.job_shapes import Job, Quote
 from marketplace.devstack.live import LiveSite
 
 PATIENCE_S: Final = 120

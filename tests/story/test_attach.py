@@ -8,7 +8,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from buyers.sdk import Client, GridloomError
-from buyers.sdk.shapes import Job
+from buyers.sdk.job_shapes import Job
 from marketplace.devstack.live import LiveSite
 from tests.story import jobs
 

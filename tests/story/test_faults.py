@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from buyers.sdk import Client
-from buyers.sdk.shapes import Job
+from buyers.sdk.job_shapes import Job
 from marketplace.devstack.live import LiveSite
 from tests.story import jobs
 

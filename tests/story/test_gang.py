@@ -12,7 +12,7 @@ import pytest
 
 from agent.protocol import FIRST_PORT
 from buyers.sdk import Client
-from buyers.sdk.shapes import Job
+from buyers.sdk.job_shapes import Job
 from marketplace.devstack import provision
 from marketplace.devstack.live import LiveSite
 from tests.story import jobs

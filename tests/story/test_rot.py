@@ -8,7 +8,7 @@ import pytest
 from botocore.client import Config
 
 from buyers.sdk import Client
-from buyers.sdk.shapes import Checkpoint, Job
+from buyers.sdk.job_shapes import Checkpoint, Job
 from marketplace.devstack.live import LiveSite
 from tests.story import jobs
 
