@@ -222,9 +222,15 @@ def _quote(request: MemberRequest, pk: UUID) -> Quote:
 
 def _quote_page(request: MemberRequest, found: Quote, form: BidForm) -> HttpResponse:
     now = timezone.now()
+    asked = JobRequest.from_json(found.request)
+    unfit = [option for option in found.options if not option["fits"]]
     context = {
         "quote": found,
-        "asked": JobRequest.from_json(found.request),
+        "fitting": [option for option in found.options if option["fits"]],
+        "unfit": unfit,
+        "unfit_in_all": len(unfit) + found.more_unfit,
+        "asked": asked,
+        "protected": asked.service == "protected",
         "form": form,
         "now": now,
         "holds": now <= found.expires_at and found.taken_at is None,

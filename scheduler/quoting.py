@@ -117,6 +117,15 @@ def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
     )
 
 
+def warm_up() -> None:
+    """Loads the loops that quote, which takes a second, or more where they have to be compiled."""
+    from scheduler.matching.quote import Quotes
+    from scheduler.matching.synthetic import CLASSES, make
+    from scheduler.matching.synthetic import Plan as Made
+
+    Quotes(make(Made(jobs=1, nodes=4, seed=0)), CLASSES).warm_up()
+
+
 def _options(
     org: Org, request: JobRequest, plan: Plan, now: datetime
 ) -> tuple[list[Option], int, int]:
@@ -137,7 +146,7 @@ def _options(
             [(rows[standing[node].offer_id], part) for node, part in each.seats],
             plan,
             index=index,
-            premium_bps=_premium(request),
+            bps=_premium(request),
         )
         for index, each in enumerate(shown)
     ]
@@ -181,7 +190,7 @@ def _costed(
     now: datetime,
 ) -> list[_Costed]:  # fmt: skip
     """What each would take and cost, the best first; what the budget doesn't cover says so."""
-    speeds = timing.measured_tflops([row.stands.node for row in standing])
+    speeds = {} if plan.hours else timing.measured_tflops(_nodes_of(found, standing))
     known, bps = paces.expected(plan, now=now), _premium(request)
 
     @cache
@@ -200,6 +209,10 @@ def _costed(
         why = _over_budget(request, with_premium(price, bps), gpus, spent)
         costed.append(_Costed(total, spent.seconds, seats, each.level, price, spent, why))
     return sorted(costed, key=lambda each: each[:3])
+
+
+def _nodes_of(found: Sequence["Candidate"], standing: Sequence[Lot]) -> list[str]:
+    return [standing[node].stands.node for node in {node for each in found for node in each.nodes}]
 
 
 def _unfit(
@@ -264,16 +277,11 @@ def _over_budget(request: JobRequest, price: int, gpus: int, spent: Estimate) ->
 
 
 def _option(
-    each: _Costed,
-    seats: Sequence[tuple[Standing, int]],
-    plan: Plan,
-    *,
-    index: int,
-    premium_bps: int,
+    each: _Costed, seats: Sequence[tuple[Standing, int]], plan: Plan, *, index: int, bps: int
 ) -> Option:
     first, spent, gpus = seats[0][0], each.spent, each.gpus
     site, node, stands = first.node.site, first.node, first.stands
-    lines = _lines(each.price, gpus, spent, premium_bps)
+    lines = _lines(each.price, gpus, spent, bps)
     drawn = _energy(seats, spent)
     return Option(
         index=index,
@@ -289,7 +297,7 @@ def _option(
         level=each.level,
         gpus=gpus,
         seats=[SeatAsked(str(row.offer.pk), str(row.node.pk), part) for row, part in seats],
-        price_micros=with_premium(each.price, premium_bps),
+        price_micros=with_premium(each.price, bps),
         seconds_low=spent.seconds_low,
         seconds=spent.seconds,
         seconds_high=spent.seconds_high,
