@@ -27,11 +27,9 @@ up: setup  ## The whole site with two nodes, until Ctrl-C
 services: setup  ## Only PostgreSQL, Valkey, S3 and Stripe's stand-in, until Ctrl-C
 	@$(RUN) -m marketplace.devstack services
 
-# The story runs a whole market with short times: it wants the machine to itself.
 test: setup  ## The whole suite; ARGS='tests/ledger -k post' for a part of it
 ifeq ($(strip $(ARGS)),)
-	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/story
-	@$(RUN) -m pytest tests/story
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 else
 	@$(RUN) -m pytest $(ARGS)
 endif
