@@ -222,8 +222,12 @@ def _quote(request: MemberRequest, pk: UUID) -> Quote:
 
 def _quote_page(request: MemberRequest, found: Quote, form: BidForm) -> HttpResponse:
     now = timezone.now()
+    unfit = [option for option in found.options if not option["fits"]]
     context = {
         "quote": found,
+        "fitting": [option for option in found.options if option["fits"]],
+        "unfit": unfit,
+        "unfit_in_all": len(unfit) + found.more_unfit,
         "asked": JobRequest.from_json(found.request),
         "form": form,
         "now": now,

@@ -4,6 +4,7 @@ They are one code base in two processes, so that a storm of reconnecting nodes c
 """
 
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E40
 
 import buyers.urls  # noqa: E402
 import suppliers.urls  # noqa: E402
+from scheduler import quoting  # noqa: E402
 from suppliers import listening  # noqa: E402
 
 _Asgi = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
@@ -82,6 +84,15 @@ async def _refuse(send: Any) -> None:
     await send({"type": "http.response.body", "body": _TOO_LARGE})
 
 
+async def warming(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """ASGI's lifespan: the loops that quote are loaded while the first requests are answered."""
+    await receive()
+    threading.Thread(target=quoting.warm_up, name="warming", daemon=True).start()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
 _bounded_django = bounded(_django)
 application = ProtocolTypeRouter(
     {
@@ -90,6 +101,7 @@ application = ProtocolTypeRouter(
         "websocket": AllowedHostsOriginValidator(
             AuthMiddlewareStack(URLRouter(buyers.urls.websocket_urls))
         ),
+        "lifespan": warming,
     }
 )
 agents = ProtocolTypeRouter(

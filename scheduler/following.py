@@ -1,4 +1,5 @@
-"""The book that the clearing worker keeps from round to round: only what has moved is read again.
+"""The book that a process keeps from one look to the next: only what has moved is read again. The
+worker that clears keeps all of it, those who quote its offers.
 
 Triggers (migration 0016) write down which node moved in which transaction; whoever follows asks for
 all that came since the oldest transaction that was under way when it last looked, so one that
@@ -10,6 +11,7 @@ A book that is behind can cost a gang, which the commit drops under the market's
 a GPU twice.
 """
 
+import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -30,6 +32,57 @@ _KEPT: Final = timedelta(hours=1)
 """So long a move is kept: longer than anybody follows without reading anew."""
 
 
+class Offers:
+    """All open offers as they were last read, whether or not they stand this minute. Any thread may
+    ask."""
+
+    def __init__(self) -> None:
+        self._one = threading.Lock()
+        self._lots: dict[UUID, Lot] = {}
+        self._of_node: dict[str, list[UUID]] = {}
+        self._since: int | None = None
+        """The oldest transaction that may have been unseen."""
+        self._anew_at: datetime | None = None
+
+    def forget(self) -> None:
+        """Reads all anew the next time: when rows here may say what was undone."""
+        with self._one:
+            self._anew_at = None
+
+    def standing(self, now: datetime) -> Sequence[Lot]:
+        """Those that stand now, in a stable order."""
+        return lots.standing(self.all(now), now=now)
+
+    def all(self, now: datetime) -> Sequence[Lot]:
+        """Whatever may be let, in a stable order."""
+        with self._one:
+            since = self._since
+            under_way, own = _under_way()
+            if own:  # what the caller itself has moved may yet be undone: it is not kept
+                return lots.read(now=now)
+            self._since = under_way
+            if since is None or self._anew_at is None or now - self._anew_at >= ANEW:
+                self._lots, self._of_node, self._anew_at = {}, {}, now
+                Moved.objects.filter(at__lt=now - _KEPT).delete()
+                self._take(lots.read(now=now))
+            elif moved := _moved(since):
+                for node in moved:
+                    for offer in self._of_node.pop(str(node), ()):
+                        del self._lots[offer]
+                self._take(lots.read(now=now, nodes=moved))
+                self._lots = dict(sorted(self._lots.items(), key=lambda item: item[0].int))
+            return list(self._lots.values())
+
+    def _take(self, found: Sequence[Lot]) -> None:
+        for lot in found:
+            self._lots[lot.offer_id] = lot
+            self._of_node.setdefault(lot.stands.node, []).append(lot.offer_id)
+
+
+OFFERS: Final = Offers()
+"""Those of this process, for its quotes."""
+
+
 class Followed:
     """All queued jobs and open offers as they were last read. For one thread."""
 
@@ -37,13 +90,9 @@ class Followed:
         self._jobs: dict[UUID, Job] = {}
         self._wanted: dict[UUID, Wants] = {}
         self._versions: dict[UUID, int] = {}
-        self._lots: dict[UUID, Lot] = {}
-        self._of_node: dict[str, list[UUID]] = {}
+        self._offers = Offers()
         self.ladders: dict[str, Array] = {}
         """Of each node in the last round: its cell's ladder, USD per GPU-hour."""
-        self._since: int | None = None
-        """The oldest transaction that may have been unseen."""
-        self._anew_at: datetime | None = None
 
     def forget(self) -> None:
         """Reads all anew the next time: after a fault, when rows here may say what was undone."""
@@ -61,7 +110,7 @@ class Followed:
 
     def standing(self, now: datetime) -> Sequence[Lot]:
         """The offers that stand open."""
-        return lots.standing(self._offered(now), now=now)
+        return self._offers.standing(now)
 
     def _queued(self) -> list[Job]:
         """All that wait, those first that have waited longest; rows that were written since are
@@ -85,32 +134,14 @@ class Followed:
         }
         return list(self._jobs.values())
 
-    def _offered(self, now: datetime) -> Sequence[Lot]:
-        """All that may be let, in a stable order."""
-        since, self._since = self._since, _oldest_under_way()
-        if since is None or self._anew_at is None or now - self._anew_at >= ANEW:
-            Moved.objects.filter(at__lt=now - _KEPT).delete()
-            self._lots, self._of_node, self._anew_at = {}, {}, now
-            self._take(lots.read(now=now))
-        elif moved := _moved(since):
-            for node in moved:
-                for offer in self._of_node.pop(str(node), ()):
-                    del self._lots[offer]
-            self._take(lots.read(now=now, nodes=moved))
-            self._lots = dict(sorted(self._lots.items(), key=lambda item: item[0].int))
-        return list(self._lots.values())
 
-    def _take(self, found: Sequence[Lot]) -> None:
-        for lot in found:
-            self._lots[lot.offer_id] = lot
-            self._of_node.setdefault(lot.stands.node, []).append(lot.offer_id)
-
-
-def _oldest_under_way() -> int:
-    """Whatever transaction has a smaller number is over, and all that it wrote is seen from here."""
+def _under_way() -> tuple[int, bool]:
+    """The oldest transaction under way: whatever has a smaller number is over, and all that it wrote
+    is seen from here. And whether our own, if we are in one, has moved something."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-        return int(cursor.fetchone()[0])
+        cursor.execute(_UNDER_WAY)
+        oldest, own = cursor.fetchone()
+        return int(oldest), bool(own)
 
 
 def _moved(since: int) -> list[UUID]:
@@ -118,6 +149,11 @@ def _moved(since: int) -> list[UUID]:
     return list(Moved.objects.filter(xid__gte=since).values_list("node", flat=True).distinct())
 
 
+_UNDER_WAY: Final = """
+    SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint, EXISTS (
+        SELECT FROM scheduler_moved WHERE xid = pg_current_xact_id_if_assigned()::text::bigint
+    )
+"""
 _QUEUED: Final = """
     SELECT id, xmin::text::bigint FROM buyers_job WHERE state = 'queued' ORDER BY queued_at, id
 """

@@ -1,14 +1,15 @@
 """Honest offers before anyone pays: the cheapest places for a job, with time and all-in cost.
 
-Some of what doesn't fit is in the list too, last, with the reason; the rest is counted. A price holds for `hold_s`: it is the
-offer's ask or the cell's last clearing price, whichever is more.
+Some of what doesn't fit is in the list too, last, with the reason; the rest is counted. A price
+holds for `hold_s`: it is the offer's ask or the cell's last clearing price, whichever is more.
 """
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from django.conf import settings
@@ -23,8 +24,9 @@ from marketplace.core.hardware import Level, Tier, Trust, is_cpu
 from marketplace.core.money import MICRO, accrued, before_premium, with_premium
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
-from scheduler import book, limits, lots, paces, prices, snapshots, timing
+from scheduler import book, limits, paces, prices, snapshots, timing
 from scheduler.book import Standing
+from scheduler.following import OFFERS
 from scheduler.lots import Lot
 
 if TYPE_CHECKING:
@@ -118,53 +120,60 @@ def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
     )
 
 
+def warm_up() -> None:
+    """Loads the loops that quote, which takes a second, or more where they have to be compiled."""
+    from scheduler.matching.quote import Quotes
+    from scheduler.matching.synthetic import CLASSES, make
+    from scheduler.matching.synthetic import Plan as Made
+
+    Quotes(make(Made(jobs=1, nodes=4, seed=0)), CLASSES).warm_up()
+
+
 def _options(
     org: Org, request: JobRequest, plan: Plan, now: datetime
 ) -> tuple[list[Option], int, int]:
     """Those shown, by cost and then by time, and how many more fit and how many more don't."""
     wanted = _wants(org, request, plan, now)
-    standing = lots.standing(lots.read(now=now), now=now)
+    standing = OFFERS.standing(now)
     answer = _answer(request, wanted, standing, now)
     costed = _costed(request, plan, answer.fitting, standing, now)
-    fitting = sorted((each for each in costed if not each.why), key=_cost)
-    dear = sorted((each for each in costed if each.why), key=_cost)
+    fitting = [each for each in costed if not each.why]
+    dear = [each for each in costed if each.why]
     unfit = dear + _unfit(wanted, plan, answer, standing, _premium(request))
     shown = fitting[:MAX_FIT] + unfit[:MAX_UNFIT]
     asked = {node: standing[node] for each in shown for node, _ in each.seats}
     rows = {row.offer.pk: row for row in book.rows_of(list(asked.values()), now)}
     options = [
-        _option(index, each, [(rows[standing[node].offer_id], part) for node, part in each.seats], plan)
+        _option(
+            each,
+            [(rows[standing[node].offer_id], part) for node, part in each.seats],
+            plan,
+            index=index,
+            bps=_premium(request),
+        )
         for index, each in enumerate(shown)
-    ]  # fmt: skip
+    ]
     unfit_in_all = len(dear) + len(answer.unfit)
     return options, max(len(fitting) - MAX_FIT, 0), max(unfit_in_all - MAX_UNFIT, 0)
 
 
-@dataclass(frozen=True)
-class _Costed:
-    """A place before its rows are read: so many GPUs of these nodes, by their index."""
+class _Costed(NamedTuple):
+    """A place before its rows are read. Of several the cheapest comes first, of these the fastest."""
 
+    total: int
+    """What all of it costs the buyer, micros."""
+    seconds: float
     seats: Sequence[tuple[int, int]]
+    """So many GPUs of these nodes, by their index."""
     level: int
     price: int
-    """The market's."""
-    premium_bps: int
+    """The market's, micros per GPU-hour."""
     spent: Estimate
     why: str
 
     @property
-    def paid(self) -> int:
-        """What the buyer pays per GPU-hour, micros."""
-        return with_premium(self.price, self.premium_bps)
-
-    @property
     def gpus(self) -> int:
         return sum(part for _, part in self.seats)
-
-
-def _cost(each: _Costed) -> tuple[int, float, Sequence[tuple[int, int]]]:
-    seconds = each.spent.seconds
-    return accrued(each.paid, each.gpus, round(seconds)), seconds, each.seats
 
 
 def _answer(request: JobRequest, wanted: Wants, standing: Sequence[Lot], now: datetime) -> "Answer":
@@ -183,23 +192,30 @@ def _costed(
     request: JobRequest, plan: Plan, found: Sequence["Candidate"], standing: Sequence[Lot],
     now: datetime,
 ) -> list[_Costed]:  # fmt: skip
-    """What each would take and cost; what the budget doesn't cover says so."""
-    speeds = timing.measured_tflops([row.stands.node for row in standing])
+    """What each would take and cost, the best first; what the budget doesn't cover says so."""
+    speeds = {} if plan.hours else timing.measured_tflops(_nodes_of(found, standing))
     known, bps = paces.expected(plan, now=now), _premium(request)
+
+    @cache
+    def estimated(gpu_class: str, tflops: float, gpus: int, keeps: float) -> Estimate:
+        pace = known.get(gpu_class)
+        return timing.estimated(plan, tflops=tflops, gpus=gpus, efficiency=keeps, pace=pace)
+
     costed = []
     for each in found:
         gpu_class = standing[each.nodes[0]].stands.gpu_class
-        spent = timing.estimated(
-            plan,
-            tflops=min(speeds.get(standing[node].stands.node, 0.0) for node in each.nodes),
-            gpus=sum(each.gpus),
-            efficiency=each.keeps,
-            pace=known.get(gpu_class),
-        )
-        seats = list(zip(each.nodes, each.gpus, strict=True))
-        one = _Costed(seats, each.level, round(max(each.prices) * MICRO), bps, spent, "")
-        costed.append(replace(one, why=_over_budget(request, one.paid, one.gpus, spent)))
-    return costed
+        tflops = min([speeds.get(standing[node].stands.node, 0.0) for node in each.nodes])
+        gpus, price = sum(each.gpus), round(max(each.prices) * MICRO)
+        spent = estimated(gpu_class, tflops, gpus, each.keeps)
+        total = _total(price, bps, gpus, spent)
+        seats = tuple(zip(each.nodes, each.gpus, strict=True))
+        why = _over_budget(request, with_premium(price, bps), gpus, spent)
+        costed.append(_Costed(total, spent.seconds, seats, each.level, price, spent, why))
+    return sorted(costed, key=lambda each: each[:3])
+
+
+def _nodes_of(found: Sequence["Candidate"], standing: Sequence[Lot]) -> list[str]:
+    return [standing[node].stands.node for node in {node for each in found for node in each.nodes}]
 
 
 def _unfit(
@@ -217,9 +233,17 @@ def _unfit(
         seen[why[node]] += 1
     spent = timing.estimated(plan, tflops=None, gpus=wanted.gpus)
     return [
-        _Costed([(node, wanted.gpus)], Level.NODE, standing[node].stands.ask, bps, spent, why[node])
+        _Costed(
+            _total(standing[node].stands.ask, bps, wanted.gpus, spent), spent.seconds,
+            [(node, wanted.gpus)], Level.NODE, standing[node].stands.ask, spent, why[node],
+        )
         for _, node in sorted(ranked)[:MAX_UNFIT]
-    ]
+    ]  # fmt: skip
+
+
+def _total(price: int, bps: int, gpus: int, spent: Estimate) -> int:
+    """Micros that a buyer pays in all, at a price of the market."""
+    return accrued(with_premium(price, bps), gpus, round(spent.seconds))
 
 
 def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
@@ -255,10 +279,12 @@ def _over_budget(request: JobRequest, price: int, gpus: int, spent: Estimate) ->
     return "" if cost <= request.budget_micros else "it would cost more than the budget"
 
 
-def _option(index: int, each: _Costed, seats: Sequence[tuple[Standing, int]], plan: Plan) -> Option:
+def _option(
+    each: _Costed, seats: Sequence[tuple[Standing, int]], plan: Plan, *, index: int, bps: int
+) -> Option:
     first, spent, gpus = seats[0][0], each.spent, each.gpus
     site, node, stands = first.node.site, first.node, first.stands
-    lines = _lines(each.price, gpus, spent, each.premium_bps)
+    lines = _lines(each.price, gpus, spent, bps)
     drawn = _energy(seats, spent)
     return Option(
         index=index,
@@ -274,9 +300,9 @@ def _option(index: int, each: _Costed, seats: Sequence[tuple[Standing, int]], pl
         level=each.level,
         gpus=gpus,
         seats=[SeatAsked(str(row.offer.pk), str(row.node.pk), part) for row, part in seats],
-        price_micros=each.paid,
-        premium_bps=each.premium_bps,
-        premium_micros=each.paid - each.price,
+        price_micros=with_premium(each.price, bps),
+        premium_bps=bps,
+        premium_micros=with_premium(each.price, bps) - each.price,
         seconds_low=spent.seconds_low,
         seconds=spent.seconds,
         seconds_high=spent.seconds_high,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from marketplace.devstack import ports
@@ -17,6 +18,29 @@ from marketplace.devstack.postgres import Postgres
 from marketplace.devstack.seaweed import Seaweed
 from marketplace.devstack.supervisor import Supervisor
 from marketplace.devstack.valkey import Valkey
+
+# Nothing is judged by its pace.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
+
+# What takes longest begins first, so that nobody waits for it at the end.
+_FIRST = (
+    "tests/story", "tests/recipes/test_ladder.py", "tests/benchmarks/test_market.py",
+    "tests/agent/sandbox/test_as_ordinary_user.py", "tests/recipes", "tests/buyers/test_browser.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A module's tests stay in one process, and the story's: it is one market's."""
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        group = "story" if module.startswith("tests/story/") else module
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    return next((at for at, path in enumerate(_FIRST) if item.nodeid.startswith(path)), len(_FIRST))
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """What stands before every view: how much a request may bring, and how its user logs in."""
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +12,7 @@ from django.contrib.auth.models import User
 
 from marketplace.asgi import MAX_BODY, agents, application, bounded
 
+ROOT = Path(__file__).resolve().parents[1]
 PLACES = [(application, "/stripe/webhook"), (agents, "/agent/v1/enrol")]
 
 
@@ -67,3 +71,37 @@ def test_nobody_logs_in_past_the_sites_own_log_in(client, db):
 def test_whoever_is_logged_in_and_no_operator_has_no_admin(client, db):
     client.force_login(User.objects.create_user("somebody"))
     assert client.get("/admin/login/").status_code == 403
+
+
+def test_the_site_loads_the_loops_that_quote_before_anybody_asks():
+    """In a process of its own, as uvicorn starts it: they stay out of the others."""
+    said = subprocess.run(
+        [sys.executable, "-c", START], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["lifespan.startup.complete", "False", "True"]
+
+
+START = """
+import asyncio, os, sys, threading
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+from marketplace.asgi import application
+
+before = "scheduler.matching.quote" in sys.modules
+said, told = asyncio.Queue(), asyncio.Queue()
+
+
+async def main():
+    site = asyncio.create_task(application({"type": "lifespan"}, said.get, told.put))
+    await said.put({"type": "lifespan.startup"})
+    print((await told.get())["type"], before)
+    for thread in threading.enumerate():
+        if thread.name == "warming":
+            await asyncio.to_thread(thread.join)
+    print("scheduler.matching.quote" in sys.modules)
+    await said.put({"type": "lifespan.shutdown"})
+    await site
+
+
+asyncio.run(main())
+"""

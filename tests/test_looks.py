@@ -13,15 +13,19 @@ import pytest_asyncio
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import transaction
+from django.test import override_settings
 from django.urls import reverse
 from django.utils import timezone
 from playwright.async_api import Page, async_playwright
 
+from buyers.models import Dataset, Quote
+from marketplace.core import specs
 from marketplace.core.money import MICRO
-from scheduler import clearing
+from marketplace.models import Org
+from scheduler import clearing, quoting
 from scheduler.models import Round
 from tests import debian, world
-from tests.buyers.conftest import client_of, site  # noqa: F401 (a fixture, by its name)
+from tests.buyers.conftest import client_of, folder, site  # noqa: F401 (a fixture, by its name)
 from tests.buyers.test_browser import FLAGS
 
 H100 = "h100-sxm"
@@ -30,6 +34,9 @@ BROKEN = """axe.run({resultTypes: ["violations"]}).then(found => found.violation
     each => `${each.id}: ${each.nodes.map(node => node.html.slice(0, 160)).join(" | ")}`))"""
 CUT = """[...document.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth + 1)
     .map(box => box.textContent.trim().slice(0, 60))"""
+
+
+UNFOLD = """document.querySelectorAll("main details").forEach(each => each.open = true)"""
 
 
 @transaction.atomic
@@ -48,6 +55,7 @@ def market() -> tuple[dict[str, str], str]:
     waits = world.job(us, now=now, name="Waiting for a better price", limits={H100: 2 * MICRO})
     assert clearing.clear_market(now=now) == 1
     pages = {
+        "quote": reverse("quote", args=[quoted(us, rival).pk]),
         "market": reverse("market"),
         "round": reverse("round", args=[Round.objects.get().pk]),
         "job-running": reverse("job", args=[runs.pk]),
@@ -58,6 +66,29 @@ def market() -> tuple[dict[str, str], str]:
            for reader in ("buyers", "suppliers", "economists")},
     }  # fmt: skip
     return pages, client_of(us).cookies[settings.SESSION_COOKIE_NAME].value
+
+
+def quoted(us: Org, rival: Org) -> Quote:
+    """A protected job's options, more of them than are shown: nodes, a gang, and what won't do."""
+    now = timezone.now()
+    hall = world.agent(rival, now=now, gpus=2, lan_address="10.0.0.1").node.site
+    for number in range(40):
+        near = {"site": hall, "lan_address": "10.0.0.2"} if number < 3 else {}
+        kind = "a100-80" if number > 36 else H100
+        ask, gpus = (2 + number % 5) * MICRO, 2 + number % 3
+        world.agent(
+            rival, now=now, name=f"rack-{number}", gpus=gpus, ask=ask, gpu_class=kind, **near
+        )
+    files = [{"path": "main.py", "bytes": 1, "sha256": "0" * 64}]
+    code = folder(org=us, name="code", version=1, created_by="me", manifest=files)
+    Dataset.objects.create(**code)
+    asked = {
+        "recipe": "script", "script": "code", "parameters": {"entry": "main.py"}, "budget": "60",
+        "name": "Tell one galaxy from another", "memory_gib": 2, "hours": 3, "gpus": 4,
+        "level": "site", "limit": "9",
+    }  # fmt: skip
+    with override_settings(POLICY=settings.POLICY.overridden({"premium_bps": "1000"})):
+        return quoting.quote(us, specs.parse(asked), now=now)
 
 
 @pytest_asyncio.fixture
@@ -78,6 +109,7 @@ async def faults(tab: Page, name: str) -> list[str]:
     """What is wrong with the page that is open, at each width and in each theme."""
     found = []
     await tab.evaluate(AXE)
+    await tab.evaluate(UNFOLD)
     for width, theme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
         look = f"{name}-{width}-{theme}"
         await tab.set_viewport_size({"width": width, "height": 900})

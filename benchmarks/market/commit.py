@@ -14,21 +14,11 @@ the same rows into tables without indexes or keys, in one transaction, beside it
 """
 
 import json
-import os
-import secrets
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.market import harness
-from marketplace.devstack import ports
-from marketplace.devstack.postgres import Postgres
-from marketplace.devstack.supervisor import Supervisor
-from marketplace.devstack.valkey import Valkey
+from benchmarks.market import database, harness
 
 _PHASES = (
     "read anew",
@@ -77,32 +67,8 @@ def _run(given: Any, *, durable: bool, writers: int) -> dict[str, Any]:
     told = {"leases": given.leases, "nodes": given.nodes, "writers": writers, "seed": _SEED}
     if given.profile:
         told["profile"] = str(given.profile)
-    with _services(durable=durable) as env:
-        python = [sys.executable]
-        subprocess.run([*python, "manage.py", "migrate", "-v", "0"], env=env, check=True)
-        ran = subprocess.run(
-            [*python, "-m", "benchmarks.market.rounds", json.dumps(told)],
-            env=env, check=True, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return found
-
-
-@contextmanager
-def _services(*, durable: bool) -> Iterator[dict[str, str]]:
-    """PostgreSQL and Valkey of our own, and the environment that leads to them."""
-    with tempfile.TemporaryDirectory() as folder, Supervisor(Path(folder) / "logs") as services:
-        found = ports.anywhere([ports.POSTGRES, ports.VALKEY])
-        postgres = Postgres(
-            Path(folder) / "pg", found["postgres"], secrets.token_hex(8), durable=durable
-        )
-        valkey = Valkey(Path(folder) / "valkey", found["valkey"], secrets.token_hex(8))
-        services.start(postgres.service(Path(folder) / "logs"), valkey.service())
-        postgres.prepare()
-        yield os.environ | {
-            "DJANGO_SETTINGS_MODULE": "marketplace.settings", "DEBUG": "true", "LOG_LEVEL": "ERROR", "DATABASE_URL": postgres.url,
-            "REDIS_URL": valkey.url, "SECRET_KEY": "of-a-benchmark",
-        }  # fmt: skip
+    with database.services(durable=durable) as env:
+        return database.told_by("benchmarks.market.rounds", json.dumps(told), env=env)
 
 
 def _row(found: dict[str, Any], *, durable: bool, writers: int) -> list[Any]:

@@ -44,7 +44,7 @@ _NAMES = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 _PASSWORDS = ("postgres", "valkey", "s3", "secret_key", "stripe", "webhook")
-_SITE = ("--lifespan=off", "--ws-max-size", str(1 << 20))
+_SITE = ("--lifespan=on", "--ws-max-size", str(1 << 20))
 # Twice the longest message of the protocol (64 KiB): a longer one is refused in words. Compression
 # would cost each of thousands of sockets its own buffers, and let small messages unfold to large.
 _AGENTS = (

@@ -113,7 +113,7 @@ def test_a_quote_shows_what_fits_with_its_cost_and_what_does_not_with_its_reason
     world.agent(world.org("Small", now=today), now=today, gpu_memory=2**30)
     page = text_of(quote())
     for expected in (
-        "GPU time", "Storage", "Transfer", "In all", "kWh", "g CO₂", "notice", "Take",
+        "GPU time", "Storage", "Transfer", "Cost in all", "kWh", "g CO₂", "Notice", "Take",
         "These prices hold until", "needs 2.0 GiB on each GPU",
     ):  # fmt: skip
         assert expected in page, expected

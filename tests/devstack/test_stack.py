@@ -50,7 +50,7 @@ def test_uvicorn_knows_all_that_it_is_told(tmp_path, told):
             uvicorn.main.make_context("uvicorn", list(service.argv[3:])).params
             for service in stack.site_services()[:2]
         )
-    assert (web["lifespan"], agents["lifespan"]) == ("off", "on")
+    assert (web["lifespan"], agents["lifespan"]) == ("on", "on")
     # One small message may not unfold to a large one, nor each idle node cost a compressor.
     assert (agents["ws"], agents["ws_per_message_deflate"]) == ("websockets-sansio", False)
     assert agents["ws_max_size"] == 2 * MAX_MESSAGE
