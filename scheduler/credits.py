@@ -19,6 +19,7 @@ _REASONS: Final = {
     "reclaimed": "the owner took the node back before a checkpoint could be saved",
     "start_timeout": "the node did not start the job in time",
     "displaced": "the market moved the job before a checkpoint could be saved",
+    "grown": "the market moved the job before a checkpoint could be saved",
 }
 
 

@@ -6,8 +6,7 @@ they leave is held for the job that waits. The rounds that follow offer it to th
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -21,34 +20,22 @@ from marketplace import locks
 from marketplace.core.fit import Wants
 from marketplace.core.money import BASIS_POINTS, MICRO, before_premium
 from marketplace.core.specs import INTERRUPTIBLE
-from scheduler import book as market
-from scheduler import holds, leases, snapshots
-from scheduler.hold_models import HeldGpu, Hold
+from scheduler import holds, making_room, snapshots
+from scheduler.hold_models import Hold
 from scheduler.leases import MARKET_LOCK
+from scheduler.making_room import Room, base_price
 from scheduler.matching import values
 from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.book import Order
 from scheduler.matching.displace import Displacement, Rules, Running, displace
 from scheduler.matching.matches import Matches
-from scheduler.models import Assignment, Lease, LeasedGpu
+from scheduler.models import Assignment, Lease
 from scheduler.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
 
 _MOST: Final = 300
 """Waiting jobs for which one round looks for room, the highest limits first."""
-_SPARE_S: Final = 60
-"""What a hold may take beyond the notice and the time after which a node is given up."""
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """A job, the leases that leave for it, and how many GPUs of which nodes it is held."""
-
-    job: Job
-    victims: Sequence[Lease]
-    gpus: Mapping[UUID, int]
-    gpu_class: str
 
 
 def displace_market(snapshot: Snapshot, matches: Matches, *, now: datetime) -> int:
@@ -60,10 +47,10 @@ def displace_market(snapshot: Snapshot, matches: Matches, *, now: datetime) -> i
     with transaction.atomic():
         locks.hold(MARKET_LOCK)
         holds.turn(offered, now=now)
-        return _write(chosen, now)
+        return making_room.make(chosen, now=now)
 
 
-def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[_Chosen]:
+def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Room]:
     shares = _may_leave(snapshot, now)
     if not shares:
         return []
@@ -156,7 +143,7 @@ def _running(
         lost=(_unsaved_h(gang, shares) * value)[gang],
         age_h=age_s[gang] / 3600,
         interruptible=np.ones(len(gang), bool),
-        price=np.array([_base_price(share) for share in shares]) / MICRO,
+        price=np.array([base_price(share) for share in shares]) / MICRO,
     )  # fmt: skip
 
 
@@ -176,10 +163,6 @@ def _unsaved_h(gang: Ints, shares: Sequence[Assignment]) -> Floats:
     return found
 
 
-def _base_price(share: Assignment) -> int:
-    return before_premium(share.price_micros, share.lease.job.premium_bps)
-
-
 def _rules() -> Rules:
     policy = settings.POLICY
     return Rules(
@@ -189,77 +172,13 @@ def _rules() -> Rules:
     )
 
 
-def _chosen(room: Snapshot, gangs: Sequence[Lease], found: Displacement) -> _Chosen:
+def _chosen(room: Snapshot, gangs: Sequence[Lease], found: Displacement) -> Room:
     nodes = [room.rows[node].stands for node in found.nodes]
-    return _Chosen(
+    return Room(
         room.jobs[found.job],
         [gangs[number] for number in found.gangs],
         {UUID(stands.node): gpus for stands, gpus in zip(nodes, found.gpus, strict=True)},
         nodes[0].gpu_class,
+        "displaced",
+        "it makes room for a job that gains more by these GPUs",
     )
-
-
-def _write(chosen: Sequence[_Chosen], now: datetime) -> int:
-    """Drains and holds, of each choice of which nothing has moved meanwhile."""
-    ids = {each.job.pk for each in chosen}
-    ids |= {lease.job_id for each in chosen for lease in each.victims}
-    jobs = Job.objects.select_for_update(no_key=True).filter(pk__in=ids).order_by("pk")
-    locked = {job.pk: job for job in jobs}
-    made = 0
-    for each in chosen:
-        job = locked[each.job.pk]
-        victims = _still_there(each)
-        same = (job.limits, job.gpus_min) == (each.job.limits, each.job.gpus_min)
-        if job.state != "queued" or not same or len(victims) < len(each.victims):
-            continue
-        gpus = _to_hold(each)
-        if gpus is None:
-            log.info("no room is made for job %s: something has moved", job.pk)
-            continue
-        _hold(job, gpus, now)
-        for lease in victims:
-            leases.drain(
-                locked[lease.job_id], lease, "displaced", grace_s=settings.POLICY.displace_notice_s,
-                detail="it makes room for a job that gains more by these GPUs", now=now,
-            )  # fmt: skip
-        made += 1
-    return made
-
-
-def _still_there(each: _Chosen) -> list[Lease]:
-    ids = [lease.pk for lease in each.victims]
-    return list(Lease.objects.filter(pk__in=ids, state="running", end_reason=""))
-
-
-def _to_hold(each: _Chosen) -> list[HeldGpu] | None:
-    """The victims' GPUs first, then free ones; None if there are too few by now."""
-    let = LeasedGpu.objects.filter(lease__in=each.victims, released_at=None, gpu__held=None)
-    leaving = {
-        held.gpu_id: held for held in let.select_related("lease__job", "gpu").order_by("gpu__index")
-    }
-    prices = {
-        (share.lease_id, share.node_id): _base_price(share)
-        for share in Assignment.objects.filter(lease__in=each.victims).select_related("lease__job")
-    }
-    found = []
-    for node, count in each.gpus.items():
-        left = [
-            HeldGpu(gpu_id=gpu, least_micros=prices[held.lease_id, node])
-            for gpu, held in leaving.items()
-            if held.gpu.node_id == node
-        ][:count]
-        free = market.free_gpus(node, each.gpu_class)[: count - len(left)]
-        left += [HeldGpu(gpu=gpu, least_micros=0) for gpu in free]
-        if len(left) < count:
-            return None
-        found += left
-    return found
-
-
-def _hold(job: Job, gpus: Sequence[HeldGpu], now: datetime) -> None:
-    policy = settings.POLICY
-    patience = policy.displace_notice_s + 2 * policy.lost_after_s + _SPARE_S
-    hold = Hold.objects.create(job=job, at=now, until=now + timedelta(seconds=patience))
-    for gpu in gpus:
-        gpu.hold = hold
-    HeldGpu.objects.bulk_create(gpus)

@@ -96,7 +96,7 @@ def move_on(job: Job, lease: Lease, *, now: datetime) -> None:
     """Takes the job where its lease's end sends it, and its escrow home if it comes to rest."""
     event = JOB_EVENT_AFTER[lease.end_reason]
     reason = lease.end_detail or lease.end_reason.replace("_", " ")
-    if lease.end_reason == "displaced":
+    if lease.end_reason in {"displaced", "grown"}:
         reason = f"{reason}; {_lost(lease)}"
     if event == "requeue":
         event, reason = _requeue(job, lease, reason)

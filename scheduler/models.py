@@ -146,6 +146,7 @@ class Lease(Stateful):
         STOPPED = "stopped"
         UNPAID = "unpaid"
         DISPLACED = "displaced"
+        GROWN = "grown"
         RECLAIMED = "reclaimed"
         NODE_LOST = "node_lost"
         EXPIRED = "expired"

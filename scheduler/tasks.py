@@ -35,11 +35,12 @@ def ring(bell: "Task[Any, Any]") -> None:
 def clear_market(*, rung: bool = False) -> None:
     """One round; what it wrote down is published next."""
     # Here, for the web processes import these bells and have no use for the compiled loops.
-    from scheduler import clearing
+    from scheduler import clearing, growing
 
     def work() -> None:
         now = timezone.now()
         placed = clearing.clear_market(now=now, followed=clearing.FOLLOWED)
+        growing.grow_market(clearing.FOLLOWED.standing, now=now)
         public.note_supply(clearing.FOLLOWED.standing, now=now)
         if placed:
             _send(publish_rounds)

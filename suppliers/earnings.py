@@ -15,9 +15,15 @@ MAX_SHOWN: Final = 20
 
 _ENDED: Final = {
     "displaced": "left: it made room for a job that gains more",
+    "grown": "left: its job goes on with more GPUs",
     "reclaimed": "left: you took the machine back",
     "cancelled": "ended by its buyer",
     "stopped": "stopped by its buyer",
+}
+
+_LEAVING: Final = {
+    "displaced": "leaving: it makes room for a job that gains more",
+    "grown": "leaving, to come back with more GPUs",
 }
 
 
@@ -86,8 +92,8 @@ def _net(price: int, take_bps: int) -> int:
 
 def _words(share: Assignment) -> str:
     lease = share.lease
-    if share.gone_at is None and share.drain_why == "displaced":
-        return "leaving: it makes room for a job that gains more"
+    if share.gone_at is None and share.drain_why in _LEAVING:
+        return _LEAVING[share.drain_why]
     if share.gone_at is None:
         return share.state
     reason = lease.end_reason or share.drain_why

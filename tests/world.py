@@ -133,10 +133,12 @@ def job(buyer: Org, *, now: datetime, **changes: Any) -> Job:
     )  # fmt: skip
 
 
-def lease(of: Job, *agents: Agent, now: datetime, price: int = 2 * MICRO) -> Lease:
-    """`of`, placed on all GPUs of the agents' nodes."""
+def lease(
+    of: Job, *agents: Agent, now: datetime, price: int = 2 * MICRO, gpus: int | None = None
+) -> Lease:
+    """`of`, placed on all GPUs of the agents' nodes, or on the first so many of each."""
     seats = tuple(
-        seated(each.node.offers.get(state="open"), each.node.gpus.order_by("index"), price)
+        seated(each.node.offers.get(state="open"), each.node.gpus.order_by("index")[:gpus], price)
         for each in agents
     )
     placed = leases.place([Placement(of, "h100-sxm", 0, seats)], round=None, now=now)

@@ -176,6 +176,7 @@ JOB_EVENT_AFTER: Final[dict[str, str]] = {
     "stopped": "stop",
     "unpaid": "stop",
     "displaced": "requeue",
+    "grown": "requeue",
     "reclaimed": "requeue",
     "node_lost": "requeue",
     "expired": "requeue",
