@@ -30,6 +30,7 @@ from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.book import Order
 from scheduler.matching.displace import Displacement, Rules, Running, displace
 from scheduler.matching.matches import Matches
+from scheduler.matching.synthetic import Plan, make
 from scheduler.models import Assignment, Lease, LeasedGpu
 from scheduler.snapshots import Snapshot
 
@@ -49,6 +50,13 @@ class _Chosen:
     victims: Sequence[Lease]
     gpus: Mapping[UUID, int]
     gpu_class: str
+
+
+def warm_up() -> None:
+    """Loads the rule's compiled loop, as `clearing.warm_up` does those of the rounds."""
+    book, one = make(Plan(jobs=1, nodes=1, seed=0)), np.zeros(1, np.int64)
+    running = Running(one, one, one + 1, one * 1.0, one * 1.0, one + 1.0, one == 0, one * 1.0)
+    displace(book, one, running)
 
 
 def displace_market(snapshot: Snapshot, matches: Matches, *, now: datetime) -> int:

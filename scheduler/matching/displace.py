@@ -24,14 +24,15 @@ is left to the rounds.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numba import njit
 
 from marketplace.core.errors import Invalid
-from scheduler.matching.arrays import Bools, Floats, Ints
+from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.book import Book
 from scheduler.matching.cells import POOL, Cells, cells
 from scheduler.matching.values import Terms, terms
@@ -105,11 +106,14 @@ def displace(
     (`matches.level < 0`).
     """
     room = _Room(book, running, rules)
-    wanted = {int(job): terms(book, room.kinds, int(job)) for job in waiting if room.pools}
+    if not len(room.pools):
+        return []
+    wanted = {int(job): terms(book, room.kinds, int(job)) for job in waiting}
+    standing = room.standing()
     heap = [
         (-gain, job)
         for job, term in wanted.items()
-        if not room.fits_now(job, term) and (gain := room.best(job, term)[0]) > 0
+        if (gain := room.best(job, term)[0]) > 0 and not room.fits_now(job, term, standing)
     ]
     heapq.heapify(heap)
     found = []
@@ -126,18 +130,30 @@ def displace(
 
 
 @dataclass(frozen=True, eq=False)
-class _Pool:
-    """GPUs that one job can have together: of one node, or of one cell on one site."""
+class _Pools:
+    """GPUs that one job can have together [P]: of one node, or of one cell on one site."""
 
-    level: int
-    cell: int
-    nodes: Ints
+    level: Ints
+    cell: Ints
     rows: Ints
-    """Of the gangs that may leave here."""
-    ask: float
-    """The dearest of its nodes'."""
-    price: float
-    """The highest that anybody pays who may leave here."""
+    """Of the gangs that may leave, pool after pool, in each by gang."""
+    rows_from: Ints  # [P + 1] where each pool's begin
+    nodes: Ints
+    nodes_from: Ints  # [P + 1]
+
+    def __len__(self) -> int:
+        return len(self.level)
+
+    def rows_of(self, pool: int) -> Ints:
+        return self.rows[self.rows_from[pool] : self.rows_from[pool + 1]]
+
+    def nodes_of(self, pool: int) -> Ints:
+        return self.nodes[self.nodes_from[pool] : self.nodes_from[pool + 1]]
+
+    def most(self, of_rows: Array) -> Array:
+        """[P] the highest of something of the rows."""
+        found: Array = np.maximum.reduceat(of_rows[self.rows], self.rows_from[:-1])
+        return found
 
 
 class _Room:
@@ -152,29 +168,36 @@ class _Room:
         may = running.interruptible & (running.age_h >= rules.least_age_h)
         # All rows of a gang must allow it.
         self.stays = np.isin(running.gang, running.gang[~may])
-        self.pools = list(_pools(book, self.kinds, running, ~self.stays))
-        self.level = np.array([pool.level for pool in self.pools], np.int64)
-        self.cell = np.array([pool.cell for pool in self.pools], np.int64)
-        self.node = np.array([pool.nodes[0] for pool in self.pools], np.int64)
-        self.ask = np.array([pool.ask for pool in self.pools])
-        self.dearer = np.array([max(0.0, pool.price - pool.ask) for pool in self.pools])
-        freed = [int(running.gpus[pool.rows].sum()) for pool in self.pools]
+        self.pools = pools = _pools(self.kinds, running, ~self.stays)
+        if not len(pools):
+            return
+        first = pools.nodes_from[:-1]
+        self.node = pools.nodes[first]
+        # Of a cell, the dearest of its nodes.
+        self.ask = np.maximum.reduceat(book.node_ask[pools.nodes], first)
+        self.dearer = np.maximum(pools.most(running.price) - self.ask, 0.0)
+        freed = np.add.reduceat(running.gpus[pools.rows], pools.rows_from[:-1])
         # [pool, k] the least that freeing k GPUs or more costs, USD per hour.
-        self.cost = np.full((len(self.pools), max(freed, default=0) + 1), np.inf)
-        self.has = np.zeros(len(self.pools), np.int64)
-        self._count(range(len(self.pools)))
+        self.cost = np.full((len(pools), int(freed.max()) + 1), np.inf)
+        self.has = np.zeros(len(pools), np.int64)
+        self._count(np.arange(len(pools)))
 
-    def fits_now(self, job: int, term: Terms) -> bool:
-        """Whether the job is worth something in what is free: the rounds see to it then."""
+    def standing(self) -> tuple[Ints, Ints, Floats]:
+        """[K] the most GPUs that a node of each cell has free, all that its nodes have, and the
+        lowest ask among these."""
         nodes = np.flatnonzero(self.free > 0)
         cell, free = self.kinds.of_node[nodes], self.free[nodes]
         largest, there = np.zeros((2, len(self.kinds)), np.int64)
         np.maximum.at(largest, cell, free)
         np.add.at(there, cell, free)
-        least = int(self.book.job_gpus_min[job])
         ask = np.full(len(self.kinds), np.inf)
         np.minimum.at(ask, cell, self.book.node_ask[nodes])
-        every = np.arange(len(self.kinds))
+        return largest, there, ask
+
+    def fits_now(self, job: int, term: Terms, standing: tuple[Ints, Ints, Floats]) -> bool:
+        """Whether the job is worth something in what is free: the rounds see to it then."""
+        largest, there, ask = standing
+        least, every = int(self.book.job_gpus_min[job]), np.arange(len(self.kinds))
         for level, has in ((_NODE, largest), (_SITE, there)):
             worth = self._surplus(job, term, np.full(len(every), level), every, ask)
             if ((worth > 0) & (has >= least)).any():
@@ -183,33 +206,34 @@ class _Room:
 
     def best(self, job: int, term: Terms) -> tuple[float, int]:
         """The largest gain that the job brings (0 if none is large enough), and in which pool."""
-        surplus = self._surplus(job, term, self.level, self.cell, self.ask)
-        missing = int(self.book.job_gpus_min[job]) - self.has
-        some = (missing > 0) & (missing < self.cost.shape[1])
-        cost = np.full(len(missing), np.inf)
-        cost[some] = self.cost[np.flatnonzero(some), missing[some]]
-        gain = surplus - cost
+        pools, least = self.pools, int(self.book.job_gpus_min[job])
+        # Most pools are of cells that it doesn't want.
+        missing = least - self.has
+        some = (missing > 0) & (missing < self.cost.shape[1]) & (term.limit > 0)[pools.cell]
+        at = np.flatnonzero(some)
+        surplus = self._surplus(job, term, pools.level[at], pools.cell[at], self.ask[at])
+        gain = surplus - self.cost[at, missing[at]]
         # Nobody's leaving makes a supplier poorer: the newcomer can pay what was paid before.
-        able = surplus >= int(self.book.job_gpus_min[job]) * self.dearer
+        able = surplus >= least * self.dearer[at]
         good = able & (surplus > 0) & (gain >= self.rules.least_gain * surplus) & (gain > 0)
         if not good.any():
             return 0.0, -1
         pool = int(np.argmax(np.where(good, gain, -np.inf)))
-        return float(gain[pool]), pool
+        return float(gain[pool]), int(at[pool])
 
     def take(self, job: int, number: int, gain: float) -> Displacement:
         """Promises a pool's cheapest room to a job."""
-        pool, running = self.pools[number], self.running
+        rows, running = self.pools.rows_of(number), self.running
         left = int(self.book.job_gpus_min[job])
-        gangs = _cheapest(self._gangs(pool), left - int(self.has[number]))
+        gangs = _cheapest(self._gangs(rows), left - int(self.has[number]))
         leaving = np.isin(running.gang, gangs) & ~self.stays
         held: dict[int, int] = {}
         # What is freed comes first: what is free now may serve somebody else.
-        for row in pool.rows[leaving[pool.rows]].tolist():
+        for row in rows[leaving[rows]].tolist():
             part = min(int(running.gpus[row]), left)
             held[int(running.node[row])] = held.get(int(running.node[row]), 0) + part
             left -= part
-        for node in pool.nodes.tolist():
+        for node in self.pools.nodes_of(number).tolist():
             part = min(int(self.free[node]), left)
             held[node] = held.get(node, 0) + part
             left -= part
@@ -219,9 +243,11 @@ class _Room:
         touched = np.unique([*held, *running.node[leaving].tolist()])
         cells_touched = self.kinds.of_node[touched]
         mine = np.where(
-            self.level == _NODE, np.isin(self.node, touched), np.isin(self.cell, cells_touched)
+            self.pools.level == _NODE,
+            np.isin(self.node, touched),
+            np.isin(self.pools.cell, cells_touched),
         )
-        self._count(np.flatnonzero(mine).tolist())
+        self._count(np.flatnonzero(mine))
         return Displacement(job, tuple(gangs), tuple(held), tuple(held.values()), gain)
 
     def _surplus(self, job: int, term: Terms, level: Ints, cell: Ints, ask: Floats) -> Floats:
@@ -233,41 +259,76 @@ class _Room:
         found: Floats = np.where(level <= loosest, gpus * each, -np.inf)
         return found
 
-    def _count(self, which: Sequence[int]) -> None:
+    def _count(self, which: Ints) -> None:
         """What these pools have free, and what freeing more costs."""
-        for number in which:
-            pool = self.pools[number]
-            self.has[number] = self.free[pool.nodes].sum()
-            cost = self.cost[number]
-            cost[:] = np.inf
-            cost[0] = 0
-            for _, gpus, price in self._gangs(pool):
-                np.minimum(cost, _after(cost, gpus) + price, out=cost)
+        pools, running = self.pools, self.running
+        _costs(
+            which, pools.rows, pools.rows_from, pools.nodes, pools.nodes_from, self.free,
+            self.stays, running.gang, running.gpus, self.price, self.has, self.cost,
+        )  # fmt: skip
 
-    def _gangs(self, pool: _Pool) -> list[tuple[int, int, float]]:
-        """(gang, its GPUs in the pool, what its leaving costs) of all that may still leave."""
+    def _gangs(self, rows: Ints) -> list[tuple[int, int, float]]:
+        """(gang, its GPUs in these rows, what its leaving costs) of all that may still leave."""
         gpus: dict[int, int] = {}
         price: dict[int, float] = {}
-        for row in pool.rows[~self.stays[pool.rows]].tolist():
+        for row in rows[~self.stays[rows]].tolist():
             gang = int(self.running.gang[row])
             gpus[gang] = gpus.get(gang, 0) + int(self.running.gpus[row])
             price[gang] = float(self.price[row])
         return [(gang, gpus[gang], price[gang]) for gang in sorted(gpus)]
 
 
-def _pools(book: Book, kinds: Cells, running: Running, may: Bools) -> Iterator[_Pool]:
+def _pools(kinds: Cells, running: Running, may: Bools) -> _Pools:
     """Each node with somebody who may leave, and each cell of a site with such nodes."""
     rows = np.flatnonzero(may)
-    where = running.node[rows]
-    of_cell = kinds.of_node[where]
-    for node in np.unique(where).tolist():
-        cell, ask = int(kinds.of_node[node]), float(book.node_ask[node])
-        here = rows[where == node]
-        yield _Pool(_NODE, cell, np.array([node]), here, ask, float(running.price[here].max()))
-    for cell in np.unique(of_cell[kinds.site[of_cell] != POOL]).tolist():
-        nodes = np.flatnonzero(kinds.of_node == cell)
-        here, ask = rows[of_cell == cell], float(book.node_ask[nodes].max())
-        yield _Pool(_SITE, cell, nodes, here, ask, float(running.price[here].max()))
+    of_cell = kinds.of_node[running.node[rows]]
+    on_site = rows[kinds.site[of_cell] != POOL]
+    node, by_node, node_from = _grouped(running.node[rows], running.gang[rows], rows)
+    where = kinds.of_node[running.node[on_site]]
+    cell, by_cell, cell_from = _grouped(where, running.gang[on_site], on_site)
+    there = np.flatnonzero(np.isin(kinds.of_node, cell))
+    _, nodes, nodes_from = _grouped(kinds.of_node[there], there, there)
+    return _Pools(
+        level=np.repeat([_NODE, _SITE], [len(node), len(cell)]),
+        cell=np.concatenate([kinds.of_node[node], cell]),
+        rows=np.concatenate([by_node, by_cell]),
+        rows_from=np.concatenate([node_from, len(by_node) + cell_from[1:]]),
+        nodes=np.concatenate([node, nodes]),
+        nodes_from=np.concatenate([np.arange(len(node) + 1), len(node) + nodes_from[1:]]),
+    )
+
+
+def _grouped(key: Ints, then: Ints, what: Ints) -> tuple[Ints, Ints, Ints]:
+    """The different keys, rising; what has them, key after key; and where each one's begin."""
+    order = np.lexsort((then, key))
+    found, first = np.unique(key[order], return_index=True)
+    return found, what[order], np.append(first, len(what))
+
+
+@njit(cache=True, nogil=True)
+def _costs(
+    which: Ints, rows: Ints, rows_from: Ints, nodes: Ints, nodes_from: Ints, free: Ints,
+    stays: Bools, gang: Ints, gpus: Ints, price: Floats, has: Ints, cost: Floats,
+) -> None:  # fmt: skip
+    """[pool] what is free, and [pool, k] what freeing k GPUs costs: a knapsack, gang by gang."""
+    for pool in which:
+        has[pool] = 0
+        for at in range(nodes_from[pool], nodes_from[pool + 1]):
+            has[pool] += free[nodes[at]]
+        cost[pool] = np.inf
+        cost[pool, 0] = 0
+        at, end, freed = rows_from[pool], rows_from[pool + 1], 0
+        while at < end:
+            row, size = rows[at], 0
+            while at < end and gang[rows[at]] == gang[row]:
+                size += gpus[rows[at]]
+                at += 1
+            if stays[row]:
+                continue
+            freed += size
+            for k in range(freed, 0, -1):
+                less = cost[pool, max(0, k - size)] + price[row]
+                cost[pool, k] = min(cost[pool, k], less)
 
 
 def _after(cost: Floats, gpus: int) -> Floats:
