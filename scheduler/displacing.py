@@ -54,9 +54,12 @@ class _Chosen:
 
 def warm_up() -> None:
     """Loads the rule's compiled loop, as `clearing.warm_up` does those of the rounds."""
-    book, one = make(Plan(jobs=1, nodes=1, seed=0)), np.zeros(1, np.int64)
-    running = Running(one, one, one + 1, one * 1.0, one * 1.0, one + 1.0, one == 0, one * 1.0)
-    displace(book, one, running)
+    book, first, none = make(Plan(jobs=1, nodes=1, seed=0)), np.zeros(1, np.int64), np.zeros(1)
+    may = np.ones(1, bool)
+    running = Running(
+        first, first, first + 1, none, none, age_h=none + 1, interruptible=may, price=none
+    )
+    displace(book, first, running)
 
 
 def displace_market(snapshot: Snapshot, matches: Matches, *, now: datetime) -> int:

@@ -28,7 +28,17 @@ from matplotlib.axes import Axes
 
 Found = dict[str, Any]
 
-RUNS: Final = ("small", "middle", "large", "quote", "baselines", "mechanism", "costs", "replay")
+RUNS: Final = (
+    "small",
+    "middle",
+    "large",
+    "quote",
+    "room",
+    "baselines",
+    "mechanism",
+    "costs",
+    "replay",
+)
 NEED_TRACES: Final = {"costs", "replay"}
 
 

@@ -110,22 +110,23 @@ def displace(
         return []
     wanted = {int(job): terms(book, room.kinds, int(job)) for job in waiting}
     standing = room.standing()
-    heap = [
-        (-gain, job)
-        for job, term in wanted.items()
-        if (gain := room.best(job, term)[0]) > 0 and not room.fits_now(job, term, standing)
-    ]
+    heap = []
+    for job, term in wanted.items():
+        gain, pool = room.best(job, term)
+        if gain > 0 and not room.fits_now(job, term, standing):
+            heap.append((-gain, job, pool, 0))
     heapq.heapify(heap)
-    found = []
+    found: list[Displacement] = []
     while heap:
-        _, job = heapq.heappop(heap)
-        # Others have taken of the room since. A gain can only have fallen, so it is enough to
-        # look again at the head of the queue.
-        gain, pool = room.best(job, wanted[job])
-        if gain > 0 and heap and (-gain, job) > heap[0]:
-            heapq.heappush(heap, (-gain, job))
-        elif gain > 0:
-            found.append(room.take(job, pool, gain))
+        less, job, pool, seen = heapq.heappop(heap)
+        # Others have taken of the room since. A gain can only have fallen, so what has not is still
+        # the job's best, and it is enough to look again at the head of the queue.
+        if room.changed[pool] > seen:
+            gain, pool = room.best(job, wanted[job])
+            if gain > 0:
+                heapq.heappush(heap, (-gain, job, pool, len(found)))
+        else:
+            found.append(room.take(job, pool, -less))
     return found
 
 
@@ -171,8 +172,16 @@ class _Room:
         self.pools = pools = _pools(self.kinds, running, ~self.stays)
         if not len(pools):
             return
-        first = pools.nodes_from[:-1]
-        self.node = pools.nodes[first]
+        first, numbers, on_node = pools.nodes_from[:-1], np.arange(len(pools)), pools.level == _NODE
+        # The pool of each node and of each cell; −1: none.
+        self.of_node, self.of_cell = np.full(book.nodes, -1), np.full(len(self.kinds), -1)
+        self.of_node[pools.nodes[first[on_node]]] = numbers[on_node]
+        self.of_cell[pools.cell[~on_node]] = numbers[~on_node]
+        by_gang, bounds = (
+            np.argsort(running.gang, kind="stable"),
+            np.cumsum(np.bincount(running.gang)),
+        )
+        self.rows_of = np.split(by_gang, bounds[:-1])
         # Of a cell, the dearest of its nodes.
         self.ask = np.maximum.reduceat(book.node_ask[pools.nodes], first)
         self.dearer = np.maximum(pools.most(running.price) - self.ask, 0.0)
@@ -180,6 +189,8 @@ class _Room:
         # [pool, k] the least that freeing k GPUs or more costs, USD per hour.
         self.cost = np.full((len(pools), int(freed.max()) + 1), np.inf)
         self.has = np.zeros(len(pools), np.int64)
+        self.takes, self.changed = 0, np.zeros(len(pools), np.int64)
+        """How often room was taken, and at which time last of each pool."""
         self._count(np.arange(len(pools)))
 
     def standing(self) -> tuple[Ints, Ints, Floats]:
@@ -197,39 +208,30 @@ class _Room:
     def fits_now(self, job: int, term: Terms, standing: tuple[Ints, Ints, Floats]) -> bool:
         """Whether the job is worth something in what is free: the rounds see to it then."""
         largest, there, ask = standing
-        least, every = int(self.book.job_gpus_min[job]), np.arange(len(self.kinds))
-        for level, has in ((_NODE, largest), (_SITE, there)):
-            worth = self._surplus(job, term, np.full(len(every), level), every, ask)
-            if ((worth > 0) & (has >= least)).any():
-                return True
-        return False
+        return bool(_fits(*self._wish(job, term), largest, there, ask))
 
     def best(self, job: int, term: Terms) -> tuple[float, int]:
         """The largest gain that the job brings (0 if none is large enough), and in which pool."""
-        pools, least = self.pools, int(self.book.job_gpus_min[job])
-        # Most pools are of cells that it doesn't want.
-        missing = least - self.has
-        some = (missing > 0) & (missing < self.cost.shape[1]) & (term.limit > 0)[pools.cell]
-        at = np.flatnonzero(some)
-        surplus = self._surplus(job, term, pools.level[at], pools.cell[at], self.ask[at])
-        gain = surplus - self.cost[at, missing[at]]
-        # Nobody's leaving makes a supplier poorer: the newcomer can pay what was paid before.
-        able = surplus >= least * self.dearer[at]
-        good = able & (surplus > 0) & (gain >= self.rules.least_gain * surplus) & (gain > 0)
-        if not good.any():
-            return 0.0, -1
-        pool = int(np.argmax(np.where(good, gain, -np.inf)))
-        return float(gain[pool]), int(at[pool])
+        pools = self.pools
+        gain, pool = _best(
+            *self._wish(job, term), pools.level, pools.cell, self.ask, self.dearer, self.has,
+            self.cost, self.rules.least_gain,
+        )  # fmt: skip
+        return float(gain), int(pool)
+
+    def _wish(self, job: int, term: Terms) -> tuple[int, int, Floats, Floats, Floats, Floats]:
+        """What of a job the loops take."""
+        least, loosest = int(self.book.job_gpus_min[job]), int(self.book.job_level[job])
+        return least, loosest, term.limit, term.risk, term.in_node, term.in_site
 
     def take(self, job: int, number: int, gain: float) -> Displacement:
         """Promises a pool's cheapest room to a job."""
         rows, running = self.pools.rows_of(number), self.running
         left = int(self.book.job_gpus_min[job])
         gangs = _cheapest(self._gangs(rows), left - int(self.has[number]))
-        leaving = np.isin(running.gang, gangs) & ~self.stays
         held: dict[int, int] = {}
         # What is freed comes first: what is free now may serve somebody else.
-        for row in rows[leaving[rows]].tolist():
+        for row in rows[np.isin(running.gang[rows], gangs)].tolist():
             part = min(int(running.gpus[row]), left)
             held[int(running.node[row])] = held.get(int(running.node[row]), 0) + part
             left -= part
@@ -239,25 +241,18 @@ class _Room:
             left -= part
             self.free[node] -= part
         held = {node: gpus for node, gpus in held.items() if gpus}
-        self.stays |= leaving
-        touched = np.unique([*held, *running.node[leaving].tolist()])
-        cells_touched = self.kinds.of_node[touched]
-        mine = np.where(
-            self.pools.level == _NODE,
-            np.isin(self.node, touched),
-            np.isin(self.pools.cell, cells_touched),
-        )
-        self._count(np.flatnonzero(mine))
+        leaving = np.concatenate([self.rows_of[gang] for gang in gangs])
+        self.stays[leaving] = True
+        self._touch(np.unique([*held, *running.node[leaving].tolist()]))
         return Displacement(job, tuple(gangs), tuple(held), tuple(held.values()), gain)
 
-    def _surplus(self, job: int, term: Terms, level: Ints, cell: Ints, ask: Floats) -> Floats:
-        """USD per hour of the job's least gang in each place, were it free; 0 or less: no place."""
-        gpus, loosest = int(self.book.job_gpus_min[job]), int(self.book.job_level[job])
-        keeps = np.where(level == _NODE, term.in_node[cell] if gpus > 1 else 1.0,
-                         term.in_site[cell] if gpus > 1 else 0.0)  # fmt: skip
-        each = term.limit[cell] * keeps - term.risk[cell] * gpus - ask
-        found: Floats = np.where(level <= loosest, gpus * each, -np.inf)
-        return found
+    def _touch(self, nodes: Ints) -> None:
+        """Something of these has been taken."""
+        both = np.concatenate([self.of_node[nodes], self.of_cell[self.kinds.of_node[nodes]]])
+        pools = np.unique(both[both >= 0])
+        self.takes += 1
+        self.changed[pools] = self.takes
+        self._count(pools)
 
     def _count(self, which: Ints) -> None:
         """What these pools have free, and what freeing more costs."""
@@ -303,6 +298,59 @@ def _grouped(key: Ints, then: Ints, what: Ints) -> tuple[Ints, Ints, Ints]:
     order = np.lexsort((then, key))
     found, first = np.unique(key[order], return_index=True)
     return found, what[order], np.append(first, len(what))
+
+
+@njit(cache=True, nogil=True)
+def _surplus(
+    gpus: int, level: int, cell: int, ask: float, limit: Floats, risk: Floats, in_node: Floats,
+    in_site: Floats,
+) -> float:  # fmt: skip
+    """USD per hour of a job's least gang in a place, were it free; 0 or less: no place for it."""
+    keeps = in_node[cell] if level == _NODE else in_site[cell]
+    if gpus == 1:
+        keeps = 1.0 if level == _NODE else 0.0
+    return float(gpus * (limit[cell] * keeps - risk[cell] * gpus - ask))
+
+
+@njit(cache=True, nogil=True)
+def _fits(
+    least: int, loosest: int, limit: Floats, risk: Floats, in_node: Floats, in_site: Floats,
+    largest: Ints, there: Ints, ask: Floats,
+) -> bool:  # fmt: skip
+    """Whether some cell has enough free for a gang, in a node or on its site, and worth its ask."""
+    for cell in range(len(limit)):
+        for level in range(min(loosest, _SITE) + 1):
+            has = largest[cell] if level == _NODE else there[cell]
+            if limit[cell] > 0 and has >= least and _surplus(
+                least, level, cell, ask[cell], limit, risk, in_node, in_site
+            ) > 0:  # fmt: skip
+                return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _best(
+    least: int, loosest: int, limit: Floats, risk: Floats, in_node: Floats, in_site: Floats,
+    levels: Ints, cells: Ints, ask: Floats, dearer: Floats, has: Ints, cost: Floats,
+    least_gain: float,
+) -> tuple[float, int]:  # fmt: skip
+    """The largest gain over all pools that lack something of the gang, and the first that has it."""
+    most, best = 0.0, -1
+    for pool in range(len(levels)):
+        cell, missing = cells[pool], least - has[pool]
+        if limit[cell] <= 0 or levels[pool] > loosest or not 0 < missing < cost.shape[1]:
+            continue
+        surplus = _surplus(
+            least, levels[pool], cell, ask[pool], limit, risk, in_node, in_site
+        )  # fmt: skip
+        # Nobody's leaving makes a supplier poorer: the newcomer can pay what was paid before. And no
+        # gain is above the surplus.
+        if surplus <= most or surplus < least * dearer[pool]:
+            continue
+        gain = surplus - cost[pool, missing]
+        if gain > most and gain >= least_gain * surplus:
+            most, best = gain, pool
+    return most, best
 
 
 @njit(cache=True, nogil=True)

@@ -50,7 +50,18 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["small", "middle", "large", "quote", "baselines", "mechanism", "replay", "costs", "commit"],
+    [
+        "small",
+        "middle",
+        "large",
+        "quote",
+        "room",
+        "baselines",
+        "mechanism",
+        "replay",
+        "costs",
+        "commit",
+    ],
 )
 def test_a_quick_run_leaves_a_table_that_the_report_reads(
     name: str, traces: Path, tmp_path: Path
