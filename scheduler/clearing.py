@@ -77,6 +77,7 @@ def warm_up() -> None:
     """Loads the engine's compiled loops, which takes a second, or half a minute where they have to
     be compiled."""
     clear(make(Plan(jobs=4, nodes=4, seed=0)), lambda: False)
+    displacing.warm_up()
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.book import Order
 from scheduler.matching.displace import Displacement, Rules, Running, displace
 from scheduler.matching.matches import Matches
+from scheduler.matching.synthetic import Plan, make
 from scheduler.models import Assignment, Lease
 from scheduler.snapshots import Snapshot
 
@@ -36,6 +37,16 @@ log = logging.getLogger(__name__)
 
 _MOST: Final = 300
 """Waiting jobs for which one round looks for room, the highest limits first."""
+
+
+def warm_up() -> None:
+    """Loads the rule's compiled loop, as `clearing.warm_up` does those of the rounds."""
+    book, first, none = make(Plan(jobs=1, nodes=1, seed=0)), np.zeros(1, np.int64), np.zeros(1)
+    may = np.ones(1, bool)
+    running = Running(
+        first, first, first + 1, none, none, age_h=none + 1, interruptible=may, price=none
+    )
+    displace(book, first, running)
 
 
 def displace_market(snapshot: Snapshot, matches: Matches, *, now: datetime) -> int:

@@ -5,7 +5,7 @@ One market is laid out for all of them; with SCREENSHOTS set to a folder, each l
 
 import os
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,17 +18,18 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.async_api import Page, async_playwright
 
-from buyers.models import Dataset, Quote
+from buyers.models import Dataset, Job, Quote
 from marketplace.core import specs
 from marketplace.core.money import MICRO
 from marketplace.models import Org
-from scheduler import clearing, quoting
-from scheduler.models import Round
+from scheduler import clearing, metering, quoting
+from scheduler.models import Assignment, Hold, Lease, Round
 from tests import debian, world
 from tests.buyers.conftest import client_of, folder, site  # noqa: F401 (a fixture, by its name)
 from tests.buyers.test_browser import FLAGS
 
-H100 = "h100-sxm"
+H100, H200 = "h100-sxm", "h200-sxm"
+MAIN = [{"path": "main.py", "bytes": 1, "sha256": "0" * 64}]
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
 BROKEN = """axe.run({resultTypes: ["violations"]}).then(found => found.violations.map(
     each => `${each.id}: ${each.nodes.map(node => node.html.slice(0, 160)).join(" | ")}`))"""
@@ -40,8 +41,8 @@ UNFOLD = """document.querySelectorAll("main details").forEach(each => each.open 
 
 
 @transaction.atomic
-def market() -> tuple[dict[str, str], str]:
-    """The pages' addresses, and the session of one who buys and supplies: a job that runs, one that
+def market() -> tuple[Org, dict[str, str], str]:
+    """Who buys and supplies, the pages' addresses, and their session: a job that runs, one that
     waits, a node that idles, another that opens later."""
     now = timezone.now()
     world.listening(now)
@@ -65,7 +66,60 @@ def market() -> tuple[dict[str, str], str]:
         **{reader: reverse("mechanism", args=[reader])
            for reader in ("buyers", "suppliers", "economists")},
     }  # fmt: skip
-    return pages, client_of(us).cookies[settings.SESSION_COOKIE_NAME].value
+    return us, pages, client_of(us).cookies[settings.SESSION_COOKIE_NAME].value
+
+
+@transaction.atomic
+def room_made(us: Org) -> dict[str, str]:
+    """More pages of the same: a protected job that has paid its premium, one that left for another,
+    that other one, and their nodes."""
+    now = timezone.now()
+    begun, asked = now - timedelta(minutes=20), now - timedelta(minutes=1)
+    premium = {"limits": {H200: 9 * MICRO}, "premium_bps": 1000}
+    kept = world.job(us, now=begun, name="Kept whatever comes", **premium)
+    paying = world.agent(us, now=now, gpu_class=H200, name="node-of-a-protected-job")
+    runs_for(kept, paying, begun, minutes=10)
+    leaves = {"service": "interruptible", "limits": {H200: 3 * MICRO}}
+    leaving = world.job(us, now=begun, name="Leaves for another", **leaves)
+    runs_for(leaving, world.agent(us, now=now, gpu_class=H200), begun, minutes=10)
+    left = world.job(us, now=begun, name="Left for another", **leaves)
+    freed = world.agent(us, now=now, gpu_class=H200, name="node-that-is-held")
+    lease = runs_for(left, freed, begun, minutes=10)
+    waits = [
+        world.job(us, now=asked, name="Others leave for it", **premium, queued_at=asked)
+        for _ in range(2)
+    ]
+    clearing.clear_market(now=asked)
+    assert Hold.objects.count() == 2
+    share = lease.assignments.select_related("lease").get()
+    freed.says(world.status(share, "gone", exit=world.exited(75, "drain"), settled=True), now=now)
+    assert Job.objects.get(pk=left.pk).state == "queued"
+    return {
+        "job-protected": reverse("job", args=[kept.pk]),
+        "job-displaced": reverse("job", args=[left.pk]),
+        "job-leaving": reverse("job", args=[leaving.pk]),
+        **{
+            f"job-awaited-{number}": reverse("job", args=[job.pk])
+            for number, job in enumerate(waits)
+        },
+        "node-paid-premium": reverse("node", args=[paying.node.pk]),
+        "node-held": reverse("node", args=[freed.node.pk]),
+        "supply": reverse("supply"),
+    }
+
+
+def runs_for(job: Job, agent: world.Agent, begun: datetime, *, minutes: int) -> Lease:
+    """It runs on the agent's node for so long, and is billed for it."""
+    lease = world.lease(job, agent, now=begun)
+    share = lease.assignments.select_related("lease").get()
+    for seconds in range(0, 60 * minutes + 1, 20):
+        at = begun + timedelta(seconds=seconds)
+        agent.says(world.status(share, "running", running_ms=seconds * 1000), now=at)
+    metering.claim(agent.node, agent.claim(share, 60_000 * minutes), now=at)
+    metering.settle(now=at)
+    Assignment.objects.filter(pk=share.pk).update(saved_ms=60_000 * (minutes - 3))
+    agent.says(world.status(share, "running", running_ms=60_000 * minutes), now=timezone.now())
+    return lease
 
 
 def quoted(us: Org, rival: Org) -> Quote:
@@ -127,7 +181,8 @@ async def faults(tab: Page, name: str) -> list[str]:
 
 
 async def test_pages_can_be_read_at_any_width_in_any_theme_by_anybody(tab, site):  # noqa: F811
-    pages, session = await sync_to_async(market)()
+    us, pages, session = await sync_to_async(market)()
+    pages |= await sync_to_async(room_made)(us)
     cookie = {"name": settings.SESSION_COOKIE_NAME, "value": session, "url": site}
     await tab.context.add_cookies([cookie])
     found = []

@@ -141,7 +141,8 @@ def lease(
         seated(each.node.offers.get(state="open"), each.node.gpus.order_by("index")[:gpus], price)
         for each in agents
     )
-    placed = leases.place([Placement(of, "h100-sxm", 0, seats)], round=None, now=now)
+    gpu_class = seats[0].gpus[0].gpu_class
+    placed = leases.place([Placement(of, gpu_class, 0, seats)], round=None, now=now)
     assert placed, "the wallet should have covered this start"
     lease = Lease.objects.get(pk=placed[0].id)
     lease.job = of

@@ -34,6 +34,7 @@ RUNS: Final = (
     "large",
     "quote",
     "quotepage",
+    "room",
     "baselines",
     "mechanism",
     "costs",

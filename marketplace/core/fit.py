@@ -168,7 +168,7 @@ def _no_packages(wants: Wants, stands: Stands) -> str:
 def _not_free(wants: Wants, stands: Stands) -> str:
     alone = wants.level == Level.NODE or not stands.gangs
     if not stands.free or (alone and stands.free < wants.gpus):
-        return "its GPUs are let"
+        return "its GPUs are let or held for another"
     if stands.ask > wants.limits[stands.gpu_class]:
         return "its price is over the limit"
     return ""

@@ -24,14 +24,15 @@ is left to the rounds.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numba import njit
 
 from marketplace.core.errors import Invalid
-from scheduler.matching.arrays import Bools, Floats, Ints
+from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.book import Book
 from scheduler.matching.cells import POOL, Cells, cells
 from scheduler.matching.values import Terms, terms
@@ -105,39 +106,55 @@ def displace(
     (`matches.level < 0`).
     """
     room = _Room(book, running, rules)
-    wanted = {int(job): terms(book, room.kinds, int(job)) for job in waiting if room.pools}
-    heap = [
-        (-gain, job)
-        for job, term in wanted.items()
-        if not room.fits_now(job, term) and (gain := room.best(job, term)[0]) > 0
-    ]
+    if not len(room.pools):
+        return []
+    wanted = {int(job): terms(book, room.kinds, int(job)) for job in waiting}
+    standing = room.standing()
+    heap = []
+    for job, term in wanted.items():
+        gain, pool = room.best(job, term)
+        if gain > 0 and not room.fits_now(job, term, standing):
+            heap.append((-gain, job, pool, 0))
     heapq.heapify(heap)
-    found = []
+    found: list[Displacement] = []
     while heap:
-        _, job = heapq.heappop(heap)
-        # Others have taken of the room since. A gain can only have fallen, so it is enough to
-        # look again at the head of the queue.
-        gain, pool = room.best(job, wanted[job])
-        if gain > 0 and heap and (-gain, job) > heap[0]:
-            heapq.heappush(heap, (-gain, job))
-        elif gain > 0:
-            found.append(room.take(job, pool, gain))
+        less, job, pool, seen = heapq.heappop(heap)
+        # Others have taken of the room since. A gain can only have fallen, so what has not is still
+        # the job's best, and it is enough to look again at the head of the queue.
+        if room.changed[pool] > seen:
+            gain, pool = room.best(job, wanted[job])
+            if gain > 0:
+                heapq.heappush(heap, (-gain, job, pool, len(found)))
+        else:
+            found.append(room.take(job, pool, -less))
     return found
 
 
 @dataclass(frozen=True, eq=False)
-class _Pool:
-    """GPUs that one job can have together: of one node, or of one cell on one site."""
+class _Pools:
+    """GPUs that one job can have together [P]: of one node, or of one cell on one site."""
 
-    level: int
-    cell: int
-    nodes: Ints
+    level: Ints
+    cell: Ints
     rows: Ints
-    """Of the gangs that may leave here."""
-    ask: float
-    """The dearest of its nodes'."""
-    price: float
-    """The highest that anybody pays who may leave here."""
+    """Of the gangs that may leave, pool after pool, in each by gang."""
+    rows_from: Ints  # [P + 1] where each pool's begin
+    nodes: Ints
+    nodes_from: Ints  # [P + 1]
+
+    def __len__(self) -> int:
+        return len(self.level)
+
+    def rows_of(self, pool: int) -> Ints:
+        return self.rows[self.rows_from[pool] : self.rows_from[pool + 1]]
+
+    def nodes_of(self, pool: int) -> Ints:
+        return self.nodes[self.nodes_from[pool] : self.nodes_from[pool + 1]]
+
+    def most(self, of_rows: Array) -> Array:
+        """[P] the highest of something of the rows."""
+        found: Array = np.maximum.reduceat(of_rows[self.rows], self.rows_from[:-1])
+        return found
 
 
 class _Room:
@@ -152,122 +169,214 @@ class _Room:
         may = running.interruptible & (running.age_h >= rules.least_age_h)
         # All rows of a gang must allow it.
         self.stays = np.isin(running.gang, running.gang[~may])
-        self.pools = list(_pools(book, self.kinds, running, ~self.stays))
-        self.level = np.array([pool.level for pool in self.pools], np.int64)
-        self.cell = np.array([pool.cell for pool in self.pools], np.int64)
-        self.node = np.array([pool.nodes[0] for pool in self.pools], np.int64)
-        self.ask = np.array([pool.ask for pool in self.pools])
-        self.dearer = np.array([max(0.0, pool.price - pool.ask) for pool in self.pools])
-        freed = [int(running.gpus[pool.rows].sum()) for pool in self.pools]
+        self.pools = pools = _pools(self.kinds, running, ~self.stays)
+        if not len(pools):
+            return
+        first, numbers, on_node = pools.nodes_from[:-1], np.arange(len(pools)), pools.level == _NODE
+        # The pool of each node and of each cell; −1: none.
+        self.of_node, self.of_cell = np.full(book.nodes, -1), np.full(len(self.kinds), -1)
+        self.of_node[pools.nodes[first[on_node]]] = numbers[on_node]
+        self.of_cell[pools.cell[~on_node]] = numbers[~on_node]
+        by_gang, bounds = (
+            np.argsort(running.gang, kind="stable"),
+            np.cumsum(np.bincount(running.gang)),
+        )
+        self.rows_of = np.split(by_gang, bounds[:-1])
+        # Of a cell, the dearest of its nodes.
+        self.ask = np.maximum.reduceat(book.node_ask[pools.nodes], first)
+        self.dearer = np.maximum(pools.most(running.price) - self.ask, 0.0)
+        freed = np.add.reduceat(running.gpus[pools.rows], pools.rows_from[:-1])
         # [pool, k] the least that freeing k GPUs or more costs, USD per hour.
-        self.cost = np.full((len(self.pools), max(freed, default=0) + 1), np.inf)
-        self.has = np.zeros(len(self.pools), np.int64)
-        self._count(range(len(self.pools)))
+        self.cost = np.full((len(pools), int(freed.max()) + 1), np.inf)
+        self.has = np.zeros(len(pools), np.int64)
+        self.takes, self.changed = 0, np.zeros(len(pools), np.int64)
+        """How often room was taken, and at which time last of each pool."""
+        self._count(np.arange(len(pools)))
 
-    def fits_now(self, job: int, term: Terms) -> bool:
-        """Whether the job is worth something in what is free: the rounds see to it then."""
+    def standing(self) -> tuple[Ints, Ints, Floats]:
+        """[K] the most GPUs that a node of each cell has free, all that its nodes have, and the
+        lowest ask among these."""
         nodes = np.flatnonzero(self.free > 0)
         cell, free = self.kinds.of_node[nodes], self.free[nodes]
         largest, there = np.zeros((2, len(self.kinds)), np.int64)
         np.maximum.at(largest, cell, free)
         np.add.at(there, cell, free)
-        least = int(self.book.job_gpus_min[job])
         ask = np.full(len(self.kinds), np.inf)
         np.minimum.at(ask, cell, self.book.node_ask[nodes])
-        every = np.arange(len(self.kinds))
-        for level, has in ((_NODE, largest), (_SITE, there)):
-            worth = self._surplus(job, term, np.full(len(every), level), every, ask)
-            if ((worth > 0) & (has >= least)).any():
-                return True
-        return False
+        return largest, there, ask
+
+    def fits_now(self, job: int, term: Terms, standing: tuple[Ints, Ints, Floats]) -> bool:
+        """Whether the job is worth something in what is free: the rounds see to it then."""
+        largest, there, ask = standing
+        return bool(_fits(*self._wish(job, term), largest, there, ask))
 
     def best(self, job: int, term: Terms) -> tuple[float, int]:
         """The largest gain that the job brings (0 if none is large enough), and in which pool."""
-        surplus = self._surplus(job, term, self.level, self.cell, self.ask)
-        missing = int(self.book.job_gpus_min[job]) - self.has
-        some = (missing > 0) & (missing < self.cost.shape[1])
-        cost = np.full(len(missing), np.inf)
-        cost[some] = self.cost[np.flatnonzero(some), missing[some]]
-        gain = surplus - cost
-        # Nobody's leaving makes a supplier poorer: the newcomer can pay what was paid before.
-        able = surplus >= int(self.book.job_gpus_min[job]) * self.dearer
-        good = able & (surplus > 0) & (gain >= self.rules.least_gain * surplus) & (gain > 0)
-        if not good.any():
-            return 0.0, -1
-        pool = int(np.argmax(np.where(good, gain, -np.inf)))
-        return float(gain[pool]), pool
+        pools = self.pools
+        gain, pool = _best(
+            *self._wish(job, term), pools.level, pools.cell, self.ask, self.dearer, self.has,
+            self.cost, self.rules.least_gain,
+        )  # fmt: skip
+        return float(gain), int(pool)
+
+    def _wish(self, job: int, term: Terms) -> tuple[int, int, Floats, Floats, Floats, Floats]:
+        """What of a job the loops take."""
+        least, loosest = int(self.book.job_gpus_min[job]), int(self.book.job_level[job])
+        return least, loosest, term.limit, term.risk, term.in_node, term.in_site
 
     def take(self, job: int, number: int, gain: float) -> Displacement:
         """Promises a pool's cheapest room to a job."""
-        pool, running = self.pools[number], self.running
+        rows, running = self.pools.rows_of(number), self.running
         left = int(self.book.job_gpus_min[job])
-        gangs = _cheapest(self._gangs(pool), left - int(self.has[number]))
-        leaving = np.isin(running.gang, gangs) & ~self.stays
+        gangs = _cheapest(self._gangs(rows), left - int(self.has[number]))
         held: dict[int, int] = {}
         # What is freed comes first: what is free now may serve somebody else.
-        for row in pool.rows[leaving[pool.rows]].tolist():
+        for row in rows[np.isin(running.gang[rows], gangs)].tolist():
             part = min(int(running.gpus[row]), left)
             held[int(running.node[row])] = held.get(int(running.node[row]), 0) + part
             left -= part
-        for node in pool.nodes.tolist():
+        for node in self.pools.nodes_of(number).tolist():
             part = min(int(self.free[node]), left)
             held[node] = held.get(node, 0) + part
             left -= part
             self.free[node] -= part
         held = {node: gpus for node, gpus in held.items() if gpus}
-        self.stays |= leaving
-        touched = np.unique([*held, *running.node[leaving].tolist()])
-        cells_touched = self.kinds.of_node[touched]
-        mine = np.where(
-            self.level == _NODE, np.isin(self.node, touched), np.isin(self.cell, cells_touched)
-        )
-        self._count(np.flatnonzero(mine).tolist())
+        leaving = np.concatenate([self.rows_of[gang] for gang in gangs])
+        self.stays[leaving] = True
+        self._touch(np.unique([*held, *running.node[leaving].tolist()]))
         return Displacement(job, tuple(gangs), tuple(held), tuple(held.values()), gain)
 
-    def _surplus(self, job: int, term: Terms, level: Ints, cell: Ints, ask: Floats) -> Floats:
-        """USD per hour of the job's least gang in each place, were it free; 0 or less: no place."""
-        gpus, loosest = int(self.book.job_gpus_min[job]), int(self.book.job_level[job])
-        keeps = np.where(level == _NODE, term.in_node[cell] if gpus > 1 else 1.0,
-                         term.in_site[cell] if gpus > 1 else 0.0)  # fmt: skip
-        each = term.limit[cell] * keeps - term.risk[cell] * gpus - ask
-        found: Floats = np.where(level <= loosest, gpus * each, -np.inf)
-        return found
+    def _touch(self, nodes: Ints) -> None:
+        """Something of these has been taken."""
+        both = np.concatenate([self.of_node[nodes], self.of_cell[self.kinds.of_node[nodes]]])
+        pools = np.unique(both[both >= 0])
+        self.takes += 1
+        self.changed[pools] = self.takes
+        self._count(pools)
 
-    def _count(self, which: Sequence[int]) -> None:
+    def _count(self, which: Ints) -> None:
         """What these pools have free, and what freeing more costs."""
-        for number in which:
-            pool = self.pools[number]
-            self.has[number] = self.free[pool.nodes].sum()
-            cost = self.cost[number]
-            cost[:] = np.inf
-            cost[0] = 0
-            for _, gpus, price in self._gangs(pool):
-                np.minimum(cost, _after(cost, gpus) + price, out=cost)
+        pools, running = self.pools, self.running
+        _costs(
+            which, pools.rows, pools.rows_from, pools.nodes, pools.nodes_from, self.free,
+            self.stays, running.gang, running.gpus, self.price, self.has, self.cost,
+        )  # fmt: skip
 
-    def _gangs(self, pool: _Pool) -> list[tuple[int, int, float]]:
-        """(gang, its GPUs in the pool, what its leaving costs) of all that may still leave."""
+    def _gangs(self, rows: Ints) -> list[tuple[int, int, float]]:
+        """(gang, its GPUs in these rows, what its leaving costs) of all that may still leave."""
         gpus: dict[int, int] = {}
         price: dict[int, float] = {}
-        for row in pool.rows[~self.stays[pool.rows]].tolist():
+        for row in rows[~self.stays[rows]].tolist():
             gang = int(self.running.gang[row])
             gpus[gang] = gpus.get(gang, 0) + int(self.running.gpus[row])
             price[gang] = float(self.price[row])
         return [(gang, gpus[gang], price[gang]) for gang in sorted(gpus)]
 
 
-def _pools(book: Book, kinds: Cells, running: Running, may: Bools) -> Iterator[_Pool]:
+def _pools(kinds: Cells, running: Running, may: Bools) -> _Pools:
     """Each node with somebody who may leave, and each cell of a site with such nodes."""
     rows = np.flatnonzero(may)
-    where = running.node[rows]
-    of_cell = kinds.of_node[where]
-    for node in np.unique(where).tolist():
-        cell, ask = int(kinds.of_node[node]), float(book.node_ask[node])
-        here = rows[where == node]
-        yield _Pool(_NODE, cell, np.array([node]), here, ask, float(running.price[here].max()))
-    for cell in np.unique(of_cell[kinds.site[of_cell] != POOL]).tolist():
-        nodes = np.flatnonzero(kinds.of_node == cell)
-        here, ask = rows[of_cell == cell], float(book.node_ask[nodes].max())
-        yield _Pool(_SITE, cell, nodes, here, ask, float(running.price[here].max()))
+    of_cell = kinds.of_node[running.node[rows]]
+    on_site = rows[kinds.site[of_cell] != POOL]
+    node, by_node, node_from = _grouped(running.node[rows], running.gang[rows], rows)
+    where = kinds.of_node[running.node[on_site]]
+    cell, by_cell, cell_from = _grouped(where, running.gang[on_site], on_site)
+    there = np.flatnonzero(np.isin(kinds.of_node, cell))
+    _, nodes, nodes_from = _grouped(kinds.of_node[there], there, there)
+    return _Pools(
+        level=np.repeat([_NODE, _SITE], [len(node), len(cell)]),
+        cell=np.concatenate([kinds.of_node[node], cell]),
+        rows=np.concatenate([by_node, by_cell]),
+        rows_from=np.concatenate([node_from, len(by_node) + cell_from[1:]]),
+        nodes=np.concatenate([node, nodes]),
+        nodes_from=np.concatenate([np.arange(len(node) + 1), len(node) + nodes_from[1:]]),
+    )
+
+
+def _grouped(key: Ints, then: Ints, what: Ints) -> tuple[Ints, Ints, Ints]:
+    """The different keys, rising; what has them, key after key; and where each one's begin."""
+    order = np.lexsort((then, key))
+    found, first = np.unique(key[order], return_index=True)
+    return found, what[order], np.append(first, len(what))
+
+
+@njit(cache=True, nogil=True)
+def _surplus(
+    gpus: int, level: int, cell: int, ask: float, limit: Floats, risk: Floats, in_node: Floats,
+    in_site: Floats,
+) -> float:  # fmt: skip
+    """USD per hour of a job's least gang in a place, were it free; 0 or less: no place for it."""
+    keeps = in_node[cell] if level == _NODE else in_site[cell]
+    if gpus == 1:
+        keeps = 1.0 if level == _NODE else 0.0
+    return float(gpus * (limit[cell] * keeps - risk[cell] * gpus - ask))
+
+
+@njit(cache=True, nogil=True)
+def _fits(
+    least: int, loosest: int, limit: Floats, risk: Floats, in_node: Floats, in_site: Floats,
+    largest: Ints, there: Ints, ask: Floats,
+) -> bool:  # fmt: skip
+    """Whether some cell has enough free for a gang, in a node or on its site, and worth its ask."""
+    for cell in range(len(limit)):
+        for level in range(min(loosest, _SITE) + 1):
+            has = largest[cell] if level == _NODE else there[cell]
+            if limit[cell] > 0 and has >= least and _surplus(
+                least, level, cell, ask[cell], limit, risk, in_node, in_site
+            ) > 0:  # fmt: skip
+                return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _best(
+    least: int, loosest: int, limit: Floats, risk: Floats, in_node: Floats, in_site: Floats,
+    levels: Ints, cells: Ints, ask: Floats, dearer: Floats, has: Ints, cost: Floats,
+    least_gain: float,
+) -> tuple[float, int]:  # fmt: skip
+    """The largest gain over all pools that lack something of the gang, and the first that has it."""
+    most, best = 0.0, -1
+    for pool in range(len(levels)):
+        cell, missing = cells[pool], least - has[pool]
+        if limit[cell] <= 0 or levels[pool] > loosest or not 0 < missing < cost.shape[1]:
+            continue
+        surplus = _surplus(
+            least, levels[pool], cell, ask[pool], limit, risk, in_node, in_site
+        )  # fmt: skip
+        # Nobody's leaving makes a supplier poorer: the newcomer can pay what was paid before. And no
+        # gain is above the surplus.
+        if surplus <= most or surplus < least * dearer[pool]:
+            continue
+        gain = surplus - cost[pool, missing]
+        if gain > most and gain >= least_gain * surplus:
+            most, best = gain, pool
+    return most, best
+
+
+@njit(cache=True, nogil=True)
+def _costs(
+    which: Ints, rows: Ints, rows_from: Ints, nodes: Ints, nodes_from: Ints, free: Ints,
+    stays: Bools, gang: Ints, gpus: Ints, price: Floats, has: Ints, cost: Floats,
+) -> None:  # fmt: skip
+    """[pool] what is free, and [pool, k] what freeing k GPUs costs: a knapsack, gang by gang."""
+    for pool in which:
+        has[pool] = 0
+        for at in range(nodes_from[pool], nodes_from[pool + 1]):
+            has[pool] += free[nodes[at]]
+        cost[pool] = np.inf
+        cost[pool, 0] = 0
+        at, end, freed = rows_from[pool], rows_from[pool + 1], 0
+        while at < end:
+            row, size = rows[at], 0
+            while at < end and gang[rows[at]] == gang[row]:
+                size += gpus[rows[at]]
+                at += 1
+            if stays[row]:
+                continue
+            freed += size
+            for k in range(freed, 0, -1):
+                less = cost[pool, max(0, k - size)] + price[row]
+                cost[pool, k] = min(cost[pool, k], less)
 
 
 def _after(cost: Floats, gpus: int) -> Floats:

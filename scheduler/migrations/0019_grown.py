@@ -4,15 +4,34 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('scheduler', '0018_holds_follow'),
+        ("scheduler", "0018_holds_follow"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='lease',
-            name='end_reason',
-            field=models.CharField(blank=True, choices=[('completed', 'Completed'), ('failed', 'Failed'), ('cancelled', 'Cancelled'), ('stopped', 'Stopped'), ('unpaid', 'Unpaid'), ('displaced', 'Displaced'), ('grown', 'Grown'), ('reclaimed', 'Reclaimed'), ('node_lost', 'Node Lost'), ('expired', 'Expired'), ('start_timeout', 'Start Timeout'), ('bad_checkpoint', 'Bad Checkpoint'), ('parted', 'Parted'), ('killed', 'Killed'), ('refused', 'Refused')], max_length=20),
+            model_name="lease",
+            name="end_reason",
+            field=models.CharField(
+                blank=True,
+                choices=[
+                    ("completed", "Completed"),
+                    ("failed", "Failed"),
+                    ("cancelled", "Cancelled"),
+                    ("stopped", "Stopped"),
+                    ("unpaid", "Unpaid"),
+                    ("displaced", "Displaced"),
+                    ("grown", "Grown"),
+                    ("reclaimed", "Reclaimed"),
+                    ("node_lost", "Node Lost"),
+                    ("expired", "Expired"),
+                    ("start_timeout", "Start Timeout"),
+                    ("bad_checkpoint", "Bad Checkpoint"),
+                    ("parted", "Parted"),
+                    ("killed", "Killed"),
+                    ("refused", "Refused"),
+                ],
+                max_length=20,
+            ),
         ),
     ]

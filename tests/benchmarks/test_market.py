@@ -50,8 +50,8 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["small", "middle", "large", "quote", "quotepage", "baselines", "mechanism", "replay", "costs",
-     "commit"],
+    ["small", "middle", "large", "quote", "quotepage", "room", "baselines", "mechanism", "replay",
+     "costs", "commit"],
 )  # fmt: skip
 def test_a_quick_run_leaves_a_table_that_the_report_reads(
     name: str, traces: Path, tmp_path: Path

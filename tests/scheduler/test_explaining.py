@@ -83,7 +83,7 @@ def test_where_all_is_let_a_job_is_told_so(buyer, supplier, told, now):
     world.agent(supplier, now=now)
     world.job(buyer, now=now, limits={H100: 9 * MICRO})
     clearing.clear_market(now=now)
-    assert told(world.job(buyer, now=now)).words == "1 × its GPUs are let"
+    assert told(world.job(buyer, now=now)).words == "1 × its GPUs are let or held for another"
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_a_nodes_earnings_are_its_charges_less_the_fee_and_what_was_given_back(
 
 
 # Session, user, the frame's org, the page's org, sites, nodes (count and page), GPUs, offers,
-# benchmarks, earned and credited today, earned and credited ever, running, quarantine reasons.
+# benchmarks, earned and credited today, earned and credited ever, running, what is held, quarantine reasons.
 QUERIES = 17
 
 
