@@ -87,12 +87,12 @@ class Followed:
 
     def _offered(self, now: datetime) -> Sequence[Lot]:
         """All that may be let, in a stable order."""
-        since, self._since = self._since, _oldest_under_way()
+        since, self._since = self._since, oldest_under_way()
         if since is None or self._anew_at is None or now - self._anew_at >= ANEW:
             Moved.objects.filter(at__lt=now - _KEPT).delete()
             self._lots, self._of_node, self._anew_at = {}, {}, now
             self._take(lots.read(now=now))
-        elif moved := _moved(since):
+        elif moved := moved_since(since):
             for node in moved:
                 for offer in self._of_node.pop(str(node), ()):
                     del self._lots[offer]
@@ -106,14 +106,14 @@ class Followed:
             self._of_node.setdefault(lot.stands.node, []).append(lot.offer_id)
 
 
-def _oldest_under_way() -> int:
+def oldest_under_way() -> int:
     """Whatever transaction has a smaller number is over, and all that it wrote is seen from here."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
         return int(cursor.fetchone()[0])
 
 
-def _moved(since: int) -> list[UUID]:
+def moved_since(since: int) -> list[UUID]:
     """Nodes of which something moved in this transaction or a later one."""
     return list(Moved.objects.filter(xid__gte=since).values_list("node", flat=True).distinct())
 
