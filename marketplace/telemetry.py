@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 # subscription, and a socket lives on while Valkey is away.
 NODES_GROUP = "nodes"
 _LOG_BYTES = 64 * 1024
+_GROUP_CHANNEL = "asgi__group__"
+"""What channels_redis puts before a group's name, where it subscribes to it."""
 _KEEP_S = 24 * 3600
 _WINDOW = 2**20
 _PATIENCE_S = 60
@@ -161,13 +163,22 @@ def _ends(shell: UUID) -> tuple[str, str]:
 def job_changed(*jobs: UUID) -> None:
     """Tells the pages that watch these jobs to look again."""
     try:
-        async_to_sync(_tell_pages)(jobs)
+        async_to_sync(_tell_pages)(jobs if len(jobs) == 1 else _watched(jobs))
     except (redis.RedisError, OSError) as error:
         log.warning("doorbells to the pages of %s jobs were lost: %s", len(jobs), error)
 
 
+def _watched(jobs: Sequence[UUID]) -> Sequence[UUID]:
+    """Those that some page watches: a round changes thousands, of which few are looked at. One who
+    begins to watch meanwhile looks by itself."""
+    if not jobs:
+        return ()
+    found = _redis().pubsub_numsub(*[f"{_GROUP_CHANNEL}{job_group(job)}" for job in jobs])
+    return [job for job, (_, watching) in zip(jobs, found, strict=True) if watching]
+
+
 async def _tell_pages(jobs: Sequence[UUID]) -> None:
-    """So many at a time: a round changes thousands, and each waits for its answer."""
+    """So many at a time: each waits for its answer."""
     layer = get_channel_layer()
     for at in range(0, len(jobs), _TOGETHER):
         some = jobs[at : at + _TOGETHER]

@@ -1,41 +1,36 @@
 """A round: the book is read, cleared by the pure engine, and written down in one transaction.
 
-Reading and clearing happen outside of any lock; the commit takes the market's lock, looks again
-at every job, offer and GPU that it is about to use, and drops gangs of which anything has moved.
+Reading, clearing and drafting happen outside of any lock; the commit takes the market's lock, and
+drops gangs of which anything has moved (`scheduler.seating`).
 """
 
 import gc
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
-from uuid import UUID
 
 import numpy as np
-from django.db import connection, transaction
+from django.db import transaction
 
-from marketplace import bulk, locks
+from marketplace import locks
 from marketplace.core.ids import uuid7
-from marketplace.core.money import MICRO
 from scheduler import (
     archive,
     displacing,
     explaining,
     history,
     leases,
-    lots,
-    prices,
-    seats,
+    seating,
     snapshots,
 )
 from scheduler.drafting import Placement
 from scheduler.explaining import Cleared
 from scheduler.following import Followed
 from scheduler.leases import MARKET_LOCK
-from scheduler.lots import Lot
 from scheduler.matching.arrays import Array
 from scheduler.matching.book import digest
 from scheduler.matching.cells import SLOTS
@@ -43,7 +38,7 @@ from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
 from scheduler.models import ClearingPrice, Round
-from scheduler.seats import Seat
+from scheduler.seating import Seated
 from scheduler.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
@@ -105,9 +100,10 @@ def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) 
     matches = replace(matches, seconds=seconds)
     placed = 0
     if snapshot.rows:
+        seated = seating.seat(snapshot, matches, now=now)
         with transaction.atomic():
             locks.hold(MARKET_LOCK)
-            placed = _commit(snapshot, matches, seconds=seconds, now=now)
+            placed = _commit(snapshot, matches, seated, now=now)
     displacing.displace_market(snapshot, matches, now=now)
     explaining.tell(_cleared(snapshot, matches, seconds), now=now)
     ladders.clear()
@@ -123,136 +119,30 @@ def _cleared(snapshot: Snapshot, matches: Matches, seconds: float) -> Cleared:
     )  # fmt: skip
 
 
-def _commit(snapshot: Snapshot, matches: Matches, *, seconds: float, now: datetime) -> int:
-    placements = _still_good(snapshot, matches, now)
+def _commit(snapshot: Snapshot, matches: Matches, seated: Seated, *, now: datetime) -> int:
+    drafts = seating.still_good(seated, snapshot, now=now)
     last = Round.objects.order_by("-at").first()
-    if not placements and last is not None and now - last.at < _QUIET:
+    if not drafts and last is not None and now - last.at < _QUIET:
         return 0
     round = Round.objects.create(
         id=uuid7(),
         at=now,
         jobs=len(snapshot.jobs),
         gpus=int(snapshot.book.node_gpus.sum()),
-        matched_jobs=len(placements),
-        matched_gpus=sum(len(seat.gpus) for each in placements for seat in each.seats),
+        matched_jobs=len(drafts),
+        matched_gpus=sum(draft.gpus for draft in drafts),
         welfare=float(matches.welfare),
         bound=float(matches.bound),
         make_whole=float(matches.make_whole),
-        seconds=seconds,
+        seconds=matches.seconds,
         seed=snapshot.book.params.seed,
         book_sha256=digest(snapshot.book),
     )
-    placed = leases.place(placements, round=round, now=now)
+    placed = leases.place_drafts(drafts, round=round, now=now)
     kept = {draft.job.pk for draft in placed}
-    _publish(round, [each for each in placements if each.job.pk in kept], now)
+    _publish(round, [draft.placement for draft in placed], now)
     archive.keep(round, snapshot, matches, kept)
     return len(kept)
-
-
-def _still_good(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Placement]:
-    """The matched gangs of which nothing has moved since the book was read, under the lock."""
-    by_job: dict[int, list[tuple[int, int, float]]] = {}
-    columns = (matches.job, matches.node, matches.gpus, matches.price)
-    for job, node, gpus, price in zip(*(column.tolist() for column in columns), strict=True):
-        by_job.setdefault(job, []).append((node, gpus, price))
-    if not by_job:
-        return []
-    queued = _unmoved(snapshot, by_job)
-    free = _Free([snapshot.rows[node] for node in set(matches.node.tolist())], now)
-    placements = []
-    # Numbers fall as they fall: whoever has waited longest has the first say where two can't both be.
-    for index in sorted(by_job, key=lambda at: (snapshot.jobs[at].queued_at, snapshot.jobs[at].pk)):
-        rows = by_job[index]
-        job = snapshot.jobs[index]
-        seats = _seats(snapshot, rows, free) if job.pk in queued else None
-        if seats is None:
-            log.info("job %s is left to the next round: it or its offer has moved", job.pk)
-            continue
-        cells = tuple(prices.cell_of(snapshot.rows[node].stands) for node in _nodes(rows))
-        level = int(matches.level[index])
-        placements.append(Placement(job, seats[0].gpus[0].gpu_class, level, seats, cells))
-    return placements
-
-
-def _unmoved(snapshot: Snapshot, jobs: Iterable[int]) -> set[UUID]:
-    """Those that still wait and whose row is as it was read; their rows are locked, in one order."""
-    ids = bulk.ids(snapshot.jobs[index].pk for index in jobs)
-    with connection.cursor() as cursor:
-        cursor.execute(_HOLD_QUEUED, [ids])
-        return {pk for pk, version in cursor.fetchall() if snapshot.versions[pk] == version}
-
-
-_HOLD_QUEUED: Final = """
-    SELECT id, xmin::text::bigint FROM buyers_job
-    WHERE id = ANY(%s::uuid[]) AND state = 'queued' ORDER BY id FOR NO KEY UPDATE
-"""
-
-
-class _Free:
-    """What is free of some offers by now, less what gang after gang takes of it."""
-
-    def __init__(self, rows: Collection[Lot], now: datetime) -> None:
-        found = lots.read(now=now, offers=[row.offer_id for row in rows])
-        found = lots.standing(found, now=now)
-        self._now = {
-            (lot.offer_id, lot.stands.held_for): lot for lot in (*found, *lots.held(found))
-        }
-        nodes = {UUID(lot.stands.node) for lot in found}
-        self._machines, self._devices = seats.machines(nodes), seats.free(nodes)
-
-    def take(self, row: Lot, gpus: int, price: float) -> Seat | None:
-        """So many GPUs of an offer as the book had it, at USD per GPU-hour; None if it has gone,
-        changed or is let by now."""
-        lot = self._now.get((row.offer_id, row.stands.held_for))
-        if lot is None or not _is_alike(lot, row):
-            return None
-        node = UUID(lot.stands.node)
-        devices = self._devices.get(_key(lot), [])
-        if len(devices) < gpus:
-            return None
-        # Floats come back as micros. Below the ask, the fee makes up for it, as far as there is one.
-        micros = max(round(price * MICRO), lot.ask_micros)
-        return Seat(lot.offer_id, self._machines[node], devices[:gpus], micros, lot.ask_micros)
-
-    def keep(self, taken: Mapping[Lot, Seat]) -> None:
-        """These are a gang's."""
-        for row, seat in taken.items():
-            del self._devices[_key(row)][: len(seat.gpus)]
-
-
-def _key(lot: Lot) -> tuple[str, str, str]:
-    """By which its free GPUs are known."""
-    return lot.stands.node, lot.stands.gpu_class, lot.stands.held_for
-
-
-def _is_alike(lot: Lot, row: Lot) -> bool:
-    """Whether an offer is what it was, but for what is let of it."""
-    same = lot.stands == row.stands or replace(lot.stands, free=row.free) == row.stands
-    return same and lot.windows == row.windows
-
-
-def _seats(
-    snapshot: Snapshot, rows: Sequence[tuple[int, int, float]], free: _Free
-) -> tuple[Seat, ...] | None:
-    """A gang's seats from its rows, or None if one of its offers isn't there any more."""
-    taken: dict[Lot, Seat] = {}
-    for node, slots in _nodes(rows).items():
-        count = sum(gpus for gpus, _ in slots)
-        exact = sum(gpus * price for gpus, price in slots) / count
-        seat = free.take(snapshot.rows[node], count, exact)
-        if seat is None:
-            return None
-        taken[snapshot.rows[node]] = seat
-    free.keep(taken)
-    return tuple(taken.values())
-
-
-def _nodes(rows: Sequence[tuple[int, int, float]]) -> dict[int, list[tuple[int, float]]]:
-    """Node → its slots of a gang: GPUs, and USD per GPU-hour."""
-    by_node: dict[int, list[tuple[int, float]]] = {}
-    for node, gpus, price in rows:
-        by_node.setdefault(node, []).append((gpus, price))
-    return by_node
 
 
 def _publish(round: Round, placements: Sequence[Placement], now: datetime) -> None:

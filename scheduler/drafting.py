@@ -62,6 +62,11 @@ class Draft:
         return self.placement.job
 
     @property
+    def nodes(self) -> list[UUID]:
+        """By rank."""
+        return [seat.machine.id for seat in self.placement.seats]
+
+    @property
     def gpus(self) -> int:
         """In all of the gang."""
         return sum(len(seat.gpus) for seat in self.placement.seats)

@@ -16,8 +16,10 @@ from uuid import UUID
 
 import numpy as np
 from django.conf import settings
+from django.db.models.expressions import RawSQL
 
 from buyers.models import Job
+from marketplace import bulk
 from marketplace.core.fit import Wants, misfit
 from marketplace.core.hardware import Level
 from marketplace.core.money import BASIS_POINTS, MICRO, format_amount, gross_ask, with_premium
@@ -123,12 +125,13 @@ class Cleared:
 
 def tell(round: Cleared, *, now: datetime) -> None:
     """Writes down what there is to tell. Outside of the round's transaction: it may be lost."""
-    looked = _looked_at(round)
+    waits, idles = _waits(round), _idles(round)
+    looked = _looked_at([*waits.values(), *idles.values()])
     again = int(_CLEAR_S / max(round.seconds, 0.001))
     said: list[tuple[UUID, JobTold | OfferTold]]
     said = [
-        *_to_jobs(round, _due(_waits(round), looked, now), again // 2, now),
-        *_to_offers(round, _due(_idles(round), looked, now), again // 2),
+        *_to_jobs(round, _due(waits, looked, now), again // 2, now),
+        *_to_offers(round, _due(idles, looked, now), again // 2),
     ]
     Told.objects.bulk_create(
         [Told(subject=subject, says=asdict(told), looked_at=now) for subject, told in said],
@@ -162,10 +165,10 @@ def of_offers(offers: Iterable[Offer], *, now: datetime) -> dict[UUID, OfferTold
     return {told.pk: OfferTold(**told.says) for told in found}
 
 
-def _looked_at(round: Cleared) -> Mapping[UUID, datetime]:
-    """When each job and offer of the round was looked at last."""
-    ids = [*(job.pk for job in round.jobs), *(row.offer_id for row in round.rows)]
-    return dict(Told.objects.filter(pk__in=ids).values_list("subject", "looked_at"))
+def _looked_at(subjects: Sequence[UUID]) -> Mapping[UUID, datetime]:
+    """When each of these jobs and offers was looked at last."""
+    these = RawSQL("SELECT unnest(%s::uuid[])", [bulk.ids(subjects)])
+    return dict(Told.objects.filter(pk__in=these).values_list("subject", "looked_at"))
 
 
 def _waits(round: Cleared) -> dict[int, UUID]:

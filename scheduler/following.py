@@ -65,7 +65,7 @@ class Offers:
                 self._lots, self._of_node, self._anew_at = {}, {}, now
                 Moved.objects.filter(at__lt=now - _KEPT).delete()
                 self._take(lots.read(now=now))
-            elif moved := _moved(since):
+            elif moved := moved_since(since):
                 for node in moved:
                     for offer in self._of_node.pop(str(node), ()):
                         del self._lots[offer]
@@ -135,16 +135,20 @@ class Followed:
         return list(self._jobs.values())
 
 
+def oldest_under_way() -> int:
+    """Whatever transaction has a smaller number is over, and all that it wrote is seen from here."""
+    return _under_way()[0]
+
+
 def _under_way() -> tuple[int, bool]:
-    """The oldest transaction under way: whatever has a smaller number is over, and all that it wrote
-    is seen from here. And whether our own, if we are in one, has moved something."""
+    """The oldest transaction under way, and whether our own, if we are in one, has moved something."""
     with connection.cursor() as cursor:
         cursor.execute(_UNDER_WAY)
         oldest, own = cursor.fetchone()
         return int(oldest), bool(own)
 
 
-def _moved(since: int) -> list[UUID]:
+def moved_since(since: int) -> list[UUID]:
     """Nodes of which something moved in this transaction or a later one."""
     return list(Moved.objects.filter(xid__gte=since).values_list("node", flat=True).distinct())
 

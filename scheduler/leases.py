@@ -34,7 +34,12 @@ MARKET_LOCK: Final = "market"
 
 
 def place(placements: Sequence[Placement], *, round: Round | None, now: datetime) -> list[Draft]:
-    """Turns placements into leases, in the caller's transaction, under MARKET_LOCK.
+    """Turns placements into leases, in the caller's transaction, under MARKET_LOCK."""
+    return place_drafts(drafting.draft(placements, now=now), round=round, now=now)
+
+
+def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime) -> list[Draft]:
+    """The same for placements that were drafted before; returns those that could be paid.
 
     The caller has read jobs (locked, queued) and free GPUs under that lock, so nothing here can
     have moved but money: a job whose wallet no longer covers a start is left out, and stopped
@@ -44,10 +49,10 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
     # 1. Money: every wallet and escrow at once, in one order.
     balances = ledger.hold(
         ref
-        for each in placements
+        for each in drafts
         for ref in (ledger.wallet(each.job.org_id), ledger.escrow(each.job.pk))
     )
-    plan = drafting.fund(drafting.draft(placements, now=now), balances, now=now)
+    plan = drafting.fund(drafts, balances, now=now)
     ledger.post(plan.moves, now=now)
     jobends.stop_unfunded(plan.short, now=now)
     # 2. All rows of the round at once.

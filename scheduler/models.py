@@ -1,4 +1,8 @@
-"""What the engine writes: rounds and their prices, leases, assignments, usage."""
+"""What the engine writes: rounds and their prices, leases, assignments, usage.
+
+What a round writes thousands of has no foreign keys in the database but what migration 0018 says in
+their place: a set's references are looked up at once, not row by row with a lock on each.
+"""
 
 from typing import Self
 
@@ -47,7 +51,7 @@ class Round(models.Model):
 class ClearingPrice(models.Model):
     """What one slot size of one cell cost in one round, micros per GPU-hour."""
 
-    round = models.ForeignKey(Round, models.PROTECT, related_name="prices")
+    round = models.ForeignKey(Round, models.PROTECT, related_name="prices", db_index=False)
     gpu_class = models.CharField(max_length=50)
     cell = models.CharField(max_length=120, help_text="class/site-or-pool/tier")
     slot = models.PositiveSmallIntegerField()
@@ -156,8 +160,10 @@ class Lease(Stateful):
         KILLED = "killed"
         REFUSED = "refused"
 
-    job = models.ForeignKey(Job, models.PROTECT, related_name="leases")
-    round = models.ForeignKey(Round, models.PROTECT, null=True, related_name="leases")
+    job = models.ForeignKey(Job, models.PROTECT, related_name="leases", db_constraint=False)
+    round = models.ForeignKey(
+        Round, models.PROTECT, null=True, related_name="leases", db_constraint=False, db_index=False
+    )
     epoch = models.BigIntegerField(unique=True)
     gpu_class = models.CharField(max_length=50)
     level = models.SmallIntegerField()
@@ -202,8 +208,10 @@ class Lease(Stateful):
 class LeasedGpu(models.Model):
     """A GPU in a lease, until its process is reported gone."""
 
-    lease = models.ForeignKey(Lease, models.PROTECT, related_name="gpus")
-    gpu = models.ForeignKey(Gpu, models.PROTECT, related_name="leases")
+    lease = models.ForeignKey(Lease, models.PROTECT, related_name="gpus", db_constraint=False)
+    gpu = models.ForeignKey(
+        Gpu, models.PROTECT, related_name="leases", db_constraint=False, db_index=False
+    )
     released_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -233,10 +241,16 @@ class Assignment(Stateful):
 
     MACHINE = ASSIGNMENT
 
-    lease = models.ForeignKey(Lease, models.PROTECT, related_name="assignments")
-    node = models.ForeignKey(Node, models.PROTECT, related_name="assignments")
-    supplier = models.ForeignKey(Org, models.PROTECT, related_name="+")
-    offer = models.ForeignKey(Offer, models.PROTECT, related_name="+")
+    lease = models.ForeignKey(
+        Lease, models.PROTECT, related_name="assignments", db_constraint=False, db_index=False
+    )
+    node = models.ForeignKey(Node, models.PROTECT, related_name="assignments", db_constraint=False)
+    supplier = models.ForeignKey(
+        Org, models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
+    offer = models.ForeignKey(
+        Offer, models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
     rank = models.PositiveSmallIntegerField()
     gpus_count = models.PositiveSmallIntegerField()
     price_micros = models.BigIntegerField(help_text="The buyer's, per GPU-hour, on this node")

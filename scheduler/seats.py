@@ -55,7 +55,7 @@ def seated(offer: Offer, gpus: Sequence[Gpu], price_micros: int) -> Seat:
 def machines(nodes: Collection[UUID]) -> dict[UUID, Machine]:
     """Each of these nodes. One query."""
     with connection.cursor() as cursor:
-        cursor.execute(_MACHINES, [bulk.ids(nodes)])
+        cursor.execute(_MACHINES, {"nodes": bulk.ids(nodes)})
         return {row[0]: Machine(*row) for row in cursor.fetchall()}
 
 
@@ -73,8 +73,13 @@ def free(nodes: Collection[UUID]) -> dict[tuple[str, str, str], list[Device]]:
 
 _MACHINES: Final = """
     SELECT n.id, n.name, s.org_id, n.lan_address, n.environment, n.memory_bytes, n.bandwidth_mbps,
-        (SELECT count(*) FROM suppliers_gpu g WHERE g.node_id = n.id AND g.present)
-    FROM suppliers_node n JOIN suppliers_site s ON s.id = n.site_id WHERE n.id = ANY(%s::uuid[])
+        coalesce(f.gpus, 0)
+    FROM suppliers_node n JOIN suppliers_site s ON s.id = n.site_id
+    LEFT JOIN (
+        SELECT node_id, count(*) AS gpus FROM suppliers_gpu
+        WHERE node_id = ANY(%(nodes)s::uuid[]) AND present GROUP BY node_id
+    ) f ON f.node_id = n.id
+    WHERE n.id = ANY(%(nodes)s::uuid[])
 """
 _FREE: Final = """
     SELECT g.node_id::text, coalesce(o.job_id::text, ''), g.id, g.uuid, g.gpu_class, g.memory_bytes

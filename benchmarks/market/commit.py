@@ -3,8 +3,8 @@
     python -m benchmarks.market.commit [--leases 1000] [--nodes 5000] [--writers 8] [--quick]
 
 The rows are made of a synthetic book with generous limits. One round: read anew as a worker does that
-has just started, read what has moved since (`scheduler.following`), clear, look again under the
-market's lock, decide (leases and specs), write, COMMIT, ring the doorbells (a real Valkey),
+has just started, read what has moved since (`scheduler.following`), clear, read its seats, draft (leases and
+specs), look again under the market's lock, fund, write, COMMIT, ring the doorbells (a real Valkey),
 explain. Four runs, each in a new cluster: a commit that survives a power cut (fsync) and one that
 doesn't, alone and beside writers (heartbeats of 500 nodes at a time, offers that change their price,
 offers taken by quote). Times are wall seconds, our own processor's and the database backend's.
@@ -24,14 +24,16 @@ _PHASES = (
     "read anew",
     "read",
     "clear",
+    "seat",
+    "draft",
     "look again",
-    "decide",
+    "fund",
     "write",
     "commit",
     "push",
     "explain",
 )
-_INSIDE = ("look again", "decide", "write", "commit")
+_INSIDE = ("look again", "fund", "write", "commit")
 """What happens under the lock."""
 _SEED = 1
 

@@ -27,7 +27,7 @@ from benchmarks.market.clocks import Clock
 from benchmarks.market.harness import compile_engine
 from marketplace import locks
 from marketplace.ledger import services as ledger
-from scheduler import clearing, drafting, explaining, leases, snapshots
+from scheduler import clearing, drafting, explaining, leases, seating, snapshots
 from scheduler.following import Followed
 from scheduler.matching.synthetic import Plan, make
 from scheduler.models import Lease, LeasedGpu, Round
@@ -81,9 +81,10 @@ def _clock() -> Clock:
         cursor.execute("SELECT pg_backend_pid()")
         clock = Clock(cursor.fetchone()[0])
     clock.watch(clearing, "clear", "clear")
-    clock.watch(clearing, "_still_good", "look again")
-    clock.watch(drafting, "draft", "decide")
-    clock.watch(drafting, "fund", "decide")
+    clock.watch(seating, "seat", "seat")
+    clock.watch(drafting, "draft", "draft")
+    clock.watch(seating, "still_good", "look again")
+    clock.watch(drafting, "fund", "fund")
     clock.watch(clearing, "_commit", "write")
     clock.watch(connection, "_commit", "commit")
     clock.watch(connection, "run_and_clear_commit_hooks", "push")
@@ -95,8 +96,8 @@ def _one_by_one(now: Any) -> float:
     """Seconds for one match in a transaction of its own, as peers do it."""
     snapshot = snapshots.read(now)
     matches = clearing.clear(snapshot.book)
-    with transaction.atomic():
-        placements = clearing._still_good(snapshot, matches, now)[:_ONE_BY_ONE]
+    seated = seating.seat(snapshot, matches, now=now)
+    placements = [draft.placement for _, draft in seated.drafts[:_ONE_BY_ONE]]
     began = time.perf_counter()
     for placement in placements:
         with transaction.atomic():

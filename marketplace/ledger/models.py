@@ -1,4 +1,4 @@
-"""Accounts and transfers. PostgreSQL keeps the books itself (migration 0002):
+"""Accounts and transfers. PostgreSQL keeps the books itself (migrations 0002 and 0003):
 
 a transfer, once in, can be neither changed nor removed; a balance moves by the insertion of
 transfers and by nothing else, whoever writes the SQL. So an account always equals its
@@ -76,8 +76,12 @@ class Transfer(models.Model):
 
     id = models.UUIDField(primary_key=True, help_text="uuid5 of kind, reference and period")
     kind = models.CharField(max_length=40)
-    debit = models.ForeignKey(Account, models.PROTECT, related_name="debits", db_index=False)
-    credit = models.ForeignKey(Account, models.PROTECT, related_name="credits", db_index=False)
+    debit = models.ForeignKey(
+        Account, models.PROTECT, related_name="debits", db_index=False, db_constraint=False
+    )
+    credit = models.ForeignKey(
+        Account, models.PROTECT, related_name="credits", db_index=False, db_constraint=False
+    )
     amount = models.BigIntegerField()
     reference = models.UUIDField(help_text="The row that caused it: a job, a top-up, a payout")
     period = models.CharField(max_length=80, blank=True)

@@ -47,6 +47,10 @@ class Ref:
     kind: AccountKind
     owner: UUID | None = None
 
+    def __hash__(self) -> int:
+        # A round looks up hundreds of thousands; few owners have two accounts.
+        return 0 if self.owner is None else hash(self.owner.int)
+
     def __str__(self) -> str:
         name = self.kind.replace("_", " ")
         return f"{name} of {self.owner}" if self.owner else name

@@ -48,6 +48,20 @@ async def ring(job):
     await sync_to_async(telemetry.job_changed)(job.pk)
 
 
+async def test_a_page_is_told_when_a_round_changes_many_jobs(site, buyer, ran, monkeypatch):
+    monkeypatch.setattr(consumers, "LOOK_S", 3600.0)
+    others = [uuid7() for _ in range(200)]
+    async with page(site, buyer, ran.job.pk) as wire:
+        await hear(wire, lambda text: text.startswith("{"))
+        await Job.objects.filter(pk=ran.job.pk).aupdate(step=3)
+        telling = asyncio.create_task(hear(wire, lambda text: "step 3 of 4" in text))
+        while not telling.done():
+            # Again and again: the page may not have begun to listen.
+            await sync_to_async(telemetry.job_changed)(*others, ran.job.pk)
+            await asyncio.wait([telling], timeout=0.2)
+        await telling
+
+
 async def test_an_open_page_gets_all_of_it_and_then_what_changes(site, buyer, ran):
     async with page(site, buyer, ran.job.pk) as wire:
         *_, first, points = await hear(wire, lambda text: text.startswith("{"))

@@ -49,6 +49,35 @@ def test_history_and_balances_are_not_rewritten(sql: str) -> None:
     assert Transfer.objects.count() == 1
 
 
+@pytest.mark.parametrize("ends", ["-1, cash.id", "cash.id, -1", "-1, -2"])
+def test_a_transfer_needs_both_of_its_accounts(ends: str) -> None:
+    told = (
+        "INSERT INTO ledger_transfer"
+        " (id, kind, debit_id, credit_id, amount, reference, period, at)"
+        f" SELECT gen_random_uuid(), 'gift', {ends}, 1, gen_random_uuid(), '', now()"
+        " FROM ledger_account cash WHERE kind = 'cash'"
+    )
+    refused = pytest.raises(IntegrityError, match="not there")
+    with refused, transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(told)
+    assert Transfer.objects.count() == 1
+    assert ledger.audit() == {}
+
+
+def test_transfers_between_accounts_that_are_not_there_do_not_cancel_out() -> None:
+    """What goes out of a missing account and comes back leaves no balance to be missed."""
+    told = (
+        "INSERT INTO ledger_transfer"
+        " (id, kind, debit_id, credit_id, amount, reference, period, at)"
+        " SELECT gen_random_uuid(), 'gift', e.a, e.b, 1, gen_random_uuid(), '', now()"
+        " FROM (VALUES (-1, -2), (-2, -1)) AS e(a, b)"
+    )
+    refused = pytest.raises(IntegrityError, match="2 transfers")
+    with refused, transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(told)
+    assert Transfer.objects.count() == 1
+
+
 @pytest.mark.parametrize("verb", ["UPDATE", "DELETE", "TRUNCATE"])
 def test_the_market_has_no_privilege_to_change_history(verb: str) -> None:
     with connection.cursor() as cursor:
