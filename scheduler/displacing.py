@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from django.conf import settings
 from django.db import transaction
 
 from buyers.models import Job
-from marketplace import locks
+from marketplace import locks, telemetry
 from marketplace.core.fit import Wants
 from marketplace.core.money import BASIS_POINTS, MICRO, before_premium
 from marketplace.core.specs import INTERRUPTIBLE
@@ -27,10 +28,9 @@ from scheduler.hold_models import HeldGpu, Hold
 from scheduler.leases import MARKET_LOCK
 from scheduler.matching import values
 from scheduler.matching.arrays import Floats, Ints
-from scheduler.matching.book import Order
+from scheduler.matching.book import ClassRow, Order, SiteRow, Supply, build
 from scheduler.matching.displace import Displacement, Rules, Running, displace
 from scheduler.matching.matches import Matches
-from scheduler.matching.synthetic import Plan, make
 from scheduler.models import Assignment, Lease, LeasedGpu
 from scheduler.snapshots import Snapshot
 
@@ -53,9 +53,11 @@ class _Chosen:
 
 
 def warm_up() -> None:
-    """Loads the rule's compiled loop, as `clearing.warm_up` does those of the rounds."""
-    book, first, none = make(Plan(jobs=1, nodes=1, seed=0)), np.zeros(1, np.int64), np.zeros(1)
-    may = np.ones(1, bool)
+    """Loads the rule's compiled loops, as `clearing.warm_up` does those of the rounds: it has one
+    lease leave for one job."""
+    job, node = Order(0, {"": 2.0}), Supply(0, "", "", gpus=0, ask=1.0)
+    book = build([job], [node], [SiteRow("", 0)], [ClassRow("", nvlink=True)], seed=0)
+    first, none, may = np.zeros(1, np.int64), np.zeros(1), np.ones(1, bool)
     running = Running(
         first, first, first + 1, none, none, age_h=none + 1, interruptible=may, price=none
     )
@@ -80,6 +82,8 @@ def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[_Chosen
         return []
     classes = {share.lease.gpu_class for share in shares}
     waiting = _waiting(snapshot, matches, classes)
+    if not waiting:
+        return []
     nodes = {str(share.node_id) for share in shares}
     places = {lot.place for lot in snapshot.standing if lot.stands.node in nodes}
     let = _let(snapshot, matches)
@@ -88,8 +92,6 @@ def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[_Chosen
         for lot in snapshot.standing
         if lot.place in places and lot.stands.gpu_class in classes
     ]
-    if not waiting:
-        return []
     jobs, wanted = [job for job, _ in waiting], [want for _, want in waiting]
     read = snapshots.Read(jobs, wanted, snapshot.versions, snapshot.standing)
     room = snapshots.made(read, rows, now=now)
@@ -274,3 +276,4 @@ def _hold(job: Job, gpus: Sequence[HeldGpu], now: datetime) -> None:
     for gpu in gpus:
         gpu.hold = hold
     HeldGpu.objects.bulk_create(gpus)
+    transaction.on_commit(partial(telemetry.job_changed, job.pk), robust=True)
