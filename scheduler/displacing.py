@@ -26,10 +26,9 @@ from scheduler.leases import MARKET_LOCK
 from scheduler.making_room import Room, base_price
 from scheduler.matching import values
 from scheduler.matching.arrays import Floats, Ints
-from scheduler.matching.book import Order
+from scheduler.matching.book import ClassRow, Order, SiteRow, Supply, build
 from scheduler.matching.displace import Displacement, Rules, Running, displace
 from scheduler.matching.matches import Matches
-from scheduler.matching.synthetic import Plan, make
 from scheduler.models import Assignment, Lease
 from scheduler.snapshots import Snapshot
 
@@ -40,9 +39,11 @@ _MOST: Final = 300
 
 
 def warm_up() -> None:
-    """Loads the rule's compiled loop, as `clearing.warm_up` does those of the rounds."""
-    book, first, none = make(Plan(jobs=1, nodes=1, seed=0)), np.zeros(1, np.int64), np.zeros(1)
-    may = np.ones(1, bool)
+    """Loads the rule's compiled loops, as `clearing.warm_up` does those of the rounds: it has one
+    lease leave for one job."""
+    job, node = Order(0, {"": 2.0}), Supply(0, "", "", gpus=0, ask=1.0)
+    book = build([job], [node], [SiteRow("", 0)], [ClassRow("", nvlink=True)], seed=0)
+    first, none, may = np.zeros(1, np.int64), np.zeros(1), np.ones(1, bool)
     running = Running(
         first, first, first + 1, none, none, age_h=none + 1, interruptible=may, price=none
     )
@@ -67,6 +68,8 @@ def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Room]:
         return []
     classes = {share.lease.gpu_class for share in shares}
     waiting = _waiting(snapshot, matches, classes)
+    if not waiting:
+        return []
     nodes = {str(share.node_id) for share in shares}
     places = {lot.place for lot in snapshot.standing if lot.stands.node in nodes}
     let = _let(snapshot, matches)
@@ -75,8 +78,6 @@ def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Room]:
         for lot in snapshot.standing
         if lot.place in places and lot.stands.gpu_class in classes
     ]
-    if not waiting:
-        return []
     jobs, wanted = [job for job, _ in waiting], [want for _, want in waiting]
     read = snapshots.Read(jobs, wanted, snapshot.versions, snapshot.standing)
     room = snapshots.made(read, rows, now=now)

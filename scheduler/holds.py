@@ -6,15 +6,16 @@ A hold ends with its job's waiting, in the same statement: a trigger sees to it 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Count, F, Q, QuerySet
 
 from buyers.models import Job
-from marketplace import bulk
+from marketplace import bulk, telemetry
 from scheduler.hold_models import HeldGpu, Hold
 
 
@@ -55,7 +56,8 @@ def on_nodes(nodes: Collection[UUID]) -> dict[UUID, int]:
 
 
 def release(jobs: Iterable[UUID]) -> None:
-    """Nothing is held any more for these jobs. Two statements. Under MARKET_LOCK."""
+    """Nothing is held any more for these jobs, and their pages are told. Two statements. Under
+    MARKET_LOCK."""
     ids = list(jobs)
     if not ids:
         return
@@ -63,6 +65,7 @@ def release(jobs: Iterable[UUID]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_RELEASE_GPUS, asked)
         cursor.execute(_RELEASE, asked)
+    transaction.on_commit(partial(telemetry.job_changed, *ids), robust=True)
 
 
 def turn(offered: Collection[UUID], *, now: datetime) -> None:

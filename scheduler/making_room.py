@@ -8,12 +8,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
 
 from buyers.models import Job
+from marketplace import telemetry
 from marketplace.core.money import before_premium
 from scheduler import book as market
 from scheduler import leases
@@ -114,3 +117,4 @@ def _hold(job: Job, gpus: Sequence[HeldGpu], now: datetime) -> None:
     for gpu in gpus:
         gpu.hold = hold
     HeldGpu.objects.bulk_create(gpus)
+    transaction.on_commit(partial(telemetry.job_changed, job.pk), robust=True)

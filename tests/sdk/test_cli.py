@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,18 @@ def test_a_job_is_quoted_taken_and_cancelled(gridloom, wanted, node):
     assert "queued → placed" in gridloom("job", job)
     gridloom("cancel", job)
     assert "the take (8 %)" in gridloom("receipt", job)
+
+
+def test_what_protection_costs_is_shown(gridloom, wanted, node, settings):
+    settings.POLICY = replace(settings.POLICY, premium_bps=1000)
+    assert "($0.217392 of it premium)" in gridloom("quote", *JOB)
+    gridloom("run", *JOB, "--yes", "--detach")
+    shown = gridloom("job", str(Job.objects.get().pk))
+    assert "$2.391306 ($0.217392 of it premium) per GPU-hour" in shown
+    assert "protected, at a premium of 10 %" in shown
+    assert "premium for protection, $0.217392 per GPU-hour" in gridloom(
+        "receipt", str(Job.objects.get().pk)
+    )
 
 
 def test_a_waiting_job_says_why_and_takes_a_change(gridloom, wanted, node, buyer, today):
