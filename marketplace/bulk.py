@@ -22,6 +22,11 @@ def ids(keys: Iterable[UUID]) -> str:
     return "{" + ",".join([key.hex for key in keys]) + "}"
 
 
+def numbers(values: Iterable[int]) -> str:
+    """The same for numbers: `%s::bigint[]`."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
 def write(model: type[Model], each: Mapping[str, Sequence[Any]], alike: Mapping[str, Any]) -> None:
     """Writes new rows without making instances of them: `each` has a value for every row, `alike`
     one for all; by the columns' names (`job_id`). What neither has is the field's default.

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from django.db import transaction
 
-from marketplace import locks
+from marketplace import bulk, locks
 from marketplace.core.ids import uuid7
 from scheduler import (
     archive,
@@ -153,11 +153,15 @@ def _publish(round: Round, placements: Sequence[Placement], now: datetime) -> No
             slot = 1 << (len(seat.gpus).bit_length() - 1)
             paid = let.setdefault((placement.gpu_class, cell, slot), [])
             paid += [seat.price_micros] * len(seat.gpus)
-    ClearingPrice.objects.bulk_create(
-        ClearingPrice(
-            round=round, gpu_class=gpu_class, cell=cell, slot=slot,
-            price_micros=-(-sum(paid) // len(paid)), gpus=len(paid), at=now,
-        )
-        for (gpu_class, cell, slot), paid in let.items()
-    )  # fmt: skip
+    if let:
+        classes, cells, slots = zip(*let, strict=True)
+        bulk.write(
+            ClearingPrice,
+            {
+                "gpu_class": classes, "cell": cells, "slot": slots,
+                "price_micros": [-(-sum(paid) // len(paid)) for paid in let.values()],
+                "gpus": [len(paid) for paid in let.values()],
+            },
+            {"round_id": round.pk, "at": now},
+        )  # fmt: skip
     history.record(round)

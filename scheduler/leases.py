@@ -41,8 +41,8 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
 def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime) -> list[Draft]:
     """The same for placements that were drafted before; returns those that could be paid.
 
-    The caller has read jobs (locked, queued) and free GPUs under that lock, so nothing here can
-    have moved but money: a job whose wallet no longer covers a start is left out, and stopped
+    The caller knows under that lock that the jobs (locked) are queued and the GPUs free
+    (`seating.still_good`), so nothing here can have moved but money: a job whose wallet no longer covers a start is left out, and stopped
     with the reason. `gpu_let_once` is the last guard and fails loudly. The number of statements
     does not grow with the placements.
     """

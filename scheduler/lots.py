@@ -25,6 +25,8 @@ from suppliers.models import Offer
 
 _LEAST_WINDOW: Final = timedelta(minutes=10)
 """An offer about to close is not worth moving to."""
+_FEW: Final = 1000
+"""The sites of more offers are found slower than all sites are read."""
 
 
 class Ground(NamedTuple):
@@ -82,8 +84,9 @@ def read(
     """The open offers on nodes that may be let, whether or not they stand this minute; of all, of
     these offers, or on these nodes. In a stable order. Three queries."""
     asked = {"offers": bulk.ids(offers or ()), "nodes": bulk.ids(nodes or ())}
+    few = not (offers is None and nodes is None) and len(offers or nodes or ()) <= _FEW
     with connection.cursor() as cursor:
-        cursor.execute(_SITES if offers is None and nodes is None else _SITES_OF, asked)
+        cursor.execute(_SITES_OF if few else _SITES, asked)
         sites = {row[0]: Ground(*row) for row in cursor.fetchall()}
         cursor.execute(_ALL if offers is None and nodes is None else _SOME, asked)
         found = cursor.fetchall()

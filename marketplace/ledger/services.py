@@ -253,9 +253,9 @@ def _lock(refs: set[Ref]) -> dict[Ref, _Held]:
             )
             found |= _find(set(missing))
         cursor.execute(
-            "SELECT id, balance FROM ledger_account WHERE id = ANY(%s) ORDER BY id"
+            "SELECT id, balance FROM ledger_account WHERE id = ANY(%s::bigint[]) ORDER BY id"
             " FOR NO KEY UPDATE",
-            [[held.pk for held in found.values()]],
+            [bulk.numbers(held.pk for held in found.values())],
         )
         now_held = dict(cursor.fetchall())
     return {ref: _Held(held.pk, now_held[held.pk]) for ref, held in found.items()}
@@ -337,7 +337,7 @@ def _insert(new: Mapping[UUID, Move], accounts: Mapping[Ref, _Held], now: dateti
          move.subject, move.period)
         for pk, move in new.items()
     ]  # fmt: skip
-    ids, *middle, subjects, periods = zip(*rows, strict=True)
+    ids, kinds, *numbers, subjects, periods = zip(*rows, strict=True)
     with connection.cursor() as cursor:
         cursor.execute(
             """
@@ -349,8 +349,11 @@ def _insert(new: Mapping[UUID, Move], accounts: Mapping[Ref, _Held], now: dateti
             ) AS r
             ON CONFLICT (id) DO NOTHING
             """,
-            [now, bulk.ids(ids), *map(list, middle), bulk.ids(subjects), list(periods)],
-        )
+            [
+                now, bulk.ids(ids), list(kinds), *map(bulk.numbers, numbers), bulk.ids(subjects),
+                list(periods),
+            ],
+        )  # fmt: skip
         if cursor.rowcount != len(rows):
             # The same accounts are locked, so whoever was first named others.
             raise AlteredRepeat("a move was written a moment ago, between other accounts")

@@ -73,6 +73,11 @@ CREATE FUNCTION scheduler_guard_referred() RETURNS trigger LANGUAGE plpgsql AS $
 DECLARE
     referring boolean;
 BEGIN
+    IF TG_OP = 'DELETE' THEN
+        IF NOT EXISTS (SELECT FROM gone) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
     PERFORM scheduler_require_isolation();
     FOR at IN 0 .. TG_NARGS - 1 BY 2 LOOP
         EXECUTE format('LOCK TABLE %I IN SHARE MODE', TG_ARGV[at]);
