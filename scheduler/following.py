@@ -40,7 +40,7 @@ class Followed:
         self._lots: dict[UUID, Lot] = {}
         self._of_node: dict[str, list[UUID]] = {}
         self.ladders: dict[str, Array] = {}
-        """Of each node in the last round: its cell's ladder, USD per GPU-hour."""
+        """Of each node in the last round: the prices that balanced its cell, USD per GPU-hour."""
         self._since: int | None = None
         """The oldest transaction that may have been unseen."""
         self._anew_at: datetime | None = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.matching.arrays import Bools, Floats
+from scheduler.matching.arrays import Bools, Floats, Ints
 from scheduler.matching.book import Book
 from scheduler.matching.cells import POOL, Cells
 
@@ -63,3 +63,18 @@ def _over_sites(book: Book, job: int) -> Floats:
     return np.divide(
         computing, computing + sending, out=np.zeros(len(computing)), where=computing > 0
     )
+
+
+def worths(book: Book, size: Ints, level: Ints, job: Ints, node: Ints) -> tuple[Floats, Floats]:
+    """(limit · η, risk) of each part of a gang, USD per GPU-hour; `size` and `level` [J]."""
+    params, site, gpu_class = book.params, book.node_site[node], book.node_class[node]
+    limit, kappa = book.job_limit[job, gpu_class], book.job_kappa[job].astype(float)
+    pcie = np.where(book.class_nvlink[gpu_class] == 1, 0.0, params.penalty_node_pcie)
+    in_node = np.where(size[job] > 1, 1 - kappa * pcie, 1.0)
+    in_site = 1 - kappa * np.array(params.penalty_site)[book.site_net[site]]
+    computing = book.site_up_mbps[site].astype(float) * book.job_sync_s[job].astype(float)
+    sending = 16.0 * book.job_sync_mb[job].astype(float)
+    over = np.divide(computing, computing + sending, out=np.zeros(len(job)), where=computing > 0)
+    keeps = np.choose(level[job], [in_node, in_site, over])
+    rate = np.array(params.failures_per_gpu_hour)[book.node_tier[node]]
+    return limit * keeps, rate * size[job] * book.job_hours_lost[job].astype(float) * limit
