@@ -20,7 +20,7 @@ from scheduler.matching.arrays import Floats
 from scheduler.matching.halves import Halves
 from scheduler.matching.lists import Lists
 from scheduler.matching.offers import look_up, offers, spread
-from scheduler.matching.proving import best_alone, ranks
+from scheduler.matching.proving import Priced, best_alone, ranks
 from scheduler.matching.tables import Tables
 
 _SHARP: Final = 1e-9
@@ -72,10 +72,10 @@ def bound(of: Tables, ladder: Floats) -> float:
     halves, table = Halves(len(of.jobs)), offers(of)
     sharp = np.full(of.limit.shape[1], _SHARP)
     look_up(of.cells, ladder, sharp, table.exact, table.wide)
-    ranked = ranks(of, ladder)
+    priced = Priced(ladder, ranks(of, ladder), sharp, table.wide)
 
     def half(_: int, first: int, end: int) -> float:
-        return best_alone(of, ladder, ranked, sharp, table.wide, first, end)
+        return best_alone(of, priced, first, end)
 
     nodes = nodes_gain(of.nodes, ladder, sharp[of.cells["gpu_class"]], np.empty_like(ladder))
     return float(nodes + sum(halves.each(half)))

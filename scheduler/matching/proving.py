@@ -36,6 +36,16 @@ class Ranks(NamedTuple):
     uplink: Floats
 
 
+class Priced(NamedTuple):
+    """Prices [K, 4], the places ranked by them, and what single nodes offer at them, with `sharp` [C]
+    as the width of wishes."""
+
+    price: Floats
+    ranked: Ranks
+    sharp: Floats
+    wide: Array
+
+
 class _Room(NamedTuple):
     """What one pass works with."""
 
@@ -63,10 +73,8 @@ def ranks(of: Tables, price: Floats) -> Ranks:
     return Ranks(cheapest, sorted_by(of.places["gpu_class"], cheapest), least, uplink)
 
 
-def best_alone(
-    of: Tables, price: Floats, ranked: Ranks, sharp: Floats, wide: Array, first: int, end: int
-) -> float:  # fmt: skip
-    """Σ over the jobs from `first` to `end`, USD per hour; `wide` are the offers of single nodes."""
+def best_alone(of: Tables, at: Priced, first: int, end: int) -> float:
+    """Σ over the jobs from `first` to `end`, USD per hour."""
     longest = int(np.max(np.diff(of.place_start) + np.diff(of.source_start), initial=0))
     parts, most = 2 * TIERS * (longest + 1), int(of.jobs["least"].max(initial=2))
     room = _Room(
@@ -74,7 +82,7 @@ def best_alone(
         np.empty(longest + 1, np.int32), np.empty(longest + 1, np.int32),
         np.zeros(most + 1, np.int64),
     )  # fmt: skip
-    return float(_sum(of, price, ranked, sharp, wide, room, first, end))
+    return float(_sum(of, *at, room, first, end))
 
 
 @njit(cache=True, nogil=True)
