@@ -34,7 +34,7 @@ from scheduler.leases import MARKET_LOCK
 from scheduler.matching.arrays import Array
 from scheduler.matching.book import digest
 from scheduler.matching.cells import SLOTS
-from scheduler.matching.clear import clear
+from scheduler.matching.clear import clear, follow
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
 from scheduler.models import ClearingPrice, Round
@@ -89,13 +89,13 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) -> int:
-    """`ladders` of each node in the round before, and then in this one."""
+    """`ladders`: what balanced each node's cell in the round before, and then in this one."""
     if not snapshot.jobs:
         return 0
     nodes = [snapshots.name_of(row) for row in snapshot.rows]
     last = np.array([ladders.get(node, _NO_PRICES) for node in nodes]).reshape(-1, len(SLOTS))
     started = time.perf_counter()
-    matches = clear(snapshot.book, last=last if ladders else None)
+    matches, balance = follow(snapshot.book, last if ladders else None)
     seconds = time.perf_counter() - started
     matches = replace(matches, seconds=seconds)
     placed = 0
@@ -107,7 +107,7 @@ def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) 
     displacing.displace_market(snapshot, matches, now=now)
     explaining.tell(_cleared(snapshot, matches, seconds), now=now)
     ladders.clear()
-    ladders.update(zip(nodes, matches.cell_price, strict=True))
+    ladders.update(zip(nodes, balance, strict=True))
     return placed
 
 

@@ -92,7 +92,7 @@ class Followed:
         self._versions: dict[UUID, int] = {}
         self._offers = Offers()
         self.ladders: dict[str, Array] = {}
-        """Of each node in the last round: its cell's ladder, USD per GPU-hour."""
+        """Of each node in the last round: the prices that balanced its cell, USD per GPU-hour."""
 
     def forget(self) -> None:
         """Reads all anew the next time: after a fault, when rows here may say what was undone."""

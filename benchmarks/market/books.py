@@ -5,7 +5,9 @@ from typing import Final
 
 import numpy as np
 
-from scheduler.matching.book import JOBS, Book
+from scheduler.matching.arrays import Floats
+from scheduler.matching.book import JOBS, NODES, Book
+from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
 
 _GANGS: Final = ((1, 0.30), (2, 0.10), (4, 0.14), (8, 0.22), (16, 0.12), (32, 0.07), (64, 0.035),
@@ -59,3 +61,20 @@ def churned(book: Book, share: float, seed: int) -> Book:
     moved = random.random(book.nodes) < share
     ask = np.where(moved, book.node_ask * random.uniform(0.9, 1.1, book.nodes), book.node_ask)
     return replace(book, node_ask=np.round(ask, 6), **columns)
+
+
+def following(
+    book: Book, matches: Matches, share: float, seed: int, balance: Floats
+) -> tuple[Book, Floats]:
+    """The next round's book as a market has it, and of each of its nodes what balanced it: who was
+    placed has left with their GPUs; so many new jobs come, and so many nodes are all free again."""
+    random = np.random.Generator(np.random.PCG64([seed, 4]))
+    free = book.node_gpus - np.bincount(matches.node, matches.gpus, book.nodes)
+    free = np.where(random.random(book.nodes) < share, book.node_gpus, free).astype("|i1")
+    nodes, waiting = np.flatnonzero(free), np.flatnonzero(matches.level < 0)
+    columns = {name: getattr(book, name)[nodes] for name in NODES} | {"node_gpus": free[nodes]}
+    new = make(Plan(jobs=round(share * book.jobs), nodes=1, seed=seed + 1_000_003))
+    for name in JOBS:
+        columns[name] = np.concatenate([getattr(book, name)[waiting], getattr(new, name)])
+    columns["job_id"] = np.arange(len(columns["job_id"]), dtype="<u8")
+    return replace(book, **columns), balance[nodes]

@@ -5,7 +5,6 @@ machine with two cores a clearing may use both.
 """
 
 import argparse
-import inspect
 import json
 import os
 import platform
@@ -27,37 +26,32 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 BOUNDS = HERE / "bounds.json"
 
-TAKES_LAST = "last" in inspect.signature(engine.clear).parameters
-"""Whether the engine can start from the last round's prices."""
-
 
 @dataclass(frozen=True)
 class Timed:
-    """Matches, and the seconds they took."""
+    """Matches, what the next round goes on from, and the seconds they took."""
 
     matches: Matches
+    balance: Floats
     wall: float
     thread: float
     all_threads: float
 
 
-def clear(
-    book: Book, more: Callable[[], bool] | None = None, last: Floats | None = None
-) -> Matches:
-    """The one place that calls the engine. `last` [N, 4]: last round's price ladder of each node,
-    which an engine that can't use it is not given."""
-    if last is not None and TAKES_LAST:
-        return engine.clear(book, more, last=last)  # type: ignore[call-arg]
+def clear(book: Book, more: Callable[[], bool] | None = None) -> Matches:
+    """The one place that calls the engine, beside `timed`."""
     return engine.clear(book, more)
 
 
 def timed(book: Book, seconds: float | None, last: Floats | None = None) -> Timed:
-    """Clears with so much time to look for better; None: so many rounds, the same each time."""
+    """Clears with so much time to look for better; None: so many rounds, the same each time. `last`
+    [N, 4]: what balanced each node's cell in the round before."""
     began = time.perf_counter(), time.thread_time(), time.process_time()
     until = None if seconds is None else began[0] + seconds
-    matches = clear(book, None if until is None else (lambda: time.perf_counter() < until), last)
+    more = None if until is None else (lambda: time.perf_counter() < until)
+    matches, balance = engine.follow(book, last, more)
     ended = time.perf_counter(), time.thread_time(), time.process_time()
-    return Timed(matches, *(e - b for b, e in zip(began, ended, strict=True)))
+    return Timed(matches, balance, *(e - b for b, e in zip(began, ended, strict=True)))
 
 
 def compile_engine() -> None:

@@ -3,14 +3,13 @@
     python -m benchmarks.market.large [--quick]
 
 "certified" is what the run's own prices prove; the stored bound is that of a long run (`solve`).
-Warm: the book after 2 % of jobs and asks have changed, from the prices of the round before; an
-engine that can't start from them is run cold again, and the row says so.
+Warm: the book after 2 % of jobs and asks have changed, from the prices of the round before. Next:
+the book after all who were placed have left with their GPUs, and 2 % of jobs and nodes are new.
 """
 
 import numpy as np
 
-from benchmarks.market import harness
-from benchmarks.market.books import LARGE, churned, large
+from benchmarks.market.books import LARGE, churned, following, large
 from benchmarks.market.harness import Result, Timed, bounds, compile_engine, parser, timed
 from scheduler.matching.book import Book, digest
 
@@ -39,10 +38,18 @@ def _one(result: Result, kind: str, seed: int, book: Book) -> None:
     for seconds in COLD:
         ours = timed(book, seconds)
         _add(result, (kind, seed, _gpus(book), "cold", seconds), ours, known)
-    after, start = churned(book, CHURN, seed), "warm" if harness.TAKES_LAST else "cold, 2 % others"
-    for seconds in WARM:
-        warm = timed(after, seconds, ours.matches.cell_price)
-        _add(result, (kind, seed, _gpus(after), start, seconds), warm, None)
+    rounds = {
+        "warm": (churned(book, CHURN, seed), ours.balance),
+        "next": following(book, ours.matches, CHURN, seed, ours.balance),
+    }
+    for start, (after, last) in rounds.items():
+        for seconds in WARM:
+            _add(
+                result,
+                (kind, seed, _gpus(after), start, seconds),
+                timed(after, seconds, last),
+                None,
+            )
 
 
 def _add(result: Result, what: tuple, ours: Timed, known: float | None) -> None:

@@ -91,7 +91,7 @@ def jobs_gain(
     total = 0.0
     for at in range(first, end, each):
         job, limit = jobs[at], limits[at]
-        gain, gpus, gpu_class, near = _one_node(job, limit, slow, failures, wide, width)
+        gain, gpus, gpu_class, near = in_one_node(job, limit, slow, failures, wide, width)
         parts = 0
         if job.most > 1 and job.level >= 1:
             found, count = _together(at, of, lists, price, room, gain)
@@ -110,7 +110,7 @@ def jobs_gain(
 
 
 @njit(cache=True, nogil=True)
-def _one_node(
+def in_one_node(
     job: Record, limit: Floats, slow: Floats, failures: Floats, wide: Array, width: Floats
 ) -> tuple[float, int, int, float]:
     """(gain, GPUs, class, gain with all that are near) of the best single node."""

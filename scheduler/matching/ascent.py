@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from marketplace.core.money import MICRO
 from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.bound import Prospects
 from scheduler.matching.cells import distinct
@@ -108,11 +107,13 @@ def _levels(of: Tables) -> _Levels:
 
 
 def usual_ask(of: Tables) -> Floats:
-    """[C] the median of each class; of one that nobody offers, 1."""
+    """[C] the median of each class, or what its GPUs are worth to bidders if most are free of charge;
+    of one that nobody offers, 1."""
     of_node = of.cells["gpu_class"][of.nodes["cell"]]
     usual = np.ones(of.limit.shape[1])
     for each in np.unique(of_node):
-        usual[each] = max(float(np.median(of.nodes["ask"][of_node == each])), MICRO**-1)
+        median, limits = np.median(of.nodes["ask"][of_node == each]), of.limit[:, each]
+        usual[each] = median or (limits.max(initial=0.0) or 1.0)
     return usual
 
 

@@ -302,20 +302,29 @@ def _numbered(
 
 def reordered(book: Book, jobs: Ints, nodes: Ints) -> Book:
     """The same book with its jobs and nodes in another order, or some of them only."""
-    picked = {name: getattr(book, name)[jobs] for name in JOBS}
-    picked |= {name: getattr(book, name)[nodes] for name in NODES}
-    return replace(book, **picked)
+    classes, sites = np.arange(len(book.class_nvlink)), np.arange(len(book.site_region))
+    return rearranged(book, jobs, nodes, classes, sites)
 
 
 def renumbered(book: Book, classes: Ints, sites: Ints) -> Book:
     """The same book with its classes and sites in another order."""
+    return rearranged(book, np.arange(book.jobs), np.arange(book.nodes), classes, sites)
+
+
+def rearranged(book: Book, jobs: Ints, nodes: Ints, classes: Ints, sites: Ints) -> Book:
+    """The same book with all in another order, or with some only of its jobs and nodes."""
+    picked = {name: getattr(book, name)[jobs] for name in JOBS}
+    picked |= {name: getattr(book, name)[nodes] for name in NODES}
+    picked |= {name: getattr(book, name)[sites] for name in PLACES if name.startswith("site_")}
     return replace(
         book,
-        job_limit=np.ascontiguousarray(book.job_limit[:, classes]),
-        class_nvlink=book.class_nvlink[classes],
-        node_class=np.argsort(classes)[book.node_class].astype("<i2"),
-        node_site=np.argsort(sites)[book.node_site].astype("<i4"),
-        **{name: getattr(book, name)[sites] for name in PLACES if name.startswith("site_")},
+        **picked
+        | {
+            "job_limit": np.ascontiguousarray(picked["job_limit"][:, classes]),
+            "class_nvlink": book.class_nvlink[classes],
+            "node_class": np.argsort(classes)[picked["node_class"]].astype("<i2"),
+            "node_site": np.argsort(sites)[picked["node_site"]].astype("<i4"),
+        },
     )
 
 
@@ -362,8 +371,8 @@ def column(name: str, values: Sequence[float]) -> Array:
 def _check_relations(book: Book) -> None:
     """What ties arrays to each other."""
     for name in ("job_id", "node_id"):
-        ids = getattr(book, name)
-        if len(np.unique(ids)) != len(ids):
+        ids = np.sort(getattr(book, name))
+        if (ids[1:] == ids[:-1]).any():
             raise Invalid(f"{name} holds a number twice", field=name)
     if (book.job_gpus_max < book.job_gpus_min).any():
         raise Invalid("job_gpus_max lies below job_gpus_min", field="job_gpus_max")

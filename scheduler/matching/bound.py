@@ -18,8 +18,9 @@ import numpy as np
 from scheduler.matching.alone import jobs_gain, nodes_gain, room
 from scheduler.matching.arrays import Floats
 from scheduler.matching.halves import Halves
-from scheduler.matching.lists import Length, Lists, lists
+from scheduler.matching.lists import Lists
 from scheduler.matching.offers import look_up, offers, spread
+from scheduler.matching.proving import Priced, best_alone, ranks
 from scheduler.matching.tables import Tables
 
 _SHARP: Final = 1e-9
@@ -68,5 +69,13 @@ class Prospects:
 
 def bound(of: Tables, ladder: Floats) -> float:
     """USD per hour; `ladder` [K, 4] is each cell's price for slots of 1, 2, 4 and 8 GPUs."""
-    halves = Halves(len(of.jobs))
-    return Prospects(of, lists(of, ladder, halves, Length()), halves).bound(ladder)
+    halves, table = Halves(len(of.jobs)), offers(of)
+    sharp = np.full(of.limit.shape[1], _SHARP)
+    look_up(of.cells, ladder, sharp, table.exact, table.wide)
+    priced = Priced(ladder, ranks(of, ladder), sharp, table.wide)
+
+    def half(_: int, first: int, end: int) -> float:
+        return best_alone(of, priced, first, end)
+
+    nodes = nodes_gain(of.nodes, ladder, sharp[of.cells["gpu_class"]], np.empty_like(ladder))
+    return float(nodes + sum(halves.each(half)))

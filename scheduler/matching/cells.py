@@ -4,6 +4,7 @@ A cell is a GPU class, a site and a service tier (reliability and long window). 
 site is pooled with its like: same class, region, trust and service tier.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,8 @@ SLOTS: Final = (1, 2, 4, 8)
 """Sizes in which the GPUs of one node are let; a gang's share of a node is cut into the fewest."""
 POOL: Final = -1
 """The site of a pooled cell."""
+_TABLE: Final = 32
+"""So many numbers for each row may be looked up in a table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,28 +55,21 @@ def cells(book: Book) -> Cells:
     """The cells of a book."""
     site = book.node_site.astype(np.int64)
     alone = np.bincount(site, minlength=len(book.site_region))[site] == 1
-    columns = np.stack(
-        [
-            book.node_class.astype(np.int64),
-            np.where(alone, POOL, site),
-            book.site_region[site].astype(np.int64),
-            book.site_trust[site].astype(np.int64),
-            book.node_tier.astype(np.int64),
-            book.node_long.astype(np.int64),
-        ],
-        axis=1,
-    )
-    of_node, first = _by_first_appearance(columns)
-    place, _ = _by_first_appearance(np.stack([columns[:, 0], site], axis=1))
-    gpu_class, where, region, trust, tier, long = columns[first].T
+    # A pooled site stands for all of its region and trust, by a number below POOL.
+    region, trust = book.site_region[site].astype(np.int64), book.site_trust[site].astype(np.int64)
+    where = np.where(alone, POOL - 4 * region - trust, site)
+    columns = (book.node_class, where, book.node_tier, book.node_long)
+    of_node, first = _by_first_appearance(np.stack(columns, axis=1).astype(np.int64))
+    place, _ = _by_first_appearance(np.stack([book.node_class, site], axis=1))
+    gpu_class, tier, long = (column[first] for column in columns if column is not where)
     params, net = book.params, book.site_net[site[first]]
     return Cells(
         of_node=of_node,
         place=place,
         gpu_class=gpu_class,
-        site=where,
-        region=region,
-        trust=trust,
+        site=np.where(alone, POOL, site)[first],
+        region=region[first],
+        trust=trust[first],
         tier=tier,
         long=long.astype(bool),
         failures=np.array(params.failures_per_gpu_hour)[tier],
@@ -104,10 +100,17 @@ def distinct(rows: Ints) -> tuple[Ints, Ints, Ints]:
     """The distinct rows in order, where each first appears, and for each row which it is."""
     least = rows.min(axis=0, initial=0)
     spans = rows.max(axis=0, initial=0) - least + 1
-    # As one number each they sort ten times faster.
+    # As one number each they sort ten times faster, and a table of few numbers needs no sorting.
     number = np.ravel_multi_index(tuple((rows - least).T), tuple(spans))
-    _, first, of_row = np.unique(number, return_index=True, return_inverse=True)
-    return rows[first], first, of_row
+    if math.prod(spans.tolist()) > _TABLE * (len(rows) + 64):
+        _, first, of_row = np.unique(number, return_index=True, return_inverse=True)
+        return rows[first], first, of_row
+    table = np.full(math.prod(spans.tolist()), len(rows))
+    table[number[::-1]] = np.arange(len(rows))[::-1]
+    each = np.flatnonzero(table < len(rows))
+    first = table[each]
+    table[each] = np.arange(len(each))
+    return rows[first], first, table[number]
 
 
 def _label(kinds: Cells, names: Names, cell: int) -> str:

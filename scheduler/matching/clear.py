@@ -9,16 +9,18 @@ Three steps, each of which tells the next what it needs:
 3. Prices are set that support the matches (`settling`), and what they prove is reckoned: those of
    the ascent or, in small books, the lowest where they prove as much (`pricing`).
 
+Prices of a large book go on from those of the round before.
+
 Ties fall by a hash of the book's seed and the row's id: the order of the rows means nothing.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from scheduler.matching import book as books
 from scheduler.matching import improving, pricing, settling
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.ascent import Ascent
@@ -29,14 +31,16 @@ from scheduler.matching.choosing import desk
 from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
-from scheduler.matching.ordering import mixed, with_places_as_they_come
+from scheduler.matching.ordering import in_our_order, mixed, sorted_by
 from scheduler.matching.placing import Gang, Stand
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows
 
-_SWEEPS, _AGAIN = 50, 16
+_SWEEPS, _AGAIN = 50, 4
 """Steps that prices take, and take from last round's."""
+_SETTLED: Final = 0.003
+"""Last round's prices are still right if the latter lower the bound by no more than this share."""
 _KNOWN: Final = 0.5
 """The share of nodes whose prices must be known to go on from them."""
 _GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
@@ -47,38 +51,93 @@ _ROUNDS: Final = 256
 _LEAST_ROUNDS: Final = 2048
 
 
-def clear(
-    book: Book, more: Callable[[], bool] | None = None, last: Floats | None = None
-) -> Matches:
+@dataclass(frozen=True, eq=False)
+class _Ours:
+    """A book, and the same in an order of our own: the numbers there of its jobs and nodes."""
+
+    book: Book
+    jobs: Ints
+    nodes: Ints
+    ordered: Book
+    kinds: Cells
+    of: Tables
+
+
+def clear(book: Book, more: Callable[[], bool] | None = None) -> Matches:
     """Matches for a book. `more` is asked whether there is time to make them better; without it
-    the same book gives the same matches, bit for bit. `last` [N, 4] are the prices that each node's
-    cell had in the round before (0: none); large books start from them."""
-    # 1. An order of our own, from ids and seed alone: where we try things in turn, it is fair.
+    the same book gives the same matches, bit for bit."""
+    return follow(book, None, more)[0]
+
+
+def follow(
+    book: Book, last: Floats | None, more: Callable[[], bool] | None = None
+) -> tuple[Matches, Floats]:
+    """`clear`, and [N, 4] the prices that balance each node's cell, for the next round to go on from:
+    raised to the asks that were let they would rise from round to round. `last` [N, 4] are those of
+    the round before (0: none), from which large books start. The same two give the same matches."""
+    ours = _in_our_order(book)
+    prices = None if last is None or book.jobs <= _SMALL else _going_on(ours, last[ours.nodes])
+    if prices is None:
+        prices = Ascent(ours.of)
+        prices.climb(_SWEEPS)
+    matches = _finished(ours, _matched(ours, prices, more), prices.best)
+    balance = np.empty((book.nodes, len(SLOTS)))
+    balance[ours.nodes] = prices.best[ours.kinds.of_node]
+    return matches, balance
+
+
+def _going_on(ours: _Ours, last: Floats) -> Ascent | None:
+    """From last round's prices [N, 4]; None if the book is quite another."""
+    start = _of_cells(ours.kinds, last)
+    if start is None:
+        return None
+    prices = Ascent(ours.of, start)
+    prices.climb(1)
+    before = prices.bound
+    prices.climb(_AGAIN)
+    return prices if prices.bound > before * (1 - _SETTLED) else None
+
+
+def _of_cells(kinds: Cells, price: Floats) -> Floats | None:
+    """[K, 4] the price of each cell by those of its nodes [N, 4]; of one that has none, the mean of
+    its class. None if there are hardly any."""
+    found = np.zeros((len(kinds), price.shape[1]))
+    np.maximum.at(found, kinds.of_node, price)
+    known: Bools = np.all(found > 0, axis=1)
+    if not len(price) or known[kinds.of_node].mean() < _KNOWN:
+        return None
+    for gpu_class in np.unique(kinds.gpu_class[~known]):
+        alike = kinds.gpu_class == gpu_class
+        if known[alike].any():
+            found[alike & ~known] = found[alike & known].mean(axis=0)
+    return np.maximum.accumulate(found, axis=1)
+
+
+def _in_our_order(book: Book) -> _Ours:
+    """By ids and seed alone: where things are tried in turn, it is fair."""
     jobs = np.argsort(mixed(book.job_id, book.params.seed))
-    nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_ask))
-    ordered, _ = with_places_as_they_come(books.reordered(book, jobs, nodes))
+    nodes = np.argsort(mixed(book.node_id, book.params.seed))
+    nodes = nodes[sorted_by(book.node_ask[nodes])]
+    ordered, _ = in_our_order(book, jobs, nodes)
     kinds = cells(ordered)
-    of = tables(ordered, kinds)
-    # 2. Prices, and who runs where.
-    start = None if last is None or book.jobs <= _SMALL else _of_cells(kinds, last[nodes])
-    climbing = Ascent(of, start)
-    climbing.climb(_SWEEPS if start is None else _AGAIN)
-    market = _matched(ordered, kinds, of, climbing, more)
-    # 3. Prices within that room, and what they prove.
-    let = _let(ordered, of, market)
+    return _Ours(book, jobs, nodes, ordered, kinds, tables(ordered, kinds))
+
+
+def _finished(ours: _Ours, market: Market, balance: Floats) -> Matches:
+    """With prices, and what they prove."""
+    book, kinds, of = ours.ordered, ours.kinds, ours.of
+    let = _let(book, of, market)
     if book.jobs <= _SMALL:
-        lowest = pricing.ladders(ordered, kinds, *_gangs(ordered, kinds, let, market))
-        ladder = settling.lowered(of, let, climbing.best, lowest)
+        lowest = pricing.ladders(book, kinds, *_gangs(book, kinds, let, market))
+        ladder = settling.lowered(of, let, balance, lowest)
     else:
-        ladder = settling.ladders(of, let, climbing.best)
-    return _matches(book, (jobs, nodes), of, (let, market.gangs["level"]), ladder)
+        ladder = settling.ladders(of, let, balance)
+    return _matches(ours, let, market.gangs["level"], ladder)
 
 
-def _matches(
-    book: Book, numbers: tuple[Ints, Ints], of: Tables, found: tuple[Array, Ints], ladder: Floats
-) -> Matches:
-    """In the book's own order: `numbers` are those of our jobs and nodes in it."""
-    (jobs, nodes), (let, reached) = numbers, found
+def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats) -> Matches:
+    """In the book's own order."""
+    book, jobs, nodes, of = ours.book, ours.jobs, ours.nodes, ours.of
     gpus = np.array(SLOTS)[let["slot"]]
     level, gpu_class = np.full((2, book.jobs), -1)
     level[jobs] = reached
@@ -86,7 +145,7 @@ def _matches(
     cell_price = np.empty((book.nodes, len(SLOTS)))
     cell_price[nodes] = ladder[of.nodes["cell"]]
     job, node = jobs[let["job"]], nodes[let["node"]]
-    order = np.lexsort((-gpus, node, job))
+    order = sorted_by(job, node, -gpus)
     paid = settling.payments(of, let, ladder)
     gain = gpus * (let["worth"] - let["risk"] - of.nodes["ask"][let["node"]])
     return Matches(
@@ -104,48 +163,48 @@ def _matches(
     )
 
 
-def _of_cells(kinds: Cells, price: Floats) -> Floats | None:
-    """[K, 4] the price of each cell by those of its nodes [N, 4]; of one that has none, the mean of
-    its class. None if there are hardly any."""
-    found = np.zeros((len(kinds), price.shape[1]))
-    np.maximum.at(found, kinds.of_node, price)
-    known: Bools = np.all(found > 0, axis=1)
-    if known[kinds.of_node].mean() < _KNOWN:
-        return None
-    for gpu_class in np.unique(kinds.gpu_class[~known]):
-        alike = kinds.gpu_class == gpu_class
-        if known[alike].any():
-            found[alike & ~known] = found[alike & known].mean(axis=0)
-    return np.maximum.accumulate(found, axis=1)
-
-
-def _matched(
-    book: Book, kinds: Cells, of: Tables, prices: Ascent, more: Callable[[], bool] | None
-) -> Market:
-    sold = supply(book, prices.best[kinds.of_node], np.arange(book.nodes))
-    hoped, (gangs, parts) = hopes(of, sold.seats, sold.kinds), improving.gangs(of, book)
+def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Market:
+    """Who runs where."""
+    book, of = ours.ordered, ours.of
+    sold = supply(book, prices.best[ours.kinds.of_node], np.arange(book.nodes))
+    gangs, parts = improving.gangs(of, book)
     room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
-    market = Market(of, hoped, sold, stock(sold), room, gangs, parts)
+    nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))
+    market = Market(of, nowhere, sold, stock(sold), room, gangs, parts)
     if not book.jobs or not book.nodes:
         return market
-    improving.hope(market)
     # Who would lose most by coming late, and has most to fit in, comes first.
     order = np.argsort(-gangs["weight"] * prices.gains * of.jobs["least"], kind="stable")
-    starts = [_start(market, order, guide) for guide in _guides(book)]
-    market = max(starts, key=_worth)  # of equals the first
-    spare, done = improving.undo(market), 0
-    while more() if more else done < _LEAST_ROUNDS:
-        improving.improve(market, _ROUNDS, spare)
-        done += _ROUNDS
+    if book.jobs > _SMALL:
+        return _improved(_filled(market, order), more)
+    market = _hopeful(market)
+    return _improved(max((_start(market, order, g) for g in _GUIDES), key=_worth), more)
+
+
+def _filled(market: Market, order: Ints) -> Market:
+    """By prices first, for which a look at few kinds is enough; who gets nothing, by asks."""
+    improving.fill(_looking(market, order, _GUIDES[0]), order, _GUIDES[0])
+    rest = order[market.gangs["parts"][order] == 0]
+    improving.fill(_looking(market, rest, 0.0), rest, 0.0)
     return market
 
 
-def _guides(book: Book) -> tuple[float, ...]:
-    """How much prices count in each start: small books get stuck where they begin, and begin often."""
-    return _GUIDES if book.jobs <= _SMALL else _GUIDES[:1]
+def _looking(market: Market, jobs: Ints, guide: float) -> Market:
+    """These jobs know where to look, if prices count so much."""
+    sold = market.sold
+    return market._replace(hoped=hopes(market.of, sold.seats, sold.kinds, np.sort(jobs), guide))
+
+
+def _hopeful(market: Market) -> Market:
+    """All jobs know where to look at any prices, and what they would bring, were they alone."""
+    every = np.arange(len(market.gangs))
+    market = _looking(market, every, 0.0)
+    improving.hope(market._replace(left=stock(market.sold)), every)
+    return market
 
 
 def _start(empty: Market, order: Ints, guide: float) -> Market:
+    """Small books get stuck where they begin, and begin often."""
     market = empty._replace(
         left=stock(empty.sold),
         room=empty.room._replace(random=empty.room.random.copy()),
@@ -154,8 +213,18 @@ def _start(empty: Market, order: Ints, guide: float) -> Market:
     )
     improving.fill(market, order, guide)
     improving.fill(market, order, 0.0)
-    if len(order) <= _SMALL:
-        improving.improve(market, _ROUNDS, improving.undo(market))
+    improving.improve(market, _ROUNDS, improving.undo(market))
+    return market
+
+
+def _improved(market: Market, more: Callable[[], bool] | None) -> Market:
+    """Made better as long as there is time."""
+    spare, done = improving.undo(market), 0
+    while more() if more else done < _LEAST_ROUNDS:
+        if not done and len(market.gangs) > _SMALL:
+            market = _hopeful(market)
+        improving.improve(market, _ROUNDS, spare)
+        done += _ROUNDS
     return market
 
 

@@ -8,6 +8,7 @@ from numba import njit
 from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.halves import Halves, joined
 from scheduler.matching.lending import lent
+from scheduler.matching.ordering import sorted_by
 from scheduler.matching.tables import Tables, accepts
 
 NOTHING: Final = -1e-9
@@ -25,32 +26,38 @@ class Hopes(NamedTuple):
     gain: Floats
 
 
-def hopes(of: Tables, seats: Array, kinds: Array) -> Hopes:
-    """For all jobs."""
-    ask = seats["ask"][np.minimum(kinds["first"], max(len(seats) - 1, 0))]
-    order = np.lexsort((ask, kinds["gpu_class"]))
+def hopes(of: Tables, seats: Array, kinds: Array, jobs: Ints, guide: float = 0.0) -> Hopes:
+    """For these jobs, in rising order; of others no kinds are known. `guide` (0 to 1): how much of
+    prices counts; where they do, lists are short, and good for who chooses by as much or more."""
+    dear = np.maximum(seats["ask"], guide * seats["price"][:, 0])
+    ask = np.full(len(kinds), np.inf)
+    np.minimum.at(ask, seats["kind"], dear)
+    order = sorted_by(kinds["gpu_class"], ask)
     start = np.searchsorted(kinds["gpu_class"][order], np.arange(of.limit.shape[1] + 1))
     order = order.astype(np.int32)
 
     def half(_: int, first: int, end: int) -> tuple[Ints, Ints, Floats]:
-        return _hopes(of, kinds, order, ask, start, first, end)
+        return _hopes(of, kinds, order, ask, start, jobs[first:end])
 
-    counts, listed, gain = zip(*Halves(len(of.jobs)).each(half), strict=True)
-    return Hopes(*joined(counts, listed), np.concatenate(gain))
+    counts, listed, gain = zip(*Halves(len(jobs)).each(half), strict=True)
+    every = np.zeros(len(of.jobs), np.int64)
+    every[jobs] = np.concatenate(counts)
+    return Hopes(*joined([every], listed), np.concatenate(gain))
 
 
 @njit(cache=True, nogil=True)
 def _hopes(
-    of: Tables, kinds: Array, order: Ints, ask: Floats, start_of: Ints, first: int, end: int
+    of: Tables, kinds: Array, order: Ints, ask: Floats, start_of: Ints, which: Ints
 ) -> tuple[Ints, Ints, Floats]:
-    """(how many kinds of each job, all of them, their gains) for the jobs from `first` to `end`."""
-    of, kinds, order, ask, start_of = lent((of, kinds, order, ask, start_of))
+    """(how many kinds of each of these jobs, all of them, their gains)."""
+    of, kinds, order, ask = lent((of, kinds, order, ask))
+    start_of, which = lent((start_of, which))
     jobs, limits, slow, failures = of.jobs, of.limit, of.rules.in_node, of.rules.failures
-    counts = np.zeros(end - first, np.int64)
+    counts = np.zeros(len(which), np.int64)
     kind, gain = np.empty(4096, np.int32), np.empty(4096)
     found, promise = np.empty(len(kinds), np.int32), np.empty(len(kinds))
     total = 0
-    for at in range(first, end):
+    for number, at in enumerate(which):
         job, count = jobs[at], 0
         for gpu_class in range(limits.shape[1]):
             limit, of_class = limits[at, gpu_class], 0
@@ -75,5 +82,5 @@ def _hopes(
         for one in np.argsort(promise[:count]):
             kind[total], gain[total] = found[one], -promise[one]
             total += 1
-        counts[at - first] = count
+        counts[number] = count
     return counts, kind[:total].copy(), gain[:total].copy()

@@ -84,15 +84,15 @@ def undo(market: Market) -> Undo:
 
 
 @njit(cache=True, nogil=True)
-def hope(market: Market) -> None:
-    """Notes what each job would bring, were it alone."""
-    market = lent(market)
-    for at in range(len(market.gangs)):
-        score, _, _ = choose(
+def hope(market: Market, jobs: Ints) -> None:
+    """Notes what each of these would bring, were it alone."""
+    market, jobs = lent(market), lent(jobs)
+    for at in jobs:
+        score, _, count = choose(
             at, market.of, market.hoped, market.sold, market.left, market.room,
             Mood(0.0, _LOOK, 0.0, True),
         )  # fmt: skip
-        market.gangs[at].hope = score
+        market.gangs[at].hope = score if count else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -141,10 +141,10 @@ def _place(market: Market, at: int, mood: Mood) -> float:
     score, level, count = choose(
         at, market.of, market.hoped, market.sold, market.left, market.room, mood
     )
-    gang.level, gang.parts, gang.surplus, gang.size = level, count, score, 0
+    gang.level, gang.parts, gang.surplus, gang.size = level, count, 0.0, 0
     if count:
         chosen = market.room.chosen[:count]
-        gang.surplus += _beyond_asks(seats, market.left.free, chosen, mood.guide)
+        gang.surplus = score + _beyond_asks(seats, market.left.free, chosen, mood.guide)
         let(seats, market.sold.kinds, market.left, at, chosen)
         market.parts[gang.first : gang.first + count] = chosen
         gang.size = chosen["gpus"].sum()

@@ -102,15 +102,15 @@ def _promising_places(
             gain = worth * (1 - job.kappa * in_site[place.net] - safest) - cheapest[one]
             if gain <= 0 or not accepts(job, place):
                 continue
-            there = _there(job, place)
-            if there >= least:
-                hope[count], which[count] = -gain * min(there, job.most), one
+            found = there(job, place)
+            if found >= least:
+                hope[count], which[count] = -gain * min(found, job.most), one
                 count += 1
     return count
 
 
 @njit(cache=True, nogil=True)
-def _there(job: Record, place: Record) -> int:
+def there(job: Record, place: Record) -> int:
     """How many GPUs a place has that the job accepts."""
     total = 0
     for at in range(2 * TIERS):
@@ -138,23 +138,23 @@ def _spots(
             limit = limits[at, gpu_class]
             if limit <= 0:
                 continue
-            count = _promising_sites(
+            count = promising_sites(
                 job, limit, places, place_start[gpu_class], place_start[gpu_class + 1], cheapest, hope,
                 which, gpus,
             )  # fmt: skip
-            count = _promising_sources(
+            count = promising_sources(
                 job, limit, cells, sources, source_start[gpu_class], source_start[gpu_class + 1],
                 len(places), price, hope, which, gpus, count,
             )  # fmt: skip
-            if _enough(job, sources, len(places), which[:count], gpus[:count], sites):
-                count = _gainful(hope, which, count)
+            if enough(job, sources, len(places), which[:count], gpus[:count], sites):
+                count = gainful(hope, which, count)
                 found, total = _keep_best(hope[:count], which[:count], length.places, found, total)
         counts[at - first] = total - before
     return counts, found[:total].copy()
 
 
 @njit(cache=True, nogil=True)
-def _promising_sites(
+def promising_sites(
     job: Record, limit: float, places: Array, first: int, end: int, cheapest: Floats, hope: Floats,
     which: Ints, gpus: Ints,
 ) -> int:  # fmt: skip
@@ -164,16 +164,16 @@ def _promising_sites(
         place = places[one]
         if not accepts(job, place):
             continue
-        there, keeps = _there(job, place), kept(job, place.uplink)
-        if there >= max(job.site_least, 1) and keeps > 0:
-            hope[count] = -(limit * keeps - cheapest[one]) * min(there, job.most)
-            which[count], gpus[count] = one, there
+        found, keeps = there(job, place), kept(job, place.uplink)
+        if found >= max(job.site_least, 1) and keeps > 0:
+            hope[count] = -(limit * keeps - cheapest[one]) * min(found, job.most)
+            which[count], gpus[count] = one, found
             count += 1
     return count
 
 
 @njit(cache=True, nogil=True)
-def _promising_sources(
+def promising_sources(
     job: Record, limit: float, cells: Array, sources: Array, first: int, end: int, number: int,
     price: Floats, hope: Floats, which: Ints, gpus: Ints, count: int,
 ) -> int:  # fmt: skip
@@ -192,7 +192,7 @@ def _promising_sources(
 
 
 @njit(cache=True, nogil=True)
-def _enough(
+def enough(
     job: Record, sources: Array, number: int, which: Ints, gpus: Ints, sites: Ints
 ) -> bool:  # fmt: skip
     """Whether the largest sites, as many as the gang accepts, have the GPUs that it needs. `sites`
@@ -216,7 +216,7 @@ def _enough(
 
 
 @njit(cache=True, nogil=True)
-def _gainful(hope: Floats, which: Ints, count: int) -> int:
+def gainful(hope: Floats, which: Ints, count: int) -> int:
     """Moves those that promise anything to the front; how many."""
     kept_on = 0
     for at in range(count):

@@ -158,8 +158,9 @@ def _regions(job: Record, regions: int) -> tuple[int, int]:
 
 @njit(cache=True, nogil=True)
 def _clear(table: Array) -> None:
-    for here in table.flat:
-        here.price, here.weight, here.wanted = FAR, 0.0, 0.0
+    every = table.reshape(-1)
+    for at in range(len(every)):
+        every[at].price, every[at].weight, every[at].wanted = FAR, 0.0, 0.0
 
 
 @njit(cache=True, nogil=True)

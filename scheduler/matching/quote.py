@@ -14,14 +14,13 @@ import numpy as np
 
 from marketplace.core.errors import Invalid
 from scheduler.matching import asking
-from scheduler.matching import book as books
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.book import MOST_GPUS, NODE_GPUS, Book, Order
 from scheduler.matching.cells import SLOTS, slots
 from scheduler.matching.choosing import desk
 from scheduler.matching.explain import Term
 from scheduler.matching.hoping import NOTHING
-from scheduler.matching.ordering import mixed, with_places_as_they_come
+from scheduler.matching.ordering import in_our_order, mixed
 from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.saying import LEVELS, unmet
 from scheduler.matching.supply import stock, supply
@@ -101,7 +100,7 @@ class Quotes:
         dearest = np.where(within, cost, 0.0).max(axis=1)
         # 1. An order of our own, from ids and prices alone.
         nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_gpus, dearest))
-        ordered, classes_of = with_places_as_they_come(books.reordered(book, np.arange(0), nodes))
+        ordered, classes_of = in_our_order(book, np.arange(0), nodes)
         ordered = replace(ordered, node_ask=dearest[nodes].copy())
         # 2. What is on offer, and the cheapest of each kind.
         self._rules = rules(ordered)

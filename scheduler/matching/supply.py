@@ -14,6 +14,7 @@ from numba import njit
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS, Book
 from scheduler.matching.cells import distinct
+from scheduler.matching.ordering import sorted_by
 from scheduler.matching.tables import TIERS, rows
 
 DOUBLINGS: Final = 13
@@ -91,7 +92,7 @@ def supply(book: Book, price: Floats, tie: Ints) -> Supply:
         book.node_long,
     )  # fmt: skip
     each, _, kind = distinct(np.stack(columns, axis=1).astype(np.int64))
-    order = np.lexsort((tie, book.node_gpus, book.node_ask, kind))
+    order = sorted_by(kind, book.node_ask, book.node_gpus, tie)
     places, _, place = distinct(np.stack([book.node_class, site], axis=1).astype(np.int64))
     seats = rows(
         SEAT, ask=book.node_ask[order], price=price[order], node=order, kind=kind[order],
@@ -116,7 +117,7 @@ def supply(book: Book, price: Floats, tie: Ints) -> Supply:
 
 def _shelf(seats: Array) -> Array:
     """The shelf of these seats, which learn where they stand in it."""
-    order = np.lexsort((np.arange(len(seats)), seats["ask"], seats["place"])).astype(np.int32)
+    order = sorted_by(seats["place"], seats["ask"]).astype(np.int32)
     seats["shelved"][order] = np.arange(len(seats))
     of = seats[order]
     return rows(
@@ -130,7 +131,7 @@ def _ranks(book: Book, places: Array, shelf: Array) -> tuple[Array, Ints]:
     shape = (len(book.class_nvlink), NETS, TIERS, DOUBLINGS)
     where = (places["gpu_class"][place], places["net"][place], tier, doubling)
     number = np.ravel_multi_index(where, shape)
-    order = np.lexsort((place, ask, number))
+    order = sorted_by(number, ask, place)
     ranked = rows(RANKED, ask=ask[order], place=place[order])
     start = np.searchsorted(number[order], np.arange(np.prod(shape) + 1))
     return ranked, start

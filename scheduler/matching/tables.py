@@ -15,6 +15,7 @@ from numba import njit
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import Book
 from scheduler.matching.cells import POOL, Cells
+from scheduler.matching.ordering import sorted_by
 
 TIERS: Final = 3
 TRUSTS: Final = 4
@@ -154,9 +155,14 @@ def _sources(book: Book, kinds: Cells) -> Array:
     pooled = np.flatnonzero(kinds.site[kinds.of_node] == POOL)
     cell, free = kinds.of_node[pooled], book.node_gpus[pooled].astype(np.int32)
     uplink = book.site_up_mbps[book.node_site[pooled]].astype(float)
-    keys = np.stack([book.node_class[pooled].astype(float), cell.astype(float), uplink, free])
-    each, nodes = np.unique(keys, axis=1, return_counts=True)
-    return rows(SOURCE, cell=each[1], uplink=each[2], gpus=nodes * each[3], each=each[3])
+    order = sorted_by(book.node_class[pooled], cell, uplink, free)
+    cell, uplink, free = cell[order], uplink[order], free[order]
+    other = np.ones(len(order), bool)
+    other[1:] = (np.diff(cell) != 0) | (np.diff(uplink) != 0) | (np.diff(free) != 0)
+    first = np.flatnonzero(other)
+    nodes = np.diff(first, append=len(order))
+    each = free[first]
+    return rows(SOURCE, cell=cell[first], uplink=uplink[first], gpus=nodes * each, each=each)
 
 
 @njit(cache=True, nogil=True)

@@ -2,9 +2,11 @@
 
 import pytest
 
+from benchmarks.market.books import churned, following
 from benchmarks.market.optimum import optimum
+from scheduler.matching.arrays import Floats
 from scheduler.matching.book import Book
-from scheduler.matching.clear import clear
+from scheduler.matching.clear import clear, follow
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
 from tests.matching.rows import a_book, a_node, an_order, checked
@@ -38,14 +40,15 @@ def test_who_has_waited_counts_for_more() -> None:
 
 
 @pytest.fixture(scope="module", params=range(2))
-def many(request: pytest.FixtureRequest) -> tuple[Book, Matches]:
-    """A book too large for the prices of small ones, and its matches."""
+def many(request: pytest.FixtureRequest) -> tuple[Book, Matches, Floats]:
+    """A book too large for the prices of small ones, its matches, and what balanced it."""
     book = make(Plan(jobs=600, nodes=1500, seed=request.param, alone=0.3 * request.param))
-    return book, checked(book, clear(book, lambda: False))
+    matches, balance = follow(book, None, lambda: False)
+    return book, checked(book, matches), balance
 
 
-def test_hardly_anything_is_made_whole_in_large_books(many: tuple[Book, Matches]) -> None:
-    book, matches = many
+def test_hardly_anything_is_made_whole_in_large_books(many: tuple[Book, Matches, Floats]) -> None:
+    book, matches, _ = many
     below = book.node_ask[matches.node] - matches.price
     assert (matches.gpus * below.clip(min=0)).sum() == pytest.approx(matches.make_whole)
     assert 0 < matches.make_whole <= 0.001 * (matches.gpus * matches.price).sum()
@@ -54,18 +57,45 @@ def test_hardly_anything_is_made_whole_in_large_books(many: tuple[Book, Matches]
     )
 
 
-def test_a_round_goes_on_from_the_prices_of_the_last(many: tuple[Book, Matches]) -> None:
-    book, cold = many
-    warm = checked(book, clear(book, lambda: False, cold.cell_price))
+def test_rounds_that_go_on_from_each_other_are_as_good_as_new_ones(
+    many: tuple[Book, Matches, Floats],
+) -> None:
+    """Neither prices nor welfare drift away, however many rounds there are."""
+    book, _, balance = many
+    for round in range(6):
+        book = churned(book, 0.02, round)
+        warm, balance = follow(book, balance, lambda: False)
+    cold = clear(book, lambda: False)
+    checked(book, warm)
+    assert warm.welfare >= cold.welfare * 0.99
     assert warm.bound <= cold.bound * 1.01
-    assert warm.welfare >= cold.welfare * 0.98
-    again = clear(book, lambda: False, cold.cell_price)
-    assert (again.price == warm.price).all()
 
 
-def test_prices_of_cells_that_are_new_are_found_all_the_same(many: tuple[Book, Matches]) -> None:
-    book, cold = many
-    last = cold.cell_price.copy()
+def test_a_round_goes_on_in_the_same_way_each_time(many: tuple[Book, Matches, Floats]) -> None:
+    book, _, balance = many
+    (one, left), (other, same) = (follow(book, balance, lambda: False) for _ in range(2))
+    assert (one.price == other.price).all()
+    assert (one.node == other.node).all()
+    assert (left == same).all()
+
+
+def test_prices_of_cells_that_are_new_are_found_all_the_same(
+    many: tuple[Book, Matches, Floats],
+) -> None:
+    book, cold, balance = many
+    last = balance.copy()
     last[::4] = 0
-    warm = checked(book, clear(book, lambda: False, last))
+    warm, _ = follow(book, last, lambda: False)
+    assert checked(book, warm).bound <= cold.bound * 1.02
+
+
+def test_what_is_left_of_a_market_goes_on_from_its_prices(
+    many: tuple[Book, Matches, Floats],
+) -> None:
+    """Who was placed has left, and new ones have come."""
+    book, matches, balance = many
+    after, last = following(book, matches, 0.7, 1, balance)
+    warm, _ = follow(after, last, lambda: False)
+    cold = checked(after, clear(after, lambda: False))
+    assert checked(after, warm).welfare >= cold.welfare * 0.99
     assert warm.bound <= cold.bound * 1.02
