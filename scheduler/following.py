@@ -45,9 +45,9 @@ class Offers:
         self._anew_at: datetime | None = None
 
     def forget(self) -> None:
-        """Reads all anew the next time: when rows here may say what was undone."""
+        """Reads all anew the next time."""
         with self._one:
-            self._anew_at = None
+            self._since = None
 
     def standing(self, now: datetime) -> Sequence[Lot]:
         """Those that stand now, in a stable order."""
@@ -56,14 +56,13 @@ class Offers:
     def all(self, now: datetime) -> Sequence[Lot]:
         """Whatever may be let, in a stable order."""
         with self._one:
-            since = self._since
             under_way, own = _under_way()
             if own:  # what the caller itself has moved may yet be undone: it is not kept
                 return lots.read(now=now)
-            self._since = under_way
+            since, self._since = self._since, None  # should it fail below, all is read anew
             if since is None or self._anew_at is None or now - self._anew_at >= ANEW:
-                self._lots, self._of_node, self._anew_at = {}, {}, now
                 Moved.objects.filter(at__lt=now - _KEPT).delete()
+                self._lots, self._of_node, self._anew_at = {}, {}, now
                 self._take(lots.read(now=now))
             elif moved := moved_since(since):
                 for node in moved:
@@ -71,6 +70,7 @@ class Offers:
                         del self._lots[offer]
                 self._take(lots.read(now=now, nodes=moved))
                 self._lots = dict(sorted(self._lots.items(), key=lambda item: item[0].int))
+            self._since = under_way
             return list(self._lots.values())
 
     def _take(self, found: Sequence[Lot]) -> None:

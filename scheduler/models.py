@@ -1,6 +1,6 @@
 """What the engine writes: rounds and their prices, leases, assignments, usage.
 
-What a round writes thousands of has no foreign keys in the database but what migration 0018 says in
+What a round writes thousands of has no foreign keys in the database but what migration 0020 says in
 their place: a set's references are looked up at once, not row by row with a lock on each.
 """
 

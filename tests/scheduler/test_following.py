@@ -6,12 +6,12 @@ import threading
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 
 from buyers.models import Job
 from marketplace.core.money import MICRO
 from scheduler import clearing, following, holds, lots, public, snapshots
-from scheduler.following import Followed
+from scheduler.following import Followed, Offers
 from scheduler.models import HeldGpu, Hold, Lease, LeasedGpu, Moved
 from suppliers.models import Gpu, Node, Offer, Site
 from tests import world
@@ -230,3 +230,31 @@ def test_the_ladders_of_a_round_are_kept_for_the_next(buyer, supplier, now):
     assert clearing.clear_market(now=now, followed=followed) == 1
     assert followed.ladders.keys() == {str(agent.node.pk)}
     assert (followed.ladders[str(agent.node.pk)] > 0).all()
+
+
+def test_what_a_caller_itself_has_moved_is_seen_and_not_kept(supplier, now):
+    agent = world.agent(supplier, now=now)
+    offers = Offers()
+    assert len(offers.standing(now)) == 1
+    with transaction.atomic():
+        Offer.objects.filter(node=agent.node).update(state="paused")
+        assert not offers.standing(now)
+        transaction.set_rollback(True)
+    assert list(offers.standing(now)) == lots.standing(lots.read(now=now), now=now)
+    assert len(offers.standing(now)) == 1
+
+
+def test_a_fault_while_offers_are_read_again_loses_none(supplier, now):
+    agent = world.agent(supplier, now=now)
+    offers = Offers()
+    offers.standing(now)
+    Offer.objects.filter(node=agent.node).update(ask_micros=2 * MICRO)
+
+    def cut(execute, sql, params, many, context):
+        if "FROM suppliers_offer" in sql:
+            raise OperationalError("the connection is gone")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(cut), pytest.raises(OperationalError):
+        offers.standing(now)
+    assert list(offers.standing(now)) == lots.standing(lots.read(now=now), now=now)
