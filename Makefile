@@ -29,7 +29,7 @@ services: setup  ## Only PostgreSQL, Valkey, S3 and Stripe's stand-in, until Ctr
 
 test: setup  ## The whole suite; ARGS='tests/ledger -k post' for a part of it
 ifeq ($(strip $(ARGS)),)
-	@$(RUN) -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 else
 	@$(RUN) -m pytest $(ARGS)
 endif

@@ -12,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from marketplace.devstack import ports
 from marketplace.devstack.postgres import Postgres
@@ -24,18 +25,26 @@ hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
 # What takes longest begins first, so that nobody waits for it at the end.
+_STORY = "tests/story/"
 _FIRST = (
-    "tests/story", "tests/recipes/test_ladder.py", "tests/benchmarks/test_market.py",
+    _STORY, "tests/recipes/test_ladder.py", "tests/benchmarks/test_market.py",
     "tests/agent/sandbox/test_as_ordinary_user.py", "tests/recipes", "tests/buyers/test_browser.py",
 )  # fmt: skip
 
 
+class _ByModule(LoadFileScheduling):
+    """A module's tests stay in one process, and all of the story's: it is one market's."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _STORY if nodeid.startswith(_STORY) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _ByModule(config, log)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A module's tests stay in one process, and the story's: it is one market's."""
-    for item in items:
-        module = item.nodeid.partition("::")[0]
-        group = "story" if module.startswith("tests/story/") else module
-        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_turn)
 
 
