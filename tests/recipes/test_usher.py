@@ -69,7 +69,8 @@ def test_a_rank_that_goes_is_missed_at_once_and_one_that_was_dismissed_is_not(fi
 def test_who_does_not_know_the_token_is_nobody(first):
     for words in (b"", b"\n", b"b" * 64 + b" 1\n", TOKEN.encode() + b" one\n", b"x" * 5000):
         channel = socket.create_connection(("127.0.0.1", usher.PORT))
-        with channel, contextlib.suppress(ConnectionError):
+        # It may have been hung up on by now: then there is nothing left to shut down.
+        with channel, contextlib.suppress(OSError):
             channel.sendall(words)
             channel.shutdown(socket.SHUT_WR)
             assert channel.recv(10) == b""
