@@ -25,6 +25,7 @@ from django.utils import timezone
 
 from benchmarks.market import stock
 from buyers.models import Dataset, Quote
+from marketplace.asgi import warm_up
 from marketplace.core.specs import parse
 from marketplace.models import Org
 from scheduler import quoting
@@ -43,6 +44,7 @@ def main() -> int:
     org = Org.objects.get(name="Buyer 0")
     client = Client()
     client.force_login(org.members.get())
+    warm_up()  # as the site does when it starts
     began = time.perf_counter()
     pages = [_quoted(org, gpus) for gpus in _GPUS]
     first = time.perf_counter() - began

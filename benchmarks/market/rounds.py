@@ -80,7 +80,7 @@ def _clock() -> Clock:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         clock = Clock(cursor.fetchone()[0])
-    clock.watch(clearing, "clear", "clear")
+    clock.watch(clearing, "follow", "clear")
     clock.watch(seating, "seat", "seat")
     clock.watch(drafting, "draft", "draft")
     clock.watch(seating, "still_good", "look again")
