@@ -20,7 +20,7 @@ from marketplace.core.fit import suits
 from marketplace.core.money import BASIS_POINTS, MICRO, before_premium
 from marketplace.ledger import services as ledger
 from scheduler import book as market
-from scheduler import escrow, making_room, snapshots, timing
+from scheduler import credits, escrow, making_room, snapshots, timing
 from scheduler.leases import MARKET_LOCK
 from scheduler.lots import Lot
 from scheduler.making_room import Room, base_price
@@ -172,13 +172,10 @@ def _accepts(yard: Snapshot, gang: _Gang) -> Bools:
 
 def _idle_h(gang: _Gang) -> float:
     """For as long as its last start took, and the save; and what it can't save in time it runs twice."""
-    lease, policy = gang.lease, settings.POLICY
+    lease = gang.lease
     started = ((lease.running_at or lease.created_at) - lease.created_at).total_seconds()
-    unsaved = 0.0
-    if lease.save_s > policy.displace_notice_s:
-        ran = max(share.accrued_ms for share in gang.shares)
-        unsaved = (ran - max(share.saved_ms for share in gang.shares)) / 1000
-    return (started + lease.save_s + max(0.0, unsaved)) / 3600
+    late = lease.save_s > settings.POLICY.displace_notice_s
+    return (started + lease.save_s + (credits.unsaved_s(gang.shares) if late else 0)) / 3600
 
 
 def _room(yard: Snapshot, gang: _Gang, growth: Growth) -> Room:

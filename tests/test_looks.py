@@ -133,8 +133,7 @@ def quoted(us: Org, rival: Org) -> Quote:
         world.agent(
             rival, now=now, name=f"rack-{number}", gpus=gpus, ask=ask, gpu_class=kind, **near
         )
-    files = [{"path": "main.py", "bytes": 1, "sha256": "0" * 64}]
-    code = folder(org=us, name="code", version=1, created_by="me", manifest=files)
+    code = folder(org=us, name="code", version=1, created_by="me", manifest=MAIN)
     Dataset.objects.create(**code)
     asked = {
         "recipe": "script", "script": "code", "parameters": {"entry": "main.py"}, "budget": "60",
