@@ -14,12 +14,18 @@ from uuid import UUID
 import psycopg
 from django.db import connection
 from django.db.models import Field, ForeignKey, IntegerField, JSONField, Model, UUIDField
+from django.db.models.expressions import RawSQL
 
 
 def ids(keys: Iterable[UUID]) -> str:
     """Thousands of ids as one parameter, for `= ANY(%s::uuid[])` and `unnest(%s::uuid[])`: adapted
     one by one they cost more than the statement."""
     return "{" + ",".join([key.hex for key in keys]) + "}"
+
+
+def among(keys: Iterable[UUID]) -> RawSQL:
+    """These ids as a set that a query asks for: `pk__in=bulk.among(…)`."""
+    return RawSQL("SELECT unnest(%s::uuid[])", [ids(keys)])
 
 
 def numbers(values: Iterable[int]) -> str:

@@ -80,12 +80,17 @@ def take_back(job: Job, lease: Lease, *, saved_ms: int, step: int, now: datetime
     return _give_back(job, lost, reason=reason, period=f" {step}", now=now)
 
 
-def unsaved_s(shares: Sequence[Assignment]) -> int:
-    """Seconds that a gang has run, as far as they are billed, since its last checkpoint: lost if it
-    ends so. Of no shares, none."""
+def unsaved_ms(shares: Sequence[Assignment]) -> int:
+    """Milliseconds that a gang has run, as far as they are billed, since its last checkpoint: lost if
+    it ends so. Of no shares, none."""
     ran = max((share.accrued_ms for share in shares), default=0)
     saved = max((share.saved_ms for share in shares), default=0)
-    return max(0, ran - saved) // 1000
+    return max(0, ran - saved)
+
+
+def unsaved_s(shares: Sequence[Assignment]) -> int:
+    """The same in whole seconds."""
+    return unsaved_ms(shares) // 1000
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,13 @@ from django.db import transaction
 from buyers.models import Job
 from marketplace import locks
 from marketplace.core.fit import Wants
-from marketplace.core.money import BASIS_POINTS, MICRO, before_premium
+from marketplace.core.money import BASIS_POINTS, MICRO
 from marketplace.core.specs import INTERRUPTIBLE
-from scheduler import holds, making_room, snapshots
+from scheduler import credits, holds, making_room, snapshots
 from scheduler.hold_models import Hold
 from scheduler.leases import MARKET_LOCK
 from scheduler.making_room import Room, base_price
 from scheduler.matching import values
-from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.book import ClassRow, Order, SiteRow, Supply, build
 from scheduler.matching.displace import Displacement, Rules, Running, displace
 from scheduler.matching.matches import Matches
@@ -108,11 +107,7 @@ def _may_leave(snapshot: Snapshot, now: datetime) -> list[Assignment]:
     found = list(shares)
     if not found:
         return []
-    lately = now - timedelta(seconds=policy.displace_stay_s)
-    stay = set(
-        Lease.objects.filter(end_reason="displaced", ended_at__gt=lately)
-        .values_list("job_id", flat=True)
-    )  # fmt: skip
+    stay = making_room.lately_left("displaced", now=now)
     stands = {(lot.stands.node, lot.stands.gpu_class) for lot in snapshot.standing}
     stay |= {
         share.lease.job_id
@@ -143,36 +138,24 @@ def _running(
     """The shares as the pure rule reads them, a row each; worth what such a gang is in a round."""
     at = {row.stands.node: number for number, row in enumerate(room.rows)}
     gang_of = {lease.pk: number for number, lease in enumerate(gangs)}
+    of_lease: dict[UUID, list[Assignment]] = {}
+    for share in shares:
+        of_lease.setdefault(share.lease_id, []).append(share)
     gang = np.array([gang_of[share.lease_id] for share in shares])
     node = np.array([at[str(share.node_id)] for share in shares])
     gpus = np.array([share.gpus_count for share in shares])
-    orders = [_order(lease) for lease in gangs]
+    orders = [snapshots.order_where_it_runs(lease) for lease in gangs]
     surplus, value = values.of_gangs(room.book, orders, gang, node, gpus)
+    unsaved_ms = [credits.unsaved_ms(of_lease[lease.pk]) for lease in gangs]
     age_s = np.array([(now - (lease.running_at or now)).total_seconds() for lease in gangs])
     return Running(
         gang, node, gpus,
         surplus=surplus[gang],
-        lost=(_unsaved_h(gang, shares) * value)[gang],
+        lost=(np.array(unsaved_ms) / 3_600_000 * value)[gang],
         age_h=age_s[gang] / 3600,
         interruptible=np.ones(len(gang), bool),
         price=np.array([base_price(share) for share in shares]) / MICRO,
     )  # fmt: skip
-
-
-def _order(lease: Lease) -> Order:
-    """What decides what a lease's gang is worth on what it has, all of which it accepts."""
-    job = lease.job
-    limit = before_premium(job.limits.get(lease.gpu_class, 0), job.premium_bps)
-    return snapshots.order_where_it_runs(job, lease.gpu_class, limit)
-
-
-def _unsaved_h(gang: Ints, shares: Sequence[Assignment]) -> Floats:
-    """[G] hours that each gang has run since its last checkpoint."""
-    ran, saved = np.zeros((2, gang.max() + 1))
-    np.maximum.at(ran, gang, [share.accrued_ms for share in shares])
-    np.maximum.at(saved, gang, [share.saved_ms for share in shares])
-    found: Floats = np.maximum(ran - saved, 0) / 3_600_000
-    return found
 
 
 def _rules() -> Rules:

@@ -16,7 +16,6 @@ from uuid import UUID
 
 import numpy as np
 from django.conf import settings
-from django.db.models.expressions import RawSQL
 
 from buyers.models import Job
 from marketplace import bulk
@@ -167,7 +166,7 @@ def of_offers(offers: Iterable[Offer], *, now: datetime) -> dict[UUID, OfferTold
 
 def _looked_at(subjects: Sequence[UUID]) -> Mapping[UUID, datetime]:
     """When each of these jobs and offers was looked at last."""
-    these = RawSQL("SELECT unnest(%s::uuid[])", [bulk.ids(subjects)])
+    these = bulk.among(subjects)
     return dict(Told.objects.filter(pk__in=these).values_list("subject", "looked_at"))
 
 

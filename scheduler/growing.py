@@ -16,8 +16,8 @@ from django.db import transaction
 from django.db.models import F
 
 from marketplace import locks
-from marketplace.core.fit import suits
-from marketplace.core.money import BASIS_POINTS, MICRO, before_premium
+from marketplace.core.fit import Wants, suits
+from marketplace.core.money import BASIS_POINTS, MICRO
 from marketplace.ledger import services as ledger
 from scheduler import book as market
 from scheduler import credits, escrow, making_room, snapshots, timing
@@ -81,11 +81,7 @@ def _elastic(now: datetime) -> list[_Gang]:
     of_lease: dict[Lease, list[Assignment]] = {}
     for share in shares.order_by("lease__running_at", "lease__epoch", "rank"):
         of_lease.setdefault(share.lease, []).append(share)
-    lately = now - timedelta(seconds=policy.displace_stay_s)
-    stay = set(
-        Lease.objects.filter(end_reason__in=("grown", "displaced"), ended_at__gt=lately)
-        .values_list("job_id", flat=True)
-    ) if of_lease else set()  # fmt: skip
+    stay = making_room.lately_left("grown", "displaced", now=now) if of_lease else set()
     found = [_Gang(lease, its) for lease, its in of_lease.items() if lease.job_id not in stay]
     return [
         gang for gang in found
@@ -107,15 +103,17 @@ def _choose(gangs: Sequence[_Gang], standing: Sequence[Lot], now: datetime) -> l
     if not found:
         return []
     jobs = [gang.lease.job for gang in found]
+    wanted = [market.wants(job) for job in jobs]
     near = {
         lots[str(share.node_id), gang.lease.gpu_class].place
         for gang in found
         for share in gang.shares
     }
     rows = [lot for lot in standing if lot.place in near]
-    read = snapshots.Read(jobs, [market.wants(job) for job in jobs], {}, standing)
+    read = snapshots.Read(jobs, wanted, {}, standing)
     yard = snapshots.made(read, rows, now=now)
-    running = _running(yard, found, hours)
+    accepts = [_accepts(yard, *each) for each in zip(found, wanted, strict=True)]
+    running = _running(yard, found, accepts, hours)
     least = settings.POLICY.least_gain_bps / BASIS_POINTS
     return [
         _room(yard, found[each.gang], each) for each in grow(yard.book, running, least_gain=least)
@@ -140,7 +138,9 @@ def _can_pay(gang: _Gang) -> bool:
     return min(sum(held.values()), int(job.budget_left)) >= needed
 
 
-def _running(yard: Snapshot, gangs: Sequence[_Gang], hours: Mapping[Lease, float]) -> Elastic:
+def _running(
+    yard: Snapshot, gangs: Sequence[_Gang], accepts: Sequence[Bools], hours: Mapping[Lease, float]
+) -> Elastic:
     at = {row.stands.node: number for number, row in enumerate(yard.rows)}
     shares = [(number, share) for number, gang in enumerate(gangs) for share in gang.shares]
     return Elastic(
@@ -149,22 +149,20 @@ def _running(yard: Snapshot, gangs: Sequence[_Gang], hours: Mapping[Lease, float
         node=np.array([at[str(share.node_id)] for _, share in shares]),
         gpus=np.array([share.gpus_count for _, share in shares]),
         price=np.array([base_price(share) for _, share in shares]) / MICRO,
-        accepts=np.array([_accepts(yard, gang) for gang in gangs]),
+        accepts=np.array(accepts),
         idle_h=np.array([_idle_h(gang) for gang in gangs]),
         over_h=np.array([hours[gang.lease] for gang in gangs]),
     )
 
 
 def _order(gang: _Gang) -> Order:
-    job, gpu_class = gang.lease.job, gang.lease.gpu_class
-    limit = before_premium(job.limits.get(gpu_class, 0), job.premium_bps)
-    order = snapshots.order_where_it_runs(job, gpu_class, limit)
-    return replace(order, gpus_max=gang.most, level=job.level)
+    order = snapshots.order_where_it_runs(gang.lease)
+    return replace(order, gpus_max=gang.most, level=gang.lease.job.level)
 
 
-def _accepts(yard: Snapshot, gang: _Gang) -> Bools:
+def _accepts(yard: Snapshot, gang: _Gang, wanted: Wants) -> Bools:
     """[N] the nodes that would do for it, of those on its sites."""
-    wanted = replace(market.wants(gang.lease.job), gpus=1)
+    wanted = replace(wanted, gpus=1)
     nodes = {str(share.node_id) for share in gang.shares}
     places = {row.place for row in yard.rows if row.stands.node in nodes}
     return np.array([row.place in places and suits(wanted, row.stands) for row in yard.rows])

@@ -58,6 +58,13 @@ def make(rooms: Sequence[Room], *, now: datetime) -> int:
     return sum(_make(each, locked, now) for each in rooms)
 
 
+def lately_left(*reasons: str, now: datetime) -> set[UUID]:
+    """Jobs that have left for one of these reasons, and so are left alone for now. One query."""
+    since = now - timedelta(seconds=settings.POLICY.displace_stay_s)
+    ended = Lease.objects.filter(end_reason__in=reasons, ended_at__gt=since)
+    return set(ended.values_list("job_id", flat=True))
+
+
 def base_price(share: Assignment) -> int:
     """What it pays before its job's premium, micros per GPU-hour."""
     return before_premium(share.price_micros, share.lease.job.premium_bps)

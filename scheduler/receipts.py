@@ -8,7 +8,7 @@ from uuid import UUID
 from buyers.models import Job
 from marketplace.core import energy
 from marketplace.core.hardware import is_cpu
-from marketplace.core.money import before_premium, charge, fee
+from marketplace.core.money import before_premium, charge, fee, premium_in
 from scheduler.models import Assignment, UsageSlice
 
 
@@ -171,17 +171,23 @@ def _line(share: Assignment, premium_bps: int) -> ReceiptLine:
     )
 
 
+def unprotected(share: Assignment, bps: int, since_s: int, until_s: int) -> tuple[int, int]:
+    """(charge, fee) in micros of these seconds, had the job paid no premium."""
+    price, gpus = before_premium(share.price_micros, bps), share.gpus_count
+    return (
+        charge(price, gpus, since_s, until_s),
+        fee(price, gpus, since_s, until_s, take_bps=share.take_bps),
+    )
+
+
 def _premium(share: Assignment, slices: Sequence[UsageSlice], bps: int) -> Part:
     """What the slices came to beyond what they would have without the premium: so it and the rest
     make the charge, to the micro."""
-    price, gpus, take = before_premium(share.price_micros, bps), share.gpus_count, share.take_bps
+    plain = [unprotected(share, bps, one.since_s, one.until_s) for one in slices]
     return Part(
-        share.price_micros - price,
-        sum(one.charge_micros - charge(price, gpus, one.since_s, one.until_s) for one in slices),
-        sum(
-            one.fee_micros - fee(price, gpus, one.since_s, one.until_s, take_bps=take)
-            for one in slices
-        ),
+        premium_in(share.price_micros, bps),
+        sum(one.charge_micros for one in slices) - sum(charged for charged, _ in plain),
+        sum(one.fee_micros for one in slices) - sum(kept for _, kept in plain),
     )
 
 

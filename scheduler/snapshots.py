@@ -23,7 +23,7 @@ from marketplace import bulk
 from marketplace.core import checkpoints
 from marketplace.core.fit import Stands, Wants, suits
 from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
-from marketplace.core.money import MICRO
+from marketplace.core.money import MICRO, before_premium
 from marketplace.core.policy import Policy
 from scheduler import book as market
 from scheduler import lots
@@ -38,6 +38,7 @@ from scheduler.matching.book import (
     assemble,
     column,
 )
+from scheduler.models import Lease
 from scheduler.numbering import SECRET_BYTES, numbers
 
 Row = TypeVar("Row")
@@ -79,7 +80,7 @@ def jobs_of(ids: Sequence[UUID] | None) -> tuple[dict[UUID, Job], dict[UUID, int
     versions of their rows."""
     queued = Job.objects.queued().select_related("org", "packages", "image")
     if ids is not None:
-        queued = queued.filter(pk__in=RawSQL("SELECT unnest(%s::uuid[])", [bulk.ids(ids)]))
+        queued = queued.filter(pk__in=bulk.among(ids))
     found = list(queued.annotate(version=_VERSION).order_by("queued_at", "pk"))
     versions = {job.pk: int(getattr(job, "version")) for job in found}  # noqa: B009 (annotated)
     return {job.pk: job for job in found}, versions
@@ -277,8 +278,10 @@ def order_of(
     )
 
 
-def order_where_it_runs(job: Job, gpu_class: str, limit: int) -> Order:
-    """What is left of a job's order once it has what it accepts: `limit` is in micros."""
+def order_where_it_runs(lease: Lease) -> Order:
+    """What decides what a lease's gang is worth on what it has, all of which it accepts."""
+    job, gpu_class = lease.job, lease.gpu_class
+    limit = before_premium(job.limits.get(gpu_class, 0), job.premium_bps)
     lost = hours_lost(job.save_s, settings.POLICY)
     return Order(0, {gpu_class: limit / MICRO}, kappa=job.kappa, hours_lost=lost)
 

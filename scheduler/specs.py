@@ -10,7 +10,6 @@ from uuid import UUID
 import msgspec
 from django.conf import settings
 from django.db.models import prefetch_related_objects
-from django.db.models.expressions import RawSQL
 
 from agent import protocol
 from agent.protocol import Gang
@@ -157,7 +156,7 @@ def furthest(job: Job) -> Checkpoint | None:
 
 def furthest_of(jobs: Sequence[Job]) -> dict[UUID, Checkpoint]:
     """The same for many: job id → checkpoint, where there is one. One query."""
-    ids = RawSQL("SELECT unnest(%s::uuid[])", [bulk.ids(job.pk for job in jobs)])
+    ids = bulk.among(job.pk for job in jobs)
     of_jobs = Checkpoint.objects.usable().filter(job__in=ids)
     found = of_jobs.order_by("job_id", "-epoch", "-step").distinct("job_id")
     return {checkpoint.job_id: checkpoint for checkpoint in found}

@@ -7,7 +7,8 @@ from uuid import UUID
 
 from django.db.models import Max, Min, QuerySet, Sum
 
-from marketplace.core.money import BASIS_POINTS, before_premium, charge, fee, premium_in
+from marketplace.core.money import BASIS_POINTS, premium_in
+from scheduler import receipts
 from scheduler.models import Assignment, Credit
 from suppliers.models import Node
 
@@ -69,9 +70,7 @@ def _earned(share: Assignment, given_back: int) -> Earned:
     lease, bps, take = share.lease, share.lease.job.premium_bps, share.take_bps
     earned = getattr(share, "paid") - getattr(share, "kept")  # noqa: B009 (annotated)
     span = getattr(share, "since"), getattr(share, "until")  # noqa: B009
-    plain = before_premium(share.price_micros, bps)
-    unprotected = charge(plain, share.gpus_count, *span)
-    unprotected -= fee(plain, share.gpus_count, *span, take_bps=take)
+    charged, kept = receipts.unprotected(share, bps, *span)
     return Earned(
         gpu_class=lease.gpu_class,
         gpus=share.gpus_count,
@@ -81,7 +80,7 @@ def _earned(share: Assignment, given_back: int) -> Earned:
         nets=_net(share.price_micros, take),
         premium_nets=_net(premium_in(share.price_micros, bps), take),
         earned=earned - given_back,
-        premium_earned=earned - unprotected,
+        premium_earned=earned - (charged - kept),
         words=_words(share),
     )
 

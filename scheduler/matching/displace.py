@@ -26,7 +26,6 @@ is left to the rounds.
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numba import njit
@@ -35,10 +34,8 @@ from marketplace.core.errors import Invalid
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.book import Book
 from scheduler.matching.cells import POOL, Cells, cells
+from scheduler.matching.placing import NODE, SITE
 from scheduler.matching.values import Terms, terms
-
-_NODE: Final = 0
-_SITE: Final = 1
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ class _Room:
         self.pools = pools = _pools(self.kinds, running, ~self.stays)
         if not len(pools):
             return
-        first, numbers, on_node = pools.nodes_from[:-1], np.arange(len(pools)), pools.level == _NODE
+        first, numbers, on_node = pools.nodes_from[:-1], np.arange(len(pools)), pools.level == NODE
         # The pool of each node and of each cell; −1: none.
         self.of_node, self.of_cell = np.full(book.nodes, -1), np.full(len(self.kinds), -1)
         self.of_node[pools.nodes[first[on_node]]] = numbers[on_node]
@@ -284,7 +281,7 @@ def _pools(kinds: Cells, running: Running, may: Bools) -> _Pools:
     there = np.flatnonzero(np.isin(kinds.of_node, cell))
     _, nodes, nodes_from = _grouped(kinds.of_node[there], there, there)
     return _Pools(
-        level=np.repeat([_NODE, _SITE], [len(node), len(cell)]),
+        level=np.repeat([NODE, SITE], [len(node), len(cell)]),
         cell=np.concatenate([kinds.of_node[node], cell]),
         rows=np.concatenate([by_node, by_cell]),
         rows_from=np.concatenate([node_from, len(by_node) + cell_from[1:]]),
@@ -306,9 +303,9 @@ def _surplus(
     in_site: Floats,
 ) -> float:  # fmt: skip
     """USD per hour of a job's least gang in a place, were it free; 0 or less: no place for it."""
-    keeps = in_node[cell] if level == _NODE else in_site[cell]
+    keeps = in_node[cell] if level == NODE else in_site[cell]
     if gpus == 1:
-        keeps = 1.0 if level == _NODE else 0.0
+        keeps = 1.0 if level == NODE else 0.0
     return float(gpus * (limit[cell] * keeps - risk[cell] * gpus - ask))
 
 
@@ -319,8 +316,8 @@ def _fits(
 ) -> bool:  # fmt: skip
     """Whether some cell has enough free for a gang, in a node or on its site, and worth its ask."""
     for cell in range(len(limit)):
-        for level in range(min(loosest, _SITE) + 1):
-            has = largest[cell] if level == _NODE else there[cell]
+        for level in range(min(loosest, SITE) + 1):
+            has = largest[cell] if level == NODE else there[cell]
             if limit[cell] > 0 and has >= least and _surplus(
                 least, level, cell, ask[cell], limit, risk, in_node, in_site
             ) > 0:  # fmt: skip

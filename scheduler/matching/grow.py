@@ -92,6 +92,12 @@ class _Yard:
         self.surplus, self.value = values.of_gangs(
             book, running.orders, running.gang, running.node, running.gpus
         )
+        # Node → GPUs that each gang has, and what it pays for each, USD per hour.
+        self.has: list[dict[int, int]] = [{} for _ in running.orders]
+        self.pays: list[dict[int, float]] = [{} for _ in running.orders]
+        columns = (running.gang, running.node, running.gpus, running.price)
+        for gang, node, gpus, price in zip(*(each.tolist() for each in columns), strict=True):
+            self.has[gang][node], self.pays[gang][node] = gpus, price
 
     def best(self, gang: int) -> Growth | None:
         """The growth that gains most; None where none gains enough."""
@@ -99,19 +105,12 @@ class _Yard:
         return max(found, key=lambda each: each.gain, default=None)
 
     def take(self, growth: Growth) -> None:
-        has = self._has(growth.gang)
         for node, gpus in zip(growth.nodes, growth.gpus, strict=True):
-            self.free[node] -= gpus - has.get(node, 0)
-
-    def _has(self, gang: int) -> dict[int, int]:
-        rows = self.running.gang == gang
-        return dict(
-            zip(self.running.node[rows].tolist(), self.running.gpus[rows].tolist(), strict=True)
-        )
+            self.free[node] -= gpus - self.has[growth.gang].get(node, 0)
 
     def _layouts(self, gang: int) -> Iterator[dict[int, int]]:
         """Node → GPUs: all it can have in its own nodes; and over its site as well."""
-        order, has = self.running.orders[gang], self._has(gang)
+        order, has = self.running.orders[gang], self.has[gang]
         own = self._filled(has, self._by_ask(np.array(list(has))), order.gpus_max)
         if own != has:
             yield own
@@ -158,8 +157,5 @@ class _Yard:
 
     def _price(self, gang: int, nodes: Ints) -> Floats:
         """What it would pay at least on each: what is asked, and where it is what it pays now."""
-        rows = self.running.gang == gang
-        paid = dict(zip(self.running.node[rows].tolist(), self.running.price[rows], strict=True))
-        return np.maximum(
-            self.book.node_ask[nodes], [paid.get(node, 0.0) for node in nodes.tolist()]
-        )
+        paid = [self.pays[gang].get(node, 0.0) for node in nodes.tolist()]
+        return np.maximum(self.book.node_ask[nodes], paid)
