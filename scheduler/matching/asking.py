@@ -123,12 +123,12 @@ def _best(
         size = _size(job, one)
         if size == 1:
             continue
-        mood = Mood(0.0, _EVERY, 0.0, False)
+        mood = Mood(0.0, _EVERY)
         found, count = on_site(job, limit, size, rules, sold, left, room, mood, score)
         if count:
             score, level, parts = found, SITE, count
         if _spans(job, one):
-            mood = Mood(0.0, _SPOTS, 0.0, False)
+            mood = Mood(0.0, _SPOTS)
             found, count = over_sites(job, limit, size, rules, sold, left, room, mood, score)
             if count:
                 score, level, parts = found, ANY, count
@@ -312,7 +312,7 @@ def _gang(job: Record, limit: float, place: Record, rules: Rules, left: Stock, r
         size = _size(job, one)
         found, gpus, count = fill(
             job, job.least, size, size, limit, keeps, place, left.shelf, rules.failures,
-            Mood(0.0, _EVERY, 0.0, False), room, room.trial,
+            Mood(0.0, _EVERY), room, room.trial,
         )  # fmt: skip
         if gpus >= job.least and count > 1 and found > score:
             score, parts = found, count
@@ -331,7 +331,7 @@ def ask_over_sites(
         size = _size(job, one)
         if _spans(job, one):
             found, count = over_sites(
-                job, limit, size, rules, sold, left, room, Mood(0.0, _SPOTS, 0.0, False), score
+                job, limit, size, rules, sold, left, room, Mood(0.0, _SPOTS), score
             )
             if count:
                 score, parts = found, count

@@ -13,14 +13,15 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS
+from scheduler.matching.gathering import Bench, bench, gather, lay_out, weigh
 from scheduler.matching.hoping import NOTHING, Hopes
 from scheduler.matching.offers import FAR
 from scheduler.matching.placing import ANY, NODE, SITE
-from scheduler.matching.supply import DOUBLINGS, NETS, PART, Stock, Supply, first_with, held, taken
+from scheduler.matching.supply import DOUBLINGS, NETS, PART, Stock, Supply, first_with, taken
 from scheduler.matching.tables import NOWHERE, TIERS, Rules, Tables, accepts, kept
 
 _CANDIDATES: Final = 128
-_RULES: Final = 6
+_TOLLS: Final = 6
 _SEATS: Final = 8
 """So many nodes of a kind are looked at, where prices may make a dearer one the better."""
 
@@ -30,11 +31,7 @@ class Desk(NamedTuple):
 
     chosen: Array
     trial: Array
-    whole: Array
-    spots: Array
-    order: Floats
-    cost: Floats
-    which: Ints
+    work: Bench
     random: Array
     """State of the generator (xorshift64*, Vigna 2016), one for each clearing."""
 
@@ -45,25 +42,16 @@ class Mood(NamedTuple):
     guide: float
     look: int
     """How many places are looked at in each rank."""
-    blind: float
-    """The chance to overlook one."""
-    hasty: bool
-    """Whether a gang over several sites is sought only where a GPU gains more than in what is known
-    already: right but where the cheapest site is small."""
-
-
-_SPOT: Final = np.dtype([("gain", "f8"), ("place", "i4"), ("gpus", "i4")])
 
 
 def desk(most: int, sold: Supply, seed: int) -> Desk:
     """For gangs of up to so many GPUs of what is sold, with a book's seed."""
     longest = int((sold.places["end"] - sold.places["first"]).max(initial=1))
-    first, second, third = (np.zeros(most + 1, PART) for _ in range(3))
+    pieces = min(_CANDIDATES * longest, len(sold.seats))
     state = np.array([seed * 0x9E3779B97F4A7C15 % 2**64 or 1], np.uint64)
     return Desk(
-        first, second, third, np.zeros(_CANDIDATES, _SPOT), np.zeros(_CANDIDATES), np.zeros(longest), np.zeros(longest, np.int32),
-        state,
-    )  # fmt: skip
+        np.zeros(most + 1, PART), np.zeros(most + 1, PART), bench(pieces, _CANDIDATES), state
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -77,7 +65,7 @@ def chance(random: Array) -> float:
     return float(state * np.uint64(0x2545F4914F6CDD1D) >> np.uint64(11)) / 9007199254740992.0
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def choose(
     at: int, of: Tables, hoped: Hopes, sold: Supply, left: Stock, room: Desk, mood: Mood
 ) -> tuple[float, int, int]:
@@ -89,7 +77,7 @@ def choose(
     for gpus in range(job.least, min(job.most, NODE_GPUS) + 1):
         found, seat = _node(
             job, limit, gpus, kind, promise, sold.seats, sold.kinds, left,
-            of.rules.in_node, of.rules.failures, room.random, mood, score,
+            of.rules.in_node, of.rules.failures, mood, score,
         )  # fmt: skip
         if seat >= 0:
             score, level, parts = found, NODE, 1
@@ -109,10 +97,10 @@ def choose(
     return score, level, parts
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _node(
     job: Record, limit: Floats, gpus: int, kind: Ints, promise: Floats, seats: Array, kinds: Array,
-    left: Stock, in_node: Floats, failures: Floats, random: Array, mood: Mood, score: float,
+    left: Stock, in_node: Floats, failures: Floats, mood: Mood, score: float,
 ) -> tuple[float, int]:  # fmt: skip
     """(score, seat) of the best node for so many GPUs, if it scores more than so much."""
     size, tree, head, free = 0, left.tree, left.head, left.free
@@ -132,7 +120,7 @@ def _node(
             if seat >= here.end or gpus * (worth - seats[seat].ask) <= score:
                 break
             found = gpus * worth - taken(seats[seat], mood.guide, free[seat], gpus)
-            if found > score and not _overlooks(random, mood.blind):
+            if found > score:
                 score, best = found, seat
             if mood.guide == 0:
                 break
@@ -141,67 +129,20 @@ def _node(
 
 
 @njit(cache=True, nogil=True)
-def _overlooks(random: Array, blind: float) -> bool:
-    return blind > 0 and chance(random) < blind
-
-
-@njit(cache=True, nogil=True)
 def fill(
     job: Record, least: int, amount: int, size: int, limit: float, keeps: float, place: Record,
     shelf: Array, failures: Floats, mood: Mood, room: Desk, parts: Array,
 ) -> tuple[float, int, int]:  # fmt: skip
-    """(score, GPUs, parts) of up to `amount` GPUs of a place, for a gang of `size`: the best first,
-    `least` of them whatever they gain, and then those that gain something."""
-    lost, cost, which = job.lost * size * limit, room.cost, room.which
-    known, count, left, total = 0, 0, amount, 0.0
-    for at in range(place.first, place.end):
-        one = shelf[at]
-        if one.free and one.tier <= job.tier and one.long >= job.long:
-            paid = held(one, mood.guide, one.free) / one.free
-            cost[known], which[known] = failures[one.tier] * lost + paid, at
-            known += 1
-    for done in range(known):
-        best = _cheapest(shelf, which, cost, done, known, left, failures, lost, mood.guide)
-        cost[best], cost[done] = cost[done], cost[best]
-        which[best], which[done] = which[done], which[best]
-        one = shelf[which[done]]
-        worth, take = limit * keeps - failures[one.tier] * lost, min(one.free, left)
-        gain = take * worth - taken(one, mood.guide, one.free, take)
-        if gain <= NOTHING * take:
-            take = min(take, least - (amount - left))
-            if take <= 0:
-                break
-            gain = take * worth - taken(one, mood.guide, one.free, take)
-        parts[count].seat, parts[count].gpus = one.seat, take
-        count += 1
-        total += gain
-        left -= take
-        if left == 0:
-            break
-    return total, amount - left, count
-
-
-@njit(cache=True, nogil=True)
-def _cheapest(
-    shelf: Array, which: Ints, cost: Floats, first: int, end: int, gpus: int, failures: Floats,
-    lost: float, guide: float,
-) -> int:  # fmt: skip
-    """Of those that stand from `first` to `end`: the one whose GPUs cost least as a whole or, where
-    it has more than so many, the one from which these cost least."""
-    best = first
-    for at in range(first + 1, end):
-        if cost[at] < cost[best]:
-            best = at
-    if shelf[which[best]].free <= gpus:
-        return best
-    least = FAR
-    for at in range(first, end):
-        one = shelf[which[at]]
-        if one.free >= gpus:
-            paid = taken(one, guide, one.free, gpus) + gpus * failures[one.tier] * lost
-            if paid < least:
-                best, least = at, paid
-    return best
+    """(score, GPUs, parts) of up to `amount` GPUs of a place: the best first, by the risk of a gang of
+    `size`; `least` of them whatever they gain, and then those that gain something."""
+    spot = room.work.spots[0]
+    spot.keeps, spot.first, spot.least = keeps, 0, 0
+    spot.end = lay_out(
+        job, size, limit, keeps, place, shelf, failures, mood.guide, spot.first, room.work
+    )
+    picked = room.work.picked[:1]
+    picked[0] = 0
+    return gather(job, least, amount, limit, picked, shelf, failures, mood.guide, room.work, parts)
 
 
 @njit(cache=True, nogil=True)
@@ -220,9 +161,7 @@ def on_site(
 ) -> tuple[float, int]:  # fmt: skip
     """(score, parts) of the best site for up to `size` GPUs, if it scores more than so much."""
     places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
-    shelf, chosen, trial, random = (
-        left.shelf, room.chosen, room.trial, room.random,
-    )  # fmt: skip
+    shelf, chosen, trial = left.shelf, room.chosen, room.trial
     in_site, failures, parts = rules.in_site, rules.failures, 0
     least_risk = failures[0] * job.lost * size
     for net in range(NETS * len(limit)):
@@ -245,9 +184,8 @@ def on_site(
             )  # fmt: skip
             if gpus < job.least or count < 2 or found <= score:
                 continue
-            if not _overlooks(random, mood.blind):
-                score, parts = found, count
-                chosen[:count] = trial[:count]
+            score, parts = found, count
+            chosen[:count] = trial[:count]
     return score, parts
 
 
@@ -256,25 +194,19 @@ def over_sites(
     job: Record, limit: Floats, size: int, rules: Rules, sold: Supply, left: Stock, room: Desk,
     mood: Mood, score: float,
 ) -> tuple[float, int]:  # fmt: skip
-    """(score, parts) of up to `size` GPUs over several sites, if that scores more than so much.
-
-    The places that promise most are put together in six ways: by what they gain in all, by the
-    GPU, or by the GPU for a fair share; taking all that each has, or no more than its share.
-    """
-    parts, least = 0, score if mood.hasty else NOTHING
+    """(score, parts) of up to `size` GPUs over several sites, if that scores more than so much."""
+    parts = 0
     for gpu_class in range(len(limit)):
         if limit[gpu_class] <= 0:
             continue
         if _hope(job, limit, size, gpu_class, rules, sold) <= score:
             continue
-        known = _spots(job, limit, size, gpu_class, rules, sold, left, room, mood, least)
-        if known < 2 or _most(room.spots, known, job.sites_most, room.order) <= score:
-            continue
-        for rule in range(_RULES):
-            total, count = _together(job, limit, size, known, rule, rules, sold, left, room, mood)
-            if total > score:
-                score, parts = total, count
-                room.chosen[:count] = room.whole[:count]
+        known = _spots(job, limit, size, gpu_class, rules, sold, left, room, mood)
+        if known > 1:
+            score, parts = _together(
+                job, limit[gpu_class], size, known, rules.failures, left.shelf, room, mood.guide,
+                score, parts,
+            )  # fmt: skip
     return score, parts
 
 
@@ -295,37 +227,34 @@ def _hope(
 @njit(cache=True, nogil=True)
 def _spots(
     job: Record, limit: Floats, size: int, gpu_class: int, rules: Rules, sold: Supply, left: Stock,
-    room: Desk, mood: Mood, score: float,
+    room: Desk, mood: Mood,
 ) -> int:  # fmt: skip
-    """How many places of a class could be a part of it; they stand in `room.spots`."""
+    """How many places of a class could be a part of it; they stand on the bench."""
     places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
-    shelf, spots, trial, random = (
-        left.shelf, room.spots, room.trial, room.random,
-    )  # fmt: skip
-    failures, worth, known = rules.failures, limit[gpu_class], 0
-    least_risk = failures[0] * job.lost * size
+    spots, worth = room.work.spots, limit[gpu_class]
+    least, known, end = max(job.site_least, 1), 0, 0
+    least_risk = rules.failures[0] * job.lost * size
     for net in range(NETS):
-        list_of, seen = rank(gpu_class, net, job.tier, job.site_least), 0
+        list_of, seen = rank(gpu_class, net, job.tier, least), 0
         for one in range(rank_start[list_of], rank_start[list_of + 1]):
-            if size * (worth * (1 - least_risk) - ranked[one].ask) <= score or seen > mood.look:
+            if worth * (1 - least_risk) <= ranked[one].ask or seen > mood.look:
                 break
-            gpus = min(_room(job, left.there[ranked[one].place]), size)
-            if gpus < job.site_least:
+            gpus = min(_room(job, left.there[ranked[one].place]), size - least)
+            if gpus < least or known == len(spots):
                 continue
             place = places[ranked[one].place]
             keeps = kept(job, place.uplink)
-            if size * (worth * (keeps - least_risk) - ranked[one].ask) <= score:
-                continue
-            if not accepts(job, place) or known == len(spots):
+            if worth * (keeps - least_risk) <= ranked[one].ask or not accepts(job, place):
                 continue
             seen += 1
-            found, _, _ = fill(
-                job, 0, size, size, worth, keeps, place, shelf, failures, mood, room, trial,
+            spot = spots[known]
+            spot.keeps, spot.first, spot.least, spot.most = keeps, end, least, gpus
+            end = lay_out(
+                job, size, worth, keeps, place, left.shelf, rules.failures, mood.guide, spot.first,
+                room.work,
             )  # fmt: skip
-            if not _overlooks(random, mood.blind):
-                spots[known].place, spots[known].gpus = ranked[one].place, gpus
-                spots[known].gain = found
-                known += 1
+            spot.end = end
+            known += 1
     return known
 
 
@@ -341,51 +270,33 @@ def _room(job: Record, there: Ints) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _most(spots: Array, known: int, sites: int, order: Floats) -> float:
-    """No gang over so many of the spots gains more."""
-    for one in range(known):
-        order[one] = -spots[one].gain
-    total = 0.0
-    for one in np.sort(order[:known])[:sites]:
-        total -= one
-    return total
-
-
-@njit(cache=True, nogil=True)
 def _together(
-    job: Record, limit: Floats, size: int, known: int, rule: int, rules: Rules, sold: Supply,
-    left: Stock, room: Desk, mood: Mood,
+    job: Record, limit: float, size: int, known: int, failures: Floats, shelf: Array, room: Desk,
+    guide: float, score: float, parts: int,
 ) -> tuple[float, int]:  # fmt: skip
-    """(score, parts) of the spots put together by a rule, in `room.whole`; (0, 0) if they fail. An
-    elastic gang of up to `size` does without `spare` that gain nothing."""
-    spots, whole, places, missing = room.spots, room.whole, sold.places, size
-    spare = size - job.least
-    share = max(job.site_least, (size + job.sites_most - 1) // job.sites_most)
+    """(score, parts) of the spots put together, in `room.chosen`, or else what was known before."""
+    spots, pieces, work = room.work.spots, room.work.pieces, room.work
+    low, high = pieces[0].gain, pieces[0].gain
     for one in range(known):
-        gain, gpus = spots[one].gain, spots[one].gpus
-        room.order[one] = -gain
-        if rule > 1:
-            room.order[one] = -gain / gpus if rule < 4 else -gain / gpus * min(gpus, share)
-    sites, total, count = 0, 0.0, 0
-    for one in np.argsort(room.order[:known]):
-        spot = spots[one]
-        give = min(spot.gpus, missing)
-        if rule % 2 and sites < job.sites_most - 1:
-            give = min(give, share)
-        if 0 < missing - give < job.site_least:
-            give = missing - job.site_least
-        if give < job.site_least or give <= 0:
-            continue
-        place, least = places[spot.place], max(give - spare, job.site_least)
-        found, gpus, some = fill(
-            job, least, give, size, limit[place.gpu_class], kept(job, place.uplink), place,
-            left.shelf, rules.failures, mood, room, room.trial,
-        )  # fmt: skip
-        if gpus < least:
-            continue
-        spare -= give - gpus
-        whole[count : count + some] = room.trial[:some]
-        count, total, missing, sites = count + some, total + found, missing - gpus, sites + 1
-        if missing == 0 or sites == job.sites_most:
+        low = min(low, pieces[spots[one].end - 1].gain)
+        high = max(high, pieces[spots[one].first].gain)
+    low, toll = 2 * low - high, 0.0
+    for _ in range(_TOLLS):
+        total, count, gpus = weigh(known, toll, min(job.sites_most, size // spots[0].least), work)
+        if total + toll * (job.least if toll < 0 else size) <= score:
             break
-    return (total, count) if missing <= size - job.least and sites > 1 else (0.0, 0)
+        if gpus >= job.least:
+            low = toll
+        else:
+            high = toll
+        toll = (low + high) / 2
+        if count < 2:
+            continue
+        found, gpus, some = gather(
+            job, job.least, size, limit, work.picked[:count], shelf, failures, guide, work,
+            room.trial,
+        )  # fmt: skip
+        if gpus >= job.least and found > score:
+            score, parts = found, some
+            room.chosen[:some] = room.trial[:some]
+    return score, parts

@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from scheduler.matching import improving, pricing, settling
+from scheduler.matching import crossing, improving, pricing, settling
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.ascent import Ascent
 from scheduler.matching.book import Book
@@ -46,9 +46,9 @@ _KNOWN: Final = 0.5
 _GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
 """Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
 _SMALL: Final = 400
-_ROUNDS: Final = 256
+_ROUNDS: Final = 512
 """Of ruin and recreate, between two looks at the time."""
-_LEAST_ROUNDS: Final = 2048
+_LEAST_ROUNDS: Final = 3072
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,10 +175,10 @@ def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Ma
         return market
     # Who would lose most by coming late, and has most to fit in, comes first.
     order = np.argsort(-gangs["weight"] * prices.gains * of.jobs["least"], kind="stable")
+    order = order.astype(np.int32)
     if book.jobs > _SMALL:
         return _improved(_filled(market, order), more)
-    market = _hopeful(market)
-    return _improved(max((_start(market, order, g) for g in _GUIDES), key=_worth), more)
+    return _searched(_hopeful(market), order, more)
 
 
 def _filled(market: Market, order: Ints) -> Market:
@@ -197,19 +197,33 @@ def _looking(market: Market, jobs: Ints, guide: float) -> Market:
 
 def _hopeful(market: Market) -> Market:
     """All jobs know where to look at any prices, and what they would bring, were they alone."""
-    every = np.arange(len(market.gangs))
+    every = np.arange(len(market.gangs), dtype=np.int32)
     market = _looking(market, every, 0.0)
     improving.hope(market._replace(left=stock(market.sold)), every)
     return market
 
 
+def _searched(empty: Market, order: Ints, more: Callable[[], bool] | None) -> Market:
+    """Small books get stuck where they begin: so they begin again and again, and take of each what is
+    better there."""
+    market = _start(empty, order, _GUIDES[0])
+    spare, done, begun = improving.undo(market), _ROUNDS, 1
+    while more() if more else done < _LEAST_ROUNDS:
+        if done // _ROUNDS % 2:
+            other = _start(empty, order, _GUIDES[begun % len(_GUIDES)])
+            market, other = sorted((market, other), key=_worth, reverse=True)
+            crossing.join(market, other)
+            begun += 1
+        else:
+            improving.improve(market, _ROUNDS, spare)
+        done += _ROUNDS
+    return market
+
+
 def _start(empty: Market, order: Ints, guide: float) -> Market:
-    """Small books get stuck where they begin, and begin often."""
+    """From nothing; chance goes on from where it was."""
     market = empty._replace(
-        left=stock(empty.sold),
-        room=empty.room._replace(random=empty.room.random.copy()),
-        gangs=empty.gangs.copy(),
-        parts=empty.parts.copy(),
+        left=stock(empty.sold), gangs=empty.gangs.copy(), parts=empty.parts.copy()
     )
     improving.fill(market, order, guide)
     improving.fill(market, order, 0.0)
@@ -221,7 +235,7 @@ def _improved(market: Market, more: Callable[[], bool] | None) -> Market:
     """Made better as long as there is time."""
     spare, done = improving.undo(market), 0
     while more() if more else done < _LEAST_ROUNDS:
-        if not done and len(market.gangs) > _SMALL:
+        if not done:
             market = _hopeful(market)
         improving.improve(market, _ROUNDS, spare)
         done += _ROUNDS

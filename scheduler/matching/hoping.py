@@ -34,7 +34,7 @@ def hopes(of: Tables, seats: Array, kinds: Array, jobs: Ints, guide: float = 0.0
     np.minimum.at(ask, seats["kind"], dear)
     order = sorted_by(kinds["gpu_class"], ask)
     start = np.searchsorted(kinds["gpu_class"][order], np.arange(of.limit.shape[1] + 1))
-    order = order.astype(np.int32)
+    order, jobs = order.astype(np.int32), jobs.astype(np.int32)
 
     def half(_: int, first: int, end: int) -> tuple[Ints, Ints, Floats]:
         return _hopes(of, kinds, order, ask, start, jobs[first:end])

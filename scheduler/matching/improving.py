@@ -1,9 +1,9 @@
 """Who runs where: a greedy start, and then ruin and recreate for as long as there is time.
 
-Each round of ruin takes a job that lacks much of what it could gain, puts out some of those who
-stand in its way or near it, and lets all of them choose anew, in another order, by prices or by
-asks; what comes out is kept unless it is worth less (Schrimpf et al., J. Comp. Phys. 2000;
-Christiaens and Vanden Berghe, Transp. Sci. 2020, whose blinks are our `blind`).
+Each round of ruin takes a job that lacks much of what it could gain, puts out who stands where it
+could go, who stands where those could go, and so on, and lets all of them choose anew, in another
+order, by prices or by asks; what comes out is kept unless it is worth less (Schrimpf et al., J. Comp.
+Phys. 2000; the chain is that of ejections, Glover, Discrete Appl. Math. 1996).
 """
 
 from typing import Final, NamedTuple
@@ -35,9 +35,13 @@ GANG: Final = np.dtype(
 """How a job stands: USD per hour that it brings, and would bring were it alone; what they count
 for, more for who has waited."""
 _PUT_OUT: Final = 20
-_NEIGHBOURS: Final = 12
 _TRIED: Final = 4
 _LOOK: Final = 16
+_ROUNDING: Final = 1e-9
+_PLACES: Final = 40
+"""So many of the cheapest places may be ruined for a gang."""
+_FALLS_BACK: Final = 16
+"""So many kinds beyond those that it envies may be ruined for a job."""
 
 
 class Market(NamedTuple):
@@ -90,7 +94,7 @@ def hope(market: Market, jobs: Ints) -> None:
     for at in jobs:
         score, _, count = choose(
             at, market.of, market.hoped, market.sold, market.left, market.room,
-            Mood(0.0, _LOOK, 0.0, True),
+            Mood(0.0, _LOOK),
         )  # fmt: skip
         market.gangs[at].hope = score if count else 0.0
 
@@ -101,11 +105,11 @@ def fill(market: Market, order: Ints, guide: float) -> None:
     market, order = lent(market), lent(order)
     for at in order:
         if market.gangs[at].parts == 0:
-            _place(market, at, Mood(guide, _LOOK, 0.0, True))
+            _place(market, at, Mood(guide, _LOOK))
 
 
 @njit(cache=True, nogil=True)
-def improve(market: Market, rounds: int, spare: Undo, warmth: float = 0.0) -> None:
+def improve(market: Market, rounds: int, spare: Undo) -> None:
     """So many rounds of ruin and recreate."""
     market, spare = lent(market), lent(spare)
     for _ in range(rounds):
@@ -113,28 +117,33 @@ def improve(market: Market, rounds: int, spare: Undo, warmth: float = 0.0) -> No
         if at == NOWHERE:
             continue
         count = _pick(market, at, spare.job)
-        before, mood = 0.0, _mood(market.room.random)
+        before, hoped, mood = 0.0, 0.0, _mood(market.room.random)
         kept = 0
         for one in range(count):
             job = spare.job[one]
             gang = market.gangs[job]
             before += gang.weight * gang.surplus
+            hoped += gang.weight * gang.hope
             spare.gang[one] = gang
             spare.first[one] = kept
             spare.part[kept : kept + gang.parts] = market.parts[
                 gang.first : gang.first + gang.parts
             ]
             kept += gang.parts
-            _put_out(market, job)
+            put_out(market, job)
         _shuffle(market, spare.job, spare.order, count)
-        after = 0.0
+        # What they bring if whoever has yet to choose has all that it hopes for.
+        after = hoped
         for one in np.argsort(spare.order[:count]):
-            after += _place(market, spare.job[one], mood)
-        if after < before + warmth * np.log(max(chance(market.room.random), 1e-12)):
+            gang = market.gangs[spare.job[one]]
+            after += _place(market, spare.job[one], mood) - gang.weight * gang.hope
+            if after < before - _ROUNDING:
+                break
+        if after < before:
             _restore(market, spare, count)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _place(market: Market, at: int, mood: Mood) -> float:
     """Lets a job choose; what it brings."""
     gang, seats = market.gangs[at], market.sold.seats
@@ -151,7 +160,7 @@ def _place(market: Market, at: int, mood: Mood) -> float:
     return float(gang.weight * gang.surplus)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _beyond_asks(seats: Array, free: Ints, chosen: Array, guide: float) -> float:
     """What the score has counted beyond asks."""
     total = 0.0
@@ -161,8 +170,9 @@ def _beyond_asks(seats: Array, free: Ints, chosen: Array, guide: float) -> float
     return total
 
 
-@njit(cache=True, nogil=True)
-def _put_out(market: Market, at: int) -> None:
+@njit(cache=True, nogil=True, forceinline=True)
+def put_out(market: Market, at: int) -> None:
+    """Takes from a job all that it has."""
     gang = market.gangs[at]
     if gang.parts:
         parts = market.parts[gang.first : gang.first + gang.parts]
@@ -173,7 +183,7 @@ def _put_out(market: Market, at: int) -> None:
 @njit(cache=True, nogil=True)
 def _restore(market: Market, spare: Undo, count: int) -> None:
     for one in range(count):
-        _put_out(market, spare.job[one])
+        put_out(market, spare.job[one])
     for one in range(count):
         at, gang = spare.job[one], market.gangs[spare.job[one]]
         had = spare.part[spare.first[one] : spare.first[one] + spare.gang[one].parts]
@@ -186,12 +196,13 @@ def _restore(market: Market, spare: Undo, count: int) -> None:
 
 @njit(cache=True, nogil=True)
 def _mood(random: Array) -> Mood:
+    """Mostly by asks; else by prices, or between the two."""
     drawn, guide = chance(random), 0.0
     if drawn >= 0.7:
         guide = chance(random)
     elif drawn >= 0.4:
         guide = 1.0
-    return Mood(guide, _LOOK, 0.03 if chance(random) < 0.7 else 0.0, True)
+    return Mood(guide, _LOOK)
 
 
 @njit(cache=True, nogil=True)
@@ -208,29 +219,32 @@ def _regretful(market: Market) -> int:
 
 @njit(cache=True, nogil=True)
 def _pick(market: Market, at: int, picked: Ints) -> int:
-    """Whom to put out: the job, and those who stand where it could go. How many."""
-    gangs, random = market.gangs, market.room.random
+    """Whom to put out: the job, who stands where it could go, and so on from each to the next; and now
+    and then one who waits. How many."""
+    gangs, jobs, random = market.gangs, market.of.jobs, market.room.random
     picked[0], gangs[at].is_out = at, 1
-    count, drawn = 1, chance(random)
-    if drawn < 0.35:
-        count = _around(market, at, picked, count)
-        for _ in range(_TRIED - 1):
-            other = int(chance(random) * len(gangs))
-            if gangs[other].parts == 0 and gangs[other].hope > 0 and not gangs[other].is_out:
-                picked[count], gangs[other].is_out = other, 1
-                count += 1
-    elif drawn < 0.85 and market.of.jobs[at].most > 1 and market.of.jobs[at].level > 0:
-        count = _of_a_place(market, at, picked, count)
-    else:
-        count = _of_a_kind(market, at, picked, count)
+    count, one, most = 1, 0, 2 + int(chance(random) * (_PUT_OUT - 1))
+    while one < count < most:
+        job = picked[one]
+        if jobs[job].most > 1 and jobs[job].level > 0 and chance(random) < 0.5:
+            count = _of_a_place(market, job, picked, count, most)
+        else:
+            count = _of_a_kind(market, job, picked, count, most)
+        one += 1
+    other = int(chance(random) * 2 * len(gangs))
+    if other < len(gangs) and gangs[other].parts == 0 and not gangs[other].is_out:
+        picked[count], gangs[other].is_out = other, 1
+        count += 1
     return count
 
 
 @njit(cache=True, nogil=True)
-def _tenants(market: Market, seat: int, picked: Ints, count: int, most: int) -> int:
-    gangs, left = market.gangs, market.left
-    for one in range(left.tenant_count[seat]):
-        job = left.tenants[seat, one]
+def _tenants(
+    gangs: Array, tenants: Ints, there: int, picked: Ints, count: int, most: int
+) -> int:  # fmt: skip
+    """Picks the first `there` of these, up to `most` in all; how many are picked now."""
+    for one in range(there):
+        job = tenants[one]
         if count < most and not gangs[job].is_out:
             picked[count], gangs[job].is_out = job, 1
             count += 1
@@ -238,34 +252,9 @@ def _tenants(market: Market, seat: int, picked: Ints, count: int, most: int) -> 
 
 
 @njit(cache=True, nogil=True)
-def _around(market: Market, at: int, picked: Ints, count: int) -> int:
-    """Who is at one place that would do, and somewhere near what those have elsewhere."""
-    hoped, seats, kinds = market.hoped, market.sold.seats, market.sold.kinds
-    random = market.room.random
-    some = hoped.start[at + 1] - hoped.start[at]
-    if some == 0:
-        return count
-    kind = kinds[hoped.kind[hoped.start[at] + int(chance(random) * some)]]
-    seat = kind.first + int(chance(random) * (kind.end - kind.first))
-    most = 2 + int(chance(random) * (_PUT_OUT - 2))
-    place = market.sold.places[seats[seat].place]
-    for one in range(place.first, place.end):
-        count = _tenants(market, market.sold.shelf[one].seat, picked, count, most)
-    one = 1
-    while one < count < most:
-        gang = market.gangs[picked[one]]
-        for part in range(gang.first, gang.first + gang.parts):
-            near = kinds[seats[market.parts[part].seat].kind]
-            seat = near.first + int(chance(random) * (near.end - near.first))
-            count = _tenants(market, seat, picked, count, most)
-        one += 1
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _of_a_place(market: Market, at: int, picked: Ints, count: int) -> int:
-    """Who is at one of the places that are cheapest for a gang of this size."""
-    job, limit, sold = market.of.jobs[at], market.of.limit[at], market.sold
+def _of_a_place(market: Market, at: int, picked: Ints, count: int, most: int) -> int:
+    """Picks who is at one of the places that are cheapest for a gang of this size."""
+    job, limit, sold, left = market.of.jobs[at], market.of.limit[at], market.sold, market.left
     random = market.room.random
     for _ in range(2 * _TRIED):
         gpu_class, net = int(chance(random) * len(limit)), int(chance(random) * NETS)
@@ -274,13 +263,15 @@ def _of_a_place(market: Market, at: int, picked: Ints, count: int) -> int:
         if limit[gpu_class] <= 0 or first == end:
             continue
         drawn = chance(random) * chance(random)
-        place = sold.places[sold.ranked[first + int(drawn * min(end - first, 40))].place]
+        place = sold.places[sold.ranked[first + int(drawn * min(end - first, _PLACES))].place]
         if not accepts(job, place):
             continue
         missing = job.least + 8
         for one in range(place.first, place.end):
             seat = sold.shelf[one].seat
-            count = _tenants(market, seat, picked, count, _PUT_OUT)
+            count = _tenants(
+                market.gangs, left.tenants[seat], left.tenant_count[seat], picked, count, most
+            )
             missing -= sold.seats[seat].gpus
             if missing <= 0:
                 break
@@ -289,18 +280,23 @@ def _of_a_place(market: Market, at: int, picked: Ints, count: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _of_a_kind(market: Market, at: int, picked: Ints, count: int) -> int:
-    """Who is on some neighbours among the cheap nodes of a kind that promises much."""
-    hoped, random = market.hoped, market.room.random
-    some = hoped.start[at + 1] - hoped.start[at]
-    if some == 0:
+def _of_a_kind(market: Market, at: int, picked: Ints, count: int, most: int) -> int:
+    """Picks who is on a cheap node of a kind that promises more than the job has, or not much less."""
+    hoped, left, gang, random = market.hoped, market.left, market.gangs[at], market.room.random
+    first, end = hoped.start[at], hoped.start[at + 1]
+    if first == end:
         return count
-    drawn = int(chance(random) * chance(random) * min(some, 12))
-    kind = market.sold.kinds[hoped.kind[hoped.start[at] + drawn]]
-    drawn = int(chance(random) * chance(random) * min(kind.end - kind.first, 60))
-    for seat in range(kind.first + drawn, min(kind.first + drawn + _NEIGHBOURS, kind.end)):
-        count = _tenants(market, seat, picked, count, _PUT_OUT)
-    return count
+    size, envied = max(gang.size, market.of.jobs[at].least), first
+    while envied < end and hoped.gain[envied] * size > gang.surplus:
+        envied += 1
+    drawn = chance(random)
+    if chance(random) < 0.7:
+        one = first + int(drawn * min(envied + 1 - first, end - first))
+    else:
+        one = min(envied + int(drawn * drawn * _FALLS_BACK), end - 1)
+    kind = market.sold.kinds[hoped.kind[one]]
+    seat = kind.first + int(chance(random) * chance(random) * (kind.end - kind.first))
+    return _tenants(market.gangs, left.tenants[seat], left.tenant_count[seat], picked, count, most)
 
 
 @njit(cache=True, nogil=True)

@@ -212,7 +212,7 @@ def first_with(tree: Ints, first: int, end: int, gpus: int) -> int:
     return min(at - leaves, end)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def held(seat: Record, guide: float, free: int) -> float:
     """What so many free GPUs of a seat are worth to others, USD per hour: in the largest slots, each
     at its price or, where that is more, at what its owner asks."""
@@ -223,13 +223,13 @@ def held(seat: Record, guide: float, free: int) -> float:
     return float(total)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def taken(seat: Record, guide: float, free: int, gpus: int) -> float:
     """What so many of its free GPUs cost: by so much the rest is worth less."""
     return held(seat, guide, free) - held(seat, guide, free - gpus)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def let(seats: Array, kinds: Array, of: Stock, job: int, parts: Array) -> None:
     """Gives a job its parts."""
     free, tree, head, tenants, count, shelf, there = of
@@ -247,7 +247,7 @@ def let(seats: Array, kinds: Array, of: Stock, job: int, parts: Array) -> None:
         count[seat] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def give_back(seats: Array, of: Stock, job: int, parts: Array) -> None:
     """Takes them from it again."""
     free, tree, head, tenants, count, shelf, there = of
@@ -269,7 +269,7 @@ def give_back(seats: Array, of: Stock, job: int, parts: Array) -> None:
         count[seat] = last
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _set(free: Ints, tree: Ints, seat: int, gpus: int) -> None:
     free[seat] = gpus
     at = len(tree) // 2 + seat

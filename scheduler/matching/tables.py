@@ -82,7 +82,7 @@ def tables(book: Book, kinds: Cells) -> Tables:
     places, sources = _places(book, kinds), _sources(book, kinds)
     classes = np.arange(book.job_limit.shape[1] + 1)
     return Tables(
-        _jobs(book), np.ascontiguousarray(book.job_limit), rules(book), _nodes(book, kinds),
+        _jobs(book), np.array(book.job_limit, order="C"), rules(book), _nodes(book, kinds),
         _cells(book, kinds), places, sources, np.searchsorted(places["gpu_class"], classes),
         np.searchsorted(kinds.gpu_class[sources["cell"]], classes),
     )  # fmt: skip

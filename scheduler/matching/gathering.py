@@ -1,0 +1,235 @@
+"""GPUs for a gang of several nodes: of one place, or of the few places that gain most together.
+
+Which places those are is decided by a toll that each GPU of the gang is worth anyway: by what each
+place has to offer beyond the toll, the best of them are taken, so many as the gang accepts. The
+higher the toll, the fewer GPUs they give, and the more each one counts; it is halved in on until they
+give just as many as the gang needs. (That is the Lagrangian of the gang's size.)
+
+What a gang takes counts at what it gains as a whole, in which each GPU bears the risk of all.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from scheduler.matching.arrays import Array, Floats, Ints, Record
+from scheduler.matching.hoping import NOTHING
+from scheduler.matching.supply import held, taken
+from scheduler.matching.tables import NOWHERE
+
+_FEW: Final = 24
+"""So many are sorted by putting each in its place."""
+
+PIECE: Final = np.dtype([("gain", "f8"), ("at", "i4"), ("free", "i4"), ("taken", "i4")], align=True)
+"""A seat on the shelf: what each of its free GPUs gains, were all of them taken."""
+SPOT: Final = np.dtype(
+    [
+        ("keeps", "f8"), ("gain", "f8"), ("place", "i4"), ("first", "i4"), ("end", "i4"),
+        ("least", "i4"), ("most", "i4"), ("gives", "i4"), ("next", "i4"), ("owes", "i4"),
+    ],
+    align=True,
+)  # fmt: skip
+"""A place, its pieces, and between how many GPUs it gives, if any; `gain` and `gives` at a toll."""
+
+
+class Bench(NamedTuple):
+    """Room to gather in."""
+
+    pieces: Array
+    spots: Array
+    picked: Ints
+    """Which spots the gang takes."""
+    key: Floats
+    spare: Array
+
+
+def bench(pieces: int, spots: int) -> Bench:
+    """For so many."""
+    most = max(pieces, spots, 1)
+    return Bench(
+        np.zeros(pieces + 1, PIECE), np.zeros(spots, SPOT), np.zeros(spots, np.int32),
+        np.zeros(most), np.zeros(pieces + 1, PIECE),
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def lay_out(
+    job: Record, size: int, limit: float, keeps: float, place: Record, shelf: Array,
+    failures: Floats, guide: float, first: int, work: Bench,
+) -> int:  # fmt: skip
+    """Lays out what a place has, the best first, from piece `first` on; where they end. A gang of so
+    many bears the risk."""
+    pieces, lost, end = work.pieces, job.lost * size * limit, first
+    for at in range(place.first, place.end):
+        one = shelf[at]
+        if one.free and one.tier <= job.tier and one.long >= job.long:
+            paid = held(one, guide, one.free) / one.free
+            piece = pieces[end]
+            piece.gain = limit * keeps - failures[one.tier] * lost - paid
+            piece.at, piece.free = at, one.free
+            end += 1
+    _sort(pieces[first:end], work)
+    return end
+
+
+@njit(cache=True, nogil=True)
+def _sort(pieces: Array, work: Bench) -> None:
+    """The best first. They stand by ask, which is nearly that."""
+    key, spare = work.key, work.spare
+    if len(pieces) > _FEW:
+        for at in range(len(pieces)):
+            key[at], spare[at] = -pieces[at].gain, pieces[at]
+        order = np.argsort(key[: len(pieces)], kind="mergesort")
+        for at in range(len(pieces)):
+            pieces[at] = spare[order[at]]
+        return
+    for at in range(1, len(pieces)):
+        to = at
+        spare[0] = pieces[at]
+        while to > 0 and pieces[to - 1].gain < spare[0].gain:
+            pieces[to] = pieces[to - 1]
+            to -= 1
+        pieces[to] = spare[0]
+
+
+@njit(cache=True, nogil=True)
+def weigh(known: int, toll: float, sites: int, work: Bench) -> tuple[float, int, int]:
+    """(what the best of so many spots gain beyond a toll on each GPU, how many they are, GPUs that
+    they give); they stand in `work.picked`, `sites` of them at most."""
+    pieces, spots = work.pieces, work.spots
+    for one in range(known):
+        spot, gain, gives = spots[one], 0.0, 0
+        for at in range(spot.first, spot.end):
+            beyond, take = pieces[at].gain - toll, min(pieces[at].free, spot.most - gives)
+            if beyond <= 0:
+                take = min(take, spot.least - gives)
+            if take <= 0:
+                break
+            gain += take * beyond
+            gives += take
+        spot.gain, spot.gives = gain, gives
+    total, count, gpus = 0.0, 0, 0
+    while count < sites:
+        best = 0
+        for one in range(1, known):
+            if spots[one].gain > spots[best].gain:
+                best = one
+        if spots[best].gain <= 0:
+            break
+        total += spots[best].gain
+        gpus += spots[best].gives
+        spots[best].gain = 0.0
+        work.picked[count] = best
+        count += 1
+    return total, count, gpus
+
+
+@njit(cache=True, nogil=True)
+def gather(
+    job: Record, least: int, most: int, limit: float, picked: Ints, shelf: Array, failures: Floats,
+    guide: float, work: Bench, parts: Array,
+) -> tuple[float, int, int]:  # fmt: skip
+    """(score, GPUs, parts) of a gang over the picked spots: the best GPUs of each that it must take
+    there; then the best of all, `least` whatever they gain, and up to `most` that gain something."""
+    pieces, spots, risk = work.pieces, work.spots, job.lost * limit
+    owed, total, gpus, exposed = _owed(pieces, spots, picked), 0.0, 0, 0.0
+    while gpus < most:
+        where, best = _next(pieces, spots, picked, owed > 0)
+        if where == NOWHERE:
+            break
+        take = min(pieces[best].free - pieces[best].taken, most - gpus)
+        if owed > 0:
+            take = min(take, spots[where].owes)
+        elif guide > 0 and take < pieces[best].free - pieces[best].taken:
+            where, best = _cheapest(
+                pieces, spots, picked, shelf, failures, guide, limit, risk * most, take
+            )
+        one, piece, spot = shelf[pieces[best].at], pieces[best], spots[where]
+        free, failure, worth = piece.free - piece.taken, failures[one.tier], limit * spot.keeps
+        must = take if owed > 0 else min(take, max(least - gpus, 0))
+        gain = _adds(one, guide, free, take, worth, risk, failure, gpus, exposed)
+        while take > must:
+            less = _adds(one, guide, free, take - 1, worth, risk, failure, gpus, exposed)
+            if gain - less > NOTHING:
+                break
+            take, gain = take - 1, less
+        if take == 0:
+            break
+        total, gpus, exposed = total + gain, gpus + take, exposed + take * failure
+        piece.taken += take
+        if owed > 0:
+            spot.owes -= take
+            owed -= take
+    return total, gpus, _cut(pieces, spots, picked, shelf, parts)
+
+
+@njit(cache=True, nogil=True)
+def _owed(pieces: Array, spots: Array, picked: Ints) -> int:
+    """What the picked spots must give together; nothing is taken yet."""
+    owed = 0
+    for which in picked:
+        spot = spots[which]
+        spot.next, spot.owes = spot.first, spot.least
+        owed += spot.least
+        for at in range(spot.first, spot.end):
+            pieces[at].taken = 0
+    return owed
+
+
+@njit(cache=True, nogil=True)
+def _next(pieces: Array, spots: Array, picked: Ints, owed: bool) -> tuple[int, int]:
+    """(spot, piece) of the best piece that has any GPUs left; of spots that give too little yet, if
+    there are such."""
+    where, best = NOWHERE, NOWHERE
+    for which in picked:
+        spot = spots[which]
+        if owed and spot.owes == 0:
+            continue
+        while spot.next < spot.end and pieces[spot.next].taken == pieces[spot.next].free:
+            spot.next += 1
+        if spot.next < spot.end and (best == NOWHERE or pieces[spot.next].gain > pieces[best].gain):
+            where, best = which, spot.next
+    return where, best
+
+
+@njit(cache=True, nogil=True)
+def _cheapest(
+    pieces: Array, spots: Array, picked: Ints, shelf: Array, failures: Floats, guide: float,
+    limit: float, risk: float, gpus: int,
+) -> tuple[int, int]:  # fmt: skip
+    """(spot, piece) of the one from which so few GPUs gain most: each leaves others different slots."""
+    where, best, most = NOWHERE, NOWHERE, 0.0
+    for which in picked:
+        spot = spots[which]
+        for at in range(spot.next, spot.end):
+            one, free = shelf[pieces[at].at], pieces[at].free - pieces[at].taken
+            if free >= gpus:
+                gain = gpus * (limit * spot.keeps - failures[one.tier] * risk)
+                gain -= taken(one, guide, free, gpus)
+                if best == NOWHERE or gain > most:
+                    where, best, most = which, at, gain
+    return where, best
+
+
+@njit(cache=True, nogil=True)
+def _adds(
+    one: Record, guide: float, free: int, take: int, worth: float, risk: float, failure: float,
+    gpus: int, exposed: float,
+) -> float:  # fmt: skip
+    """What so many GPUs more add to a gang: all bear the risk that any of them fails."""
+    more = (gpus + take) * (exposed + take * failure) - gpus * exposed
+    return float(take * worth - taken(one, guide, free, take) - risk * more)
+
+
+@njit(cache=True, nogil=True)
+def _cut(pieces: Array, spots: Array, picked: Ints, shelf: Array, parts: Array) -> int:
+    """How many nodes the gang has; they stand in `parts`."""
+    found = 0
+    for which in picked:
+        spot = spots[which]
+        for at in range(spot.first, spot.end):
+            if pieces[at].taken:
+                parts[found].seat, parts[found].gpus = shelf[pieces[at].at].seat, pieces[at].taken
+                found += 1
+    return found
