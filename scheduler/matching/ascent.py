@@ -21,10 +21,13 @@ from scheduler.matching.lending import lent
 from scheduler.matching.lists import Length, lists
 from scheduler.matching.tables import Tables
 
+STEPS: Final = 50
+"""A good way, from nothing."""
 _STEPS: Final = (0.1, 0.02, 0.1)
 """By the excess of the cell, of its kind, of its class, as shares of the class's usual ask."""
 _MOMENTUM: Final = 0.7
-_HALVES_IN: Final = 20.0
+_HALVES_IN: Final = 0.4
+"""Steps halve in this share of their number."""
 _LEAST_STEP: Final = 0.02
 _WARMTH: Final = 0.02
 """Over how much of a class's usual ask wishes spread at first; then as steps, ever less."""
@@ -51,9 +54,9 @@ class _Levels(NamedTuple):
 class Ascent:
     """Prices on their way: `climb`, as long as there is time."""
 
-    def __init__(self, of: Tables, start: Floats | None = None) -> None:
-        """`start` [K, 4]: last round's prices, if there was one."""
-        self._of = of
+    def __init__(self, of: Tables, start: Floats | None = None, steps: int = STEPS) -> None:
+        """`start` [K, 4]: last round's prices, if there was one. `steps`: so many are meant."""
+        self._of, self._halves_in = of, _HALVES_IN * steps
         self._levels, self._unit = _levels(of), usual_ask(of)
         self._floor = lowest_ask(of)
         first = np.repeat(self._floor[:, None], 4, axis=1)
@@ -76,7 +79,7 @@ class Ascent:
             self._swept += 1
 
     def _step(self, each: int) -> None:
-        shrink = max(_LEAST_STEP, 0.5 ** (self._swept / _HALVES_IN))
+        shrink = max(_LEAST_STEP, 0.5 ** (self._swept / self._halves_in))
         width = _WARMTH * shrink * self._unit
         bound = self._prospects.gain(self.price, width, self._excess, each)
         if bound < self.bound and each == 1:

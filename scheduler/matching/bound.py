@@ -19,7 +19,7 @@ from scheduler.matching.alone import jobs_gain, nodes_gain, room
 from scheduler.matching.arrays import Floats
 from scheduler.matching.halves import Halves
 from scheduler.matching.lists import Lists
-from scheduler.matching.offers import look_up, offers, spread
+from scheduler.matching.offers import count_wanted, look_up, offers, spread
 from scheduler.matching.proving import Priced, best_alone, ranks
 from scheduler.matching.tables import Tables
 
@@ -52,7 +52,7 @@ class Prospects:
 
         total += each * sum(self._halves.each(half))
         for one in self._rooms:
-            table.wide["wanted"] += each * one.wanted
+            count_wanted(table.wide, one.wanted, each)
             excess += each * one.excess
         spread(of.cells, price, width, table.exact, table.wide, excess)
         return float(total)

@@ -23,7 +23,7 @@ import numpy as np
 
 from scheduler.matching import crossing, improving, pricing, settling
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
-from scheduler.matching.ascent import Ascent
+from scheduler.matching.ascent import STEPS, Ascent
 from scheduler.matching.book import Book
 from scheduler.matching.bound import bound
 from scheduler.matching.cells import SLOTS, Cells, cells
@@ -32,13 +32,12 @@ from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
 from scheduler.matching.ordering import in_our_order, mixed, sorted_by
-from scheduler.matching.placing import Gang, Stand
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows
 
-_SWEEPS, _AGAIN = 50, 4
-"""Steps that prices take, and take from last round's."""
+_FEW, _AGAIN = 30, 4
+"""Steps that prices take in small books, and from last round's."""
 _SETTLED: Final = 0.003
 """Last round's prices are still right if the latter lower the bound by no more than this share."""
 _KNOWN: Final = 0.5
@@ -78,8 +77,9 @@ def follow(
     ours = _in_our_order(book)
     prices = None if last is None or book.jobs <= _SMALL else _going_on(ours, last[ours.nodes])
     if prices is None:
-        prices = Ascent(ours.of)
-        prices.climb(_SWEEPS)
+        steps = _FEW if book.jobs <= _SMALL else STEPS
+        prices = Ascent(ours.of, steps=steps)
+        prices.climb(steps)
     matches = _finished(ours, _matched(ours, prices, more), prices.best)
     balance = np.empty((book.nodes, len(SLOTS)))
     balance[ours.nodes] = prices.best[ours.kinds.of_node]
@@ -128,7 +128,7 @@ def _finished(ours: _Ours, market: Market, balance: Floats) -> Matches:
     book, kinds, of = ours.ordered, ours.kinds, ours.of
     let = _let(book, of, market)
     if book.jobs <= _SMALL:
-        lowest = pricing.ladders(book, kinds, *_gangs(book, kinds, let, market))
+        lowest = pricing.ladders(book, kinds, let)
         ladder = settling.lowered(of, let, balance, lowest)
     else:
         ladder = settling.ladders(of, let, balance)
@@ -265,21 +265,6 @@ def _let(book: Book, of: Tables, market: Market) -> Array:
         let["worth"], let["risk"] = worth[one], risk[one]
         rows.append(let)
     return np.concatenate(rows)
-
-
-def _gangs(book: Book, kinds: Cells, let: Array, market: Market) -> tuple[Stand, dict[int, Gang]]:
-    """What was let as whole gangs, and the room that they leave for prices."""
-    stand = Stand.opening(book, kinds)
-    found = {}
-    for job in np.unique(let["job"]).tolist():
-        rows = let[let["job"] == job]
-        nodes, first, of_row = np.unique(rows["node"], return_index=True, return_inverse=True)
-        gpus = np.bincount(of_row.reshape(-1), np.array(SLOTS)[rows["slot"]]).astype(np.int64)
-        value = (rows["worth"] - rows["risk"])[first]
-        surplus = float((gpus * (value - book.node_ask[nodes])).sum())
-        found[job] = Gang(nodes, gpus, value, int(market.gangs["level"][job]), surplus)
-        pricing.narrow(kinds, stand, found[job])
-    return stand, found
 
 
 def _parts(book: Book, gangs: Array, job: Ints, node: Ints) -> Parts:

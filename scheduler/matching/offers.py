@@ -71,6 +71,14 @@ def look_up(cells: Array, price: Floats, width: Floats, exact: Array, wide: Arra
 
 
 @njit(cache=True, nogil=True)
+def count_wanted(wide: Array, wanted: Floats, times: int) -> None:
+    """Adds to the tables what one half of the jobs wants, so many times."""
+    every, more = wide.reshape(-1), wanted.reshape(-1)
+    for at in range(len(every)):
+        every[at].wanted += times * more[at]
+
+
+@njit(cache=True, nogil=True)
 def spread(
     cells: Array, price: Floats, width: Floats, exact: Array, wide: Array, excess: Floats
 ) -> None:

@@ -12,51 +12,52 @@ do. The lowest is best for buyers and leaves a bid nothing to say about its own 
 Values count in whole micros, rounded down; so prices are whole micros where asks are.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 
 from marketplace.core.money import MICRO
-from scheduler.matching.arrays import Bools, Floats, Ints
+from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.book import NODE_GPUS, Book
-from scheduler.matching.cells import SLOTS, Cells, slots
-from scheduler.matching.placing import LARGEST, Gang, Stand
+from scheduler.matching.cells import SLOTS, Cells
+from scheduler.matching.placing import LARGEST
 from scheduler.matching.values import terms
 
 _ROUNDS: Final = 20
 """Raising one price makes another cell's loser look back; this often at most."""
 
 
-def ladders(book: Book, kinds: Cells, stand: Stand, gangs: Mapping[int, Gang]) -> Floats:
-    """[K, 4] prices that never fall with the size, within the room that the trades left."""
-    left = cheapest(kinds.of_node, book.node_ask, stand.free, len(kinds))
-    let = _Let(book, kinds, gangs)
-    wishes = _Wishes(book, kinds, gangs, let.traded)
-    roof = np.maximum(stand.low, whole_micros(stand.high))
-    price = stand.low
+def ladders(book: Book, kinds: Cells, let: Array) -> Floats:
+    """[K, 4] prices that never fall with the size, for the slots that were let (`settling.LET`)."""
+    gpus = np.array(SLOTS)[let["slot"]]
+    free = book.node_gpus - np.bincount(let["node"], gpus, book.nodes).astype(np.int64)
+    left = cheapest(kinds.of_node, book.node_ask, free, len(kinds))
+    low, high = _room(book, kinds, let)
+    trades = _Let(book, kinds, let, gpus)
+    wishes = _Wishes(book, kinds, trades)
+    roof = np.maximum(low, whole_micros(high))
+    price = low
     for _ in range(_ROUNDS):
-        wanted = wishes.prices(let.surplus(price), left)
-        raised = np.maximum(stand.low, np.minimum(roof, wanted))
+        wanted = wishes.prices(trades.surplus(price), left)
+        raised = np.maximum(low, np.minimum(roof, wanted))
         if np.array_equal(raised, price):
             break
         price = raised
     following = left[:, SLOTS]
     following[:, 0] = np.where(np.isinf(following[:, 0]), left[:, 0], following[:, 0])
-    return with_all_sizes(price, let.sizes, following, roof)
+    return with_all_sizes(price, trades.sizes, following, roof)
 
 
-def narrow(kinds: Cells, stand: Stand, gang: Gang) -> None:
-    """Takes the GPUs, and narrows the room for prices to what these trades agree with."""
-    cell = kinds.of_node[gang.nodes]
-    ask = stand.ask[gang.nodes]
-    stand.free[gang.nodes] -= gang.gpus
-    for slot, size in enumerate(SLOTS):
-        used = gang.gpus >= size if size == SLOTS[-1] else gang.gpus & size > 0
-        for larger in range(slot, len(SLOTS)):
-            np.maximum.at(stand.low[:, larger], cell[used], ask[used])
-        for smaller in range(slot + 1):
-            np.minimum.at(stand.high[:, smaller], cell[used], gang.value[used])
+def _room(book: Book, kinds: Cells, let: Array) -> tuple[Floats, Floats]:
+    """[K, 4] between which prices all trades can agree: the highest ask that was let in slots of a
+    size or smaller, and the lowest value in slots of it or larger."""
+    low = np.full((len(kinds), len(SLOTS)), -np.inf)
+    high = -low
+    where = let["cell"], let["slot"]
+    np.maximum.at(low, where, book.node_ask[let["node"]])
+    np.minimum.at(high, where, let["worth"] - let["risk"])
+    high = np.minimum.accumulate(high[:, ::-1], axis=1)[:, ::-1]
+    return np.maximum.accumulate(low, axis=1), high
 
 
 def with_all_sizes(price: Floats, let: Bools, following: Floats, roof: Floats | float) -> Floats:
@@ -72,49 +73,35 @@ def with_all_sizes(price: Floats, let: Bools, following: Floats, roof: Floats | 
 class _Let:
     """What was let: each slot with its job, cell and size."""
 
-    def __init__(self, book: Book, kinds: Cells, gangs: Mapping[int, Gang]) -> None:
-        rows = [
-            (job, int(kinds.of_node[node]), SLOTS.index(size))
-            for job, gang in gangs.items()
-            for node, gpus in zip(gang.nodes, gang.gpus, strict=True)
-            for size in slots(int(gpus))
-        ]
-        self.job, self.cell, self.slot = np.array(rows, np.int64).reshape(-1, 3).T
+    def __init__(self, book: Book, kinds: Cells, let: Array, gpus: Ints) -> None:
+        self.job, self.cell, self.slot, self.gpus = let["job"], let["cell"], let["slot"], gpus
         self.sizes = np.zeros((len(kinds), len(SLOTS)), bool)
         self.sizes[self.cell, self.slot] = True
         self.traded: Bools = np.isin(np.arange(len(kinds)), self.cell)
-        self.gpus = np.array(SLOTS)[self.slot]
-        self.worth = np.zeros(book.jobs)
-        for job, gang in gangs.items():
-            self.worth[job] = (gang.gpus * gang.value).sum()
+        self.size = np.bincount(self.job, gpus, book.jobs).astype(np.int64)
+        self.worth = np.bincount(self.job, gpus * (let["worth"] - let["risk"]), book.jobs)
 
     def surplus(self, price: Floats) -> Floats:
         """[J] per GPU, at these prices; 0 for a job that waits."""
-        size = np.bincount(self.job, self.gpus, len(self.worth))
         pays = np.bincount(self.job, self.gpus * price[self.cell, self.slot], len(self.worth))
-        return (self.worth - pays) / np.maximum(size, 1)
+        found: Floats = (self.worth - pays) / np.maximum(self.size, 1)
+        return found
 
 
 class _Wishes:
     """Each traded cell in which a job would have had its place alone: its GPUs and their value."""
 
-    def __init__(self, book: Book, kinds: Cells, gangs: Mapping[int, Gang], traded: Bools) -> None:
+    def __init__(self, book: Book, kinds: Cells, trades: _Let) -> None:
         at_first = cheapest(
             kinds.of_node, book.node_ask, book.node_gpus.astype(np.int64), len(kinds)
         )
-        jobs, cells, values = [], [], []
-        self.gpus: Ints = book.job_gpus_min.astype(np.int64)
-        self.gpus[list(gangs)] = [gang.gpus.sum() for gang in gangs.values()]
-        for job in np.flatnonzero(self.gpus <= NODE_GPUS).tolist():
-            term, gpus = terms(book, kinds, job), self.gpus[job]
-            value = term.limit * (term.in_node if gpus > 1 else 1.0) - term.risk * gpus
-            here = np.flatnonzero(traded & (at_first[:, gpus] <= value) & (term.limit > 0))
-            jobs.append(np.full(len(here), job))
-            cells.append(here)
-            values.append(value[here])
-        self.job = np.concatenate([*jobs, np.zeros(0, np.int64)])
-        self.cell = np.concatenate([*cells, np.zeros(0, np.int64)])
-        self.value = np.concatenate([*values, np.zeros(0)])
+        self.gpus: Ints = np.where(trades.size > 0, trades.size, book.job_gpus_min)
+        jobs = np.flatnonzero(self.gpus <= NODE_GPUS)
+        term, gpus = terms(book, kinds, jobs), self.gpus[jobs, None]
+        value = term.limit * np.where(gpus > 1, term.in_node, 1.0) - term.risk * gpus
+        fits = at_first.T[gpus[:, 0]] <= value
+        number, self.cell = np.nonzero(trades.traded & fits & (term.limit > 0))
+        self.job, self.value = jobs[number], value[number, self.cell]
 
     def prices(self, surplus: Floats, left: Floats) -> Floats:
         """[K, 4] the most that somebody would have paid who finds no room at that price."""

@@ -25,7 +25,7 @@ from scheduler.matching.cells import POOL, Cells
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """One job against every cell [K] and site [S]."""
+    """One job against every cell [K] and site [S]; or several jobs, a row for each."""
 
     limit: Floats  # [K]; 0 where the job doesn't want the cell
     risk: Floats  # [K]; per GPU, times the gang's size
@@ -34,32 +34,39 @@ class Terms:
     over_sites: Floats  # [S]; η
 
 
-def eligible(book: Book, kinds: Cells, job: int) -> Bools:
+def eligible(book: Book, kinds: Cells, job: int | Ints) -> Bools:
     """[K] whether the job accepts the cell: limit, region, trust, tier, window."""
-    regions = book.job_regions[job] >> kinds.region.astype(np.uint64) & np.uint64(1)
+    regions = _each(book.job_regions, job) >> kinds.region.astype(np.uint64) & np.uint64(1)
     accepted: Bools = (
-        (book.job_limit[job][kinds.gpu_class] > 0)
+        (book.job_limit[job][..., kinds.gpu_class] > 0)
         & (regions == 1)
-        & (kinds.trust <= book.job_trust[job])
-        & (kinds.tier <= book.job_tier[job])
-        & (kinds.long >= bool(book.job_long[job]))
+        & (kinds.trust <= _each(book.job_trust, job))
+        & (kinds.tier <= _each(book.job_tier, job))
+        & (kinds.long >= _each(book.job_long, job).astype(bool))
     )
     return accepted
 
 
-def terms(book: Book, kinds: Cells, job: int) -> Terms:
-    """What one job makes of the book."""
-    kappa = float(book.job_kappa[job])
-    limit = book.job_limit[job][kinds.gpu_class] * eligible(book, kinds, job)
+def terms(book: Book, kinds: Cells, job: int | Ints) -> Terms:
+    """What one job makes of the book, or several."""
+    kappa = _each(book.job_kappa, job).astype(float)
+    limit = book.job_limit[job][..., kinds.gpu_class] * eligible(book, kinds, job)
     return Terms(
         limit=limit,
-        risk=kinds.failures * float(book.job_hours_lost[job]) * limit,
+        risk=kinds.failures * _each(book.job_hours_lost, job).astype(float) * limit,
         in_node=1 - kappa * kinds.node_penalty,
         in_site=np.where(kinds.site == POOL, 0.0, 1 - kappa * kinds.site_penalty),
         over_sites=_over_sites(
-            book.site_up_mbps, float(book.job_sync_mb[job]), float(book.job_sync_s[job])
+            book.site_up_mbps,
+            _each(book.job_sync_mb, job).astype(float),
+            _each(book.job_sync_s, job).astype(float),
         ),
     )
+
+
+def _each(column: Array, job: int | Ints) -> Array:
+    """Of a job, or of each of several, to be set against all cells or sites."""
+    return np.asarray(column[job])[..., None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +133,9 @@ def _distinct(gang: Ints, of: Ints, count: int) -> Ints:
     return np.bincount(pairs[:, 0], minlength=count)
 
 
-def _over_sites(uplink: Array, sync_mb: Floats | float, sync_s: Floats | float) -> Floats:
+def _over_sites(uplink: Array, sync_mb: Floats, sync_s: Floats) -> Floats:
     """η behind these uplinks, Mbit/s; 0 for a job that never computes in between, or without one."""
     computing = uplink.astype(np.float64) * sync_s
     return np.divide(
-        computing, computing + 16.0 * sync_mb, out=np.zeros(len(computing)), where=computing > 0
+        computing, computing + 16.0 * sync_mb, out=np.zeros(computing.shape), where=computing > 0
     )
