@@ -31,7 +31,7 @@ _HALVES_IN: Final = 0.4
 _LEAST_STEP: Final = 0.02
 _WARMTH: Final = 0.02
 """Over how much of a class's usual ask wishes spread at first; then as steps, ever less."""
-_COARSE, _EACH, _MANY = 30, 4, 4000
+_COARSE, _EACH, MANY = 30, 4, 4000
 """So many steps ask each fourth job of a large book only: the way is long, and the same for all."""
 _PLACES, _SPOTS = 48, 24
 """How long the lists are that prices move by."""
@@ -69,7 +69,7 @@ class Ascent:
     def climb(self, sweeps: int) -> None:
         """So many steps; `best` are the best prices met, judged by short lists."""
         for _ in range(sweeps):
-            many = len(self._of.jobs) >= _MANY
+            many = len(self._of.jobs) >= MANY
             each = _EACH if self._swept < _COARSE and many else 1
             if self._swept in _RENEWED_AT:
                 length = Length(_PLACES, _SPOTS, each)

@@ -23,7 +23,7 @@ import numpy as np
 
 from scheduler.matching import crossing, improving, pricing, settling
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
-from scheduler.matching.ascent import STEPS, Ascent
+from scheduler.matching.ascent import MANY, STEPS, Ascent
 from scheduler.matching.book import Book
 from scheduler.matching.bound import bound
 from scheduler.matching.cells import SLOTS, Cells, cells
@@ -37,7 +37,7 @@ from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows
 
 _FEW, _AGAIN = 30, 4
-"""Steps that prices take in small books, and from last round's."""
+"""Steps that prices take where there are not many jobs, and from last round's."""
 _SETTLED: Final = 0.003
 """Last round's prices are still right if the latter lower the bound by no more than this share."""
 _KNOWN: Final = 0.5
@@ -77,7 +77,7 @@ def follow(
     ours = _in_our_order(book)
     prices = None if last is None or book.jobs <= _SMALL else _going_on(ours, last[ours.nodes])
     if prices is None:
-        steps = _FEW if book.jobs <= _SMALL else STEPS
+        steps = STEPS if book.jobs >= MANY else _FEW
         prices = Ascent(ours.of, steps=steps)
         prices.climb(steps)
     matches = _finished(ours, _matched(ours, prices, more), prices.best)

@@ -36,6 +36,8 @@ GANG: Final = np.dtype(
 for, more for who has waited."""
 _PUT_OUT: Final = 20
 _TRIED: Final = 4
+_OF: Final = 64
+"""Among so many jobs one more is looked at for the next that lacks most."""
 _LOOK: Final = 16
 _ROUNDING: Final = 1e-9
 _PLACES: Final = 40
@@ -209,7 +211,7 @@ def _mood(random: Array) -> Mood:
 def _regretful(market: Market) -> int:
     """Of a few jobs the one that lacks most; NOWHERE if none lacks anything."""
     gangs, worst, found = market.gangs, 1e-9, NOWHERE
-    for _ in range(_TRIED):
+    for _ in range(_TRIED + len(gangs) // _OF):
         at = int(chance(market.room.random) * len(gangs))
         lacks = gangs[at].weight * (gangs[at].hope - gangs[at].surplus)
         if lacks > worst:
