@@ -47,7 +47,7 @@ _GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
 _SMALL: Final = 400
 _ROUNDS: Final = 512
 """Of ruin and recreate, between two looks at the time."""
-_LEAST_ROUNDS: Final = 3072
+_LEAST_ROUNDS: Final = 6144
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ fractions of them. So a seller is made whole out of the market's fee, or the cel
    cell has, and saves it for each that was let at a higher ask. The cells in which those are the
    greater share are raised, until no more than a thousandth of the turnover is made whole.
 
-In small books nobody is made whole, and prices fall to the lowest that support the trades wherever
-the bound stays what it is.
+In small books nobody is made whole, and prices fall to the lowest that support the trades where the
+bound stays what it is: of all cells at once or else of those in which most is paid above it.
 
 A gang to which the prices are too dear pays what it is worth to it: for each row what is asked, or
 less where the price is less, and the same share of what the price is above it.
@@ -70,8 +70,8 @@ def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
 
 
 def lowered(of: Tables, let: Array, balance: Floats, lowest: Floats) -> Floats:
-    """[K, 4] the same for few jobs: nobody is made whole, and each cell has the `lowest` prices that
-    support its trades, unless that loosens the bound."""
+    """[K, 4] the same for few jobs: nobody is made whole, and the cells in which it saves buyers most
+    have the `lowest` prices that support their trades, unless that loosens the bound."""
     price = _raised(whole_micros(balance), let, of.nodes["ask"][let["node"]])
     low = np.minimum(price, lowest)
     # What gains nothing at the lowest prices gains nothing at any that are tried.

@@ -1,11 +1,12 @@
 """How near a clearing comes to the optimum, and what it makes of more time."""
 
+import numpy as np
 import pytest
 
 from benchmarks.market.books import churned, following
 from benchmarks.market.optimum import optimum
 from scheduler.matching.arrays import Floats
-from scheduler.matching.book import Book
+from scheduler.matching.book import Book, rearranged
 from scheduler.matching.clear import clear, follow
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
@@ -22,6 +23,19 @@ def test_it_comes_near_the_optimum(seed: int) -> None:
     matches, best = cleared(book), optimum(book)
     assert 0.97 * best <= matches.welfare <= best * (1 + 1e-6)
     assert matches.bound >= best * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gang_that_is_alone_finds_the_best_few_sites(seed: int) -> None:
+    book = make(Plan(jobs=150, nodes=60, seed=seed))
+    nodes, classes = np.arange(book.nodes), np.arange(len(book.class_nvlink))
+    reached = possible = 0.0
+    for job in np.flatnonzero((book.job_level == 2) & (book.job_gpus_max > 1)):
+        sites = np.arange(len(book.site_region))
+        alone = rearranged(book, np.array([job]), nodes, classes, sites)
+        reached += checked(alone, clear(alone, lambda: False)).welfare
+        possible += optimum(alone)
+    assert reached >= 0.98 * possible > 0
 
 
 def test_more_time_makes_it_better() -> None:
