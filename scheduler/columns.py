@@ -1,7 +1,8 @@
 """Open offers as columns beside their rows: what is looked at of all of them at once.
 
-Thousands of offers come in a few kinds. Whatever hangs on neither price, free GPUs, disk nor the node
-itself is judged once for each kind.
+Thousands of offers come in hundreds of kinds of a few makes. Whatever hangs on neither price, free
+GPUs, disk nor the node itself is judged once for each kind; and if it doesn't hang on where a machine
+stands, how large it is and how far it is relied on, once for each make.
 """
 
 from bisect import bisect_left
@@ -21,37 +22,50 @@ from marketplace.core.hardware import REGIONS
 from scheduler import lots
 from scheduler.lots import Lot
 from scheduler.matching.arrays import Array, Bools, Ints
+from scheduler.matching.cells import distinct
 
 ROW: Final = np.dtype(
     [
         ("number", "u8"), ("ask", "i8"), ("disk", "i8"), ("free", "i4"), ("kind", "i4"),
-        ("place", "i4"), ("tier", "i1"), ("nvlink", "?"), ("timed", "?"), ("region", "i1"),
+        ("make", "i4"), ("place", "i4"), ("tier", "i1"), ("nvlink", "?"), ("timed", "?"), ("region", "i1"),
         ("trust", "i1"), ("net", "i1"), ("up_mbps", "f4"),
     ]
 )  # fmt: skip
-"""One offer: `number` from its id, `ask` gross in micros, `kind` and `place` as `Numbers` has them,
-`timed` where it has windows, and of its site what the book minds."""
+"""One offer: `number` from its id, `ask` gross in micros, `kind`, `make` and `place` as `Numbers` has
+them, `timed` where it has windows, and of its site what the book minds."""
 
 
 _OWN: Final = {"node", "org", "ask", "free", "disk_bytes"}
-_kind_of: Final = attrgetter(*(each.name for each in fields(Stands) if each.name not in _OWN))
+_WHERE: Final = {"gpus", "trust", "tier", "region", "gangs"}
+_make_of: Final = attrgetter(
+    *(each.name for each in fields(Stands) if each.name not in _OWN | _WHERE)
+)
+_kind_of: Final = attrgetter(*sorted(_WHERE))
 """All that `Stands` says of an offer beside what is its own."""
 
 
 class Numbers:
-    """What kinds and places are called by; those known keep their numbers."""
+    """What kinds, makes and places are called by; those known keep their numbers."""
 
     def __init__(self) -> None:
-        self._of: tuple[dict[Hashable, int], dict[Hashable, int]] = ({}, {})
+        self._kinds: dict[Hashable, int] = {}
+        self._makes: dict[Hashable, int] = {}
+        self._places: dict[Hashable, int] = {}
 
     def row(self, lot: Lot) -> tuple[int | float | bool, ...]:
         """An offer as a ROW."""
-        of, site, (kinds, places) = lot.stands, lot.site, self._of
-        kind = (_kind_of(of), of.org if of.own_org_only else "", lot.nvlink)
+        of, site, kinds, makes, places = (
+            lot.stands,
+            lot.site,
+            self._kinds,
+            self._makes,
+            self._places,
+        )
+        make = makes.setdefault((_make_of(of), of.org if of.own_org_only else ""), len(makes))
+        kind = kinds.setdefault((make, _kind_of(of)), len(kinds))
         return (
             lot.offer_id.int & (1 << 64) - 1, of.ask, of.disk_bytes, lot.free,
-            kinds.setdefault(kind, len(kinds)), places.setdefault(lot.place, len(places)), of.tier,
-            lot.nvlink, bool(lot.windows), REGIONS.index(site.region), site.trust, site.network,
+            kind, make, places.setdefault(lot.place, len(places)), of.tier, lot.nvlink, bool(lot.windows), REGIONS.index(site.region), site.trust, site.network,
             site.uplink_mbps,
         )  # fmt: skip
 
@@ -105,17 +119,31 @@ class Columns:
         return len(self.rows)
 
     @cached_property
-    def kinds(self) -> tuple[Ints, Ints]:
-        """(the first offer of each kind, each offer's kind by its position among these)."""
-        _, first, of_row = np.unique(self.rows["kind"], return_index=True, return_inverse=True)
-        return first, of_row
+    def kinds(self) -> tuple[list[Stands], Ints]:
+        """(one offer of each kind, each offer's kind by its position among these)."""
+        return self._one_of_each("kind")
+
+    @cached_property
+    def makes(self) -> tuple[list[Stands], Ints]:
+        """The same for makes."""
+        return self._one_of_each("make")
+
+    def _one_of_each(self, name: str) -> tuple[list[Stands], Ints]:
+        first, of_row = _firsts(self.rows[name])
+        return [self.lots[at].stands for at in first.tolist()], of_row
 
     def sites(self) -> tuple[Mapping[str, Array], Ints]:
         """The places that offers are in, each as its first offer's site has it, by the book's names;
         and each offer's."""
-        _, first, of_row = np.unique(self.rows["place"], return_index=True, return_inverse=True)
+        first, of_row = _firsts(self.rows["place"])
         at = self.rows[first]
         return {f"site_{name}": at[name] for name in ("region", "trust", "net", "up_mbps")}, of_row
+
+
+def _firsts(numbers: Ints) -> tuple[Ints, Ints]:
+    """Where each number that there is first appears, and each row's position among these."""
+    _, first, of_row = distinct(numbers[:, None].astype(np.int64))
+    return first, of_row
 
 
 def _id(lot: Lot) -> int:

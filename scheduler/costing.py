@@ -90,15 +90,15 @@ def costs(
     prices = np.rint(found["price"] * MICRO).astype(np.int64).tolist()
     paid = [with_premium(price, bps) for price in prices]
     speeds = np.zeros(len(found)) if plan.hours else _speeds(answer, standing)
-    known, (kinds, kind_of) = paces.expected(plan, now=now), standing.kinds
-    classes = [standing.lots[at].stands.gpu_class for at in kinds.tolist()]
+    known, (makes, make_of) = paces.expected(plan, now=now), standing.makes
+    classes = [make.gpu_class for make in makes]
 
     @cache
     def spent(gpu_class: str, tflops: float, gpus: int, keeps: float) -> Estimate:
         pace = known.get(gpu_class)
         return timing.estimated(plan, tflops=tflops, gpus=gpus, efficiency=keeps, pace=pace)
 
-    names = [classes[kind] for kind in kind_of[first].tolist()]
+    names = [classes[make] for make in make_of[first].tolist()]
     estimates = list(map(spent, names, speeds.tolist(), gpus, found["keeps"].tolist()))
     totals, covered = [], []
     for price, count, each in zip(paid, gpus, estimates, strict=True):
@@ -144,7 +144,7 @@ def _reasons(wanted: Wants, answer: "Answer", standing: Columns) -> tuple[Ints, 
     """Why each of the unfit doesn't fit: which of the sentences. Where no rule can see a difference,
     one offer is judged for all."""
     rows, (kinds, kind_of) = standing.rows[answer.unfit], standing.kinds
-    limits = [wanted.limits.get(standing.lots[at].stands.gpu_class, 0) for at in kinds.tolist()]
+    limits = [wanted.limits.get(each.gpu_class, 0) for each in kinds]
     kind = kind_of[answer.unfit]
     alike = (
         kind, np.minimum(rows["free"], wanted.gpus), rows["disk"] < wanted.disk_bytes,

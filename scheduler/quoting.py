@@ -135,7 +135,7 @@ def _options(
     unfit = dear + costing.unfit(wanted, plan, answer, standing, MAX_UNFIT)
     shown = fitting + unfit[:MAX_UNFIT]
     asked = {node: standing.lots[node] for each in shown for node, _ in each.seats}
-    rows = {row.offer.pk: row for row in book.rows_of(list(asked.values()), now)}
+    rows = {row.offer.pk: row for row in book.rows_of(list(asked.values()))}
     options = [
         _option(
             each,
@@ -158,8 +158,7 @@ def _answer(request: JobRequest, wanted: Wants, standing: Columns, now: datetime
 
     stand, classes, limits_of = snapshots.offered(wanted, standing, now=now)
     last, (kinds, kind_of) = prices.last_by_cell(now), standing.kinds
-    cells = [prices.cell_of(standing.lots[at].stands) for at in kinds.tolist()]
-    ladder = np.array([last.get(cell, 0) / MICRO for cell in cells])[kind_of]
+    ladder = np.array([last.get(prices.cell_of(kind), 0) / MICRO for kind in kinds])[kind_of]
     order = snapshots.order_of(0, wanted, limits_of, kappa=request.kappa)
     return Quotes(stand, classes, ladder[:, None].repeat(4, axis=1)).every(order)
 
@@ -258,9 +257,8 @@ def _energy(seats: Sequence[tuple[Standing, int]], spent: Estimate) -> energy.En
     joules = 0.0
     for row, part in seats:
         stands: Stands = row.stands
-        told = row.free[0].watts if row.free else 0
         cores = row.node.cpu_cores if is_cpu(stands.gpu_class) else 1
-        watts = told or energy.watts(stands.gpu_class, cores=cores)
+        watts = row.watts or energy.watts(stands.gpu_class, cores=cores)
         joules += watts * part * spent.seconds
     pue = seats[0][0].node.site.pue
     return energy.at_the_wall(round(joules * 1000), pue=pue, estimated=True)

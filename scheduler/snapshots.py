@@ -148,16 +148,16 @@ def _products(wanted: Sequence[Wants], offered: Columns) -> _Products:
     memories = sorted({n for want in wanted for n in (want.memory_bytes, want.memory_cpu_bytes)})
     disks = sorted({want.disk_bytes for want in wanted})
     minded = _Minded(wanted)
-    # 1. All that is alike in a kind is named once.
-    kinds, kind_of = offered.kinds
+    # 1. All that is alike in a make is named once.
+    makes, make_of = offered.makes
     number_of: dict[str, int] = {}
     numbers = []
-    for stands in [offered.lots[at].stands for at in kinds.tolist()]:
+    for stands in makes:
         name = f"{minded.features(stands)}|memory-{bisect_right(memories, stands.memory_bytes)}"
         numbers.append(number_of.setdefault(name, len(number_of)))
-    # 2. With what differs within a kind it makes products, numbered as they come.
+    # 2. With what differs within a make it makes products, numbered as they come.
     disk = np.searchsorted(disks, offered.rows["disk"], "right")
-    alike = [np.array(numbers, np.int64)[kind_of], disk, minded.avoided(offered.lots)]
+    alike = [np.array(numbers, np.int64)[make_of], disk, minded.avoided(offered.lots)]
     each, first, of_row = distinct(np.stack(alike, axis=1))
     order = np.argsort(first)
     sample = [offered.lots[at].stands for at in first[order].tolist()]
@@ -187,7 +187,7 @@ class _Minded:
         self._ray = any(want.ray for want in wanted)
 
     def features(self, stands: Stands) -> str:
-        """The machine's class, and what else of its kind is minded."""
+        """The machine's class, and what else of its make is minded."""
         features = [
             stands.environment[:12] if self._environment else "",
             "recipes" if self._code and not stands.scripts else "",
@@ -325,12 +325,10 @@ def _are_long(offered: Columns, now: datetime) -> Bools:
 
 
 def _classes(offered: Columns, products: _Products) -> list[ClassRow]:
-    kinds, kind_of = offered.kinds
-    # One processor is one device: nothing in it has to cross a slower link.
-    cpu = np.array([is_cpu(offered.lots[at].stands.gpu_class) for at in kinds.tolist()], bool)
-    slow = ~(offered.rows["nvlink"] | cpu[kind_of])
     linked = np.ones(len(products.names), bool)
-    linked[products.of_row[slow]] = False
+    linked[products.of_row[~offered.rows["nvlink"]]] = False
+    # One processor is one device: nothing in it has to cross a slower link.
+    linked |= np.array([is_cpu(stands.gpu_class) for stands in products.sample], bool)
     return [ClassRow(name, nv) for name, nv in zip(products.names, linked.tolist(), strict=True)]
 
 

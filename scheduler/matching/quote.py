@@ -14,7 +14,7 @@ import numpy as np
 
 from marketplace.core.errors import Invalid
 from scheduler.matching import asking
-from scheduler.matching.arrays import Array, Bools, Floats, Ints
+from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.book import MOST_GPUS, NODE_GPUS, Book, Order
 from scheduler.matching.cells import SLOTS, distinct, slots
 from scheduler.matching.choosing import desk
@@ -125,8 +125,7 @@ class Quotes:
         self._book, self._classes = book, list(classes)
         cost = _cost(book, last)
         # Whatever share of a node a gang takes, it pays no more for it.
-        within = np.arange(NODE_GPUS + 1) <= np.maximum(book.node_gpus, 1)[:, None]
-        dearest = np.where(within, cost, 0.0).max(axis=1)
+        dearest = _dearest(book, cost)
         # 1. An order of our own, from ids and prices alone.
         nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_gpus, dearest))
         ordered, classes_of = in_our_order(book, np.arange(0), nodes)
@@ -323,9 +322,17 @@ def _cost(book: Book, last: Floats | None) -> Floats:
     if last is not None:
         price = np.maximum(price, last)
     cost = np.repeat(price[:, :1], NODE_GPUS + 1, axis=1)
-    even: Bools = (price == price[:, :1]).all(axis=1)
+    # A mean of equal floats may fall a hair beside them.
+    uneven = np.flatnonzero((price != price[:, :1]).any(axis=1))
+    price, ask = price[uneven], book.node_ask[uneven]
     for gpus in range(2, NODE_GPUS + 1):
         mean = sum(size * price[:, SLOTS.index(size)] for size in slots(gpus)) / gpus
-        # A mean of equal floats may fall a hair beside them.
-        cost[:, gpus] = np.where(even, price[:, 0], np.maximum(mean, book.node_ask))
+        cost[uneven, gpus] = np.maximum(mean, ask)
     return cost
+
+
+def _dearest(book: Book, cost: Floats) -> Floats:
+    """[N] the most that a GPU of a node costs, however many one takes."""
+    within = np.arange(NODE_GPUS + 1) <= np.maximum(book.node_gpus, 1)[:, None]
+    dearest: Floats = np.where(within, cost, 0.0).max(axis=1)
+    return dearest
