@@ -15,7 +15,7 @@ import numpy as np
 from django.conf import settings
 
 from buyers.services import Plan
-from marketplace.core.estimates import Estimate
+from marketplace.core.estimates import CPU_TFLOPS, Course, Estimate, unseen
 from marketplace.core.fit import Wants, misfit
 from marketplace.core.hardware import Level
 from marketplace.core.money import MICRO, accrued, with_premium
@@ -52,7 +52,12 @@ class Costs:
     answer: "Answer"
     prices: Sequence[int]
     """The market's, micros per GPU-hour."""
-    spent: Sequence[Estimate]
+    speeds: Sequence[float]
+    """What `courses` are divided by."""
+    courses: Sequence[Course]
+    which: Sequence[int]
+    """Of these."""
+    seconds: Sequence[float]
     totals: Sequence[int]
     """What all of it costs the buyer, micros."""
     covered: Sequence[bool]
@@ -60,20 +65,19 @@ class Costs:
 
     def best(self, most: int, *, covered: bool) -> list[Costed]:
         """Of those that the budget covers, or doesn't: the cheapest come first, of these the fastest."""
-        seconds = [each.seconds for each in self.spent]
         firsts = self.answer.shares[self.answer.found["first"]]
         ranked = zip(
-            self.totals, seconds, firsts["node"].tolist(), firsts["gpus"].tolist(),
-            range(len(seconds)), strict=True,
+            self.totals, self.seconds, firsts["node"].tolist(), firsts["gpus"].tolist(),
+            range(len(firsts)), strict=True,
         )  # fmt: skip
         which = [each is covered for each in self.covered]
         why = "" if covered else "it would cost more than the budget"
         return [self._place(at, why) for *_, at in nsmallest(most, compress(ranked, which))]
 
     def _place(self, at: int, why: str) -> Costed:
-        place = self.answer.place(at)
+        place, spent = self.answer.place(at), self.courses[self.which[at]].at(self.speeds[at])
         seats = tuple(zip(place.nodes, place.gpus, strict=True))
-        return Costed(seats, place.level, self.prices[at], self.spent[at], why)
+        return Costed(seats, place.level, self.prices[at], spent, why)
 
 
 def premium(request: JobRequest) -> int:
@@ -86,28 +90,31 @@ def costs(
 ) -> Costs:
     """What all places of an answer about what stands would cost."""
     found, bps = answer.found, premium(request)
-    gpus, first = found["gpus"].tolist(), answer.shares["node"][found["first"]]
+    tflops = np.zeros(len(found)) if plan.hours else _slowest(answer, standing)
+    speeds = timing.speeds(plan, tflops, found["gpus"], found["keeps"])
+    courses, which = _courses(plan, answer, standing, speeds, now)
+
+    def seconds(fixed: str, divided: str) -> Floats:
+        parts = [(getattr(of, fixed), getattr(of, divided)) for of in courses]
+        once, over = np.array(parts, np.float64).reshape(-1, 2)[which].T
+        taken: Floats = once + over / speeds
+        return taken
+
     prices = np.rint(found["price"] * MICRO).astype(np.int64).tolist()
-    paid = [with_premium(price, bps) for price in prices]
-    speeds = np.zeros(len(found)) if plan.hours else _speeds(answer, standing)
-    known, (makes, make_of) = paces.expected(plan, now=now), standing.makes
-    classes = [make.gpu_class for make in makes]
-
-    @cache
-    def spent(gpu_class: str, tflops: float, gpus: int, keeps: float) -> Estimate:
-        pace = known.get(gpu_class)
-        return timing.estimated(plan, tflops=tflops, gpus=gpus, efficiency=keeps, pace=pace)
-
-    names = [classes[make] for make in make_of[first].tolist()]
-    estimates = list(map(spent, names, speeds.tolist(), gpus, found["keeps"].tolist()))
+    likely, least = seconds("fixed", "divided"), seconds("fixed_low", "divided_low")
     totals, covered = [], []
-    for price, count, each in zip(paid, gpus, estimates, strict=True):
-        totals.append(accrued(price, count, round(each.seconds)))
-        covered.append(accrued(price, count, int(each.seconds_low)) <= request.budget_micros)
-    return Costs(answer, prices, estimates, totals, covered)
+    for price, gpus, most, few in zip(
+        prices, found["gpus"].tolist(), np.rint(likely).tolist(), least.tolist(), strict=True
+    ):
+        paid = with_premium(price, bps)
+        totals.append(accrued(paid, gpus, int(most)))
+        covered.append(accrued(paid, gpus, int(few)) <= request.budget_micros)
+    return Costs(
+        answer, prices, speeds.tolist(), courses, which.tolist(), likely.tolist(), totals, covered
+    )
 
 
-def _speeds(answer: "Answer", standing: Columns) -> Floats:
+def _slowest(answer: "Answer", standing: Columns) -> Floats:
     """TFLOP/s that each of a place's GPUs keeps up with: those of its slowest node."""
     nodes = np.unique(answer.shares["node"])
     ids = [standing.lots[node].stands.node for node in nodes.tolist()]
@@ -117,6 +124,21 @@ def _speeds(answer: "Answer", standing: Columns) -> Floats:
     if not len(nodes):
         return speed[:0]
     return np.minimum.reduceat(speed[answer.shares["node"]], answer.found["first"])
+
+
+def _courses(
+    plan: Plan, answer: "Answer", standing: Columns, speeds: Floats, now: datetime
+) -> tuple[list[Course], Ints]:
+    """The courses that the job can take, and which of them it takes in each place."""
+    known, (makes, make_of) = paces.expected(plan, now=now), standing.makes
+
+    @cache
+    def course(gpu_class: str, slow: bool) -> Course:
+        return timing.course(plan, known.get(gpu_class) or unseen(slow=slow))
+
+    first = answer.shares["node"][answer.found["first"]]
+    each, _, which = distinct(np.stack([make_of[first], speeds < CPU_TFLOPS], axis=1))
+    return [course(makes[make].gpu_class, bool(slow)) for make, slow in each.tolist()], which
 
 
 def unfit(
