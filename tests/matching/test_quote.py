@@ -25,10 +25,13 @@ def quoted(order: Order, book: Book, last: Any = None) -> list[Candidate]:
     """All quotes for an order, which the first must be the best of; and what doesn't fit."""
     quotes = Quotes(book, CLASSES, last)
     answer, best = quotes.every(order), quotes.best(order)
-    assert (best is None) == (not answer.fitting)
+    fitting = [answer.place(at) for at in range(len(answer.found))]
+    assert (best is None) == (not fitting)
     if best is not None:
-        assert worth(best) == pytest.approx(worth(answer.fitting[0]), abs=1e-6)
-    return [*answer.fitting, *(quotes.every(order).misfit(int(node)) for node in answer.unfit)]
+        assert worth(best) == pytest.approx(worth(fitting[0]), abs=1e-6)
+    which, sentences = answer.whys(answer.unfit)
+    assert [sentences[at] for at in which] == [answer.why(node) for node in answer.unfit.tolist()]
+    return [*fitting, *(quotes.every(order).misfit(int(node)) for node in answer.unfit)]
 
 
 def worth(candidate: Candidate) -> float:
@@ -290,6 +293,7 @@ def test_steep_ladders_make_no_quote_dearer_than_it_is_worth(
     order: Order, book: Book, step: int
 ) -> None:
     last = np.tile(0.5 + 0.1 * step * np.arange(4), (book.nodes, 1))
-    for candidate in Quotes(book, CLASSES, last).every(order).fitting:
+    answer = Quotes(book, CLASSES, last).every(order)
+    for candidate in map(answer.place, range(len(answer.found))):
         assert candidate.gain >= -1e-6
         assert min(candidate.prices) >= 0.5
