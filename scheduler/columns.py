@@ -27,21 +27,19 @@ from scheduler.matching.cells import distinct
 ROW: Final = np.dtype(
     [
         ("number", "u8"), ("ask", "i8"), ("disk", "i8"), ("free", "i4"), ("kind", "i4"),
-        ("make", "i4"), ("place", "i4"), ("tier", "i1"), ("nvlink", "?"), ("timed", "?"), ("region", "i1"),
-        ("trust", "i1"), ("net", "i1"), ("up_mbps", "f4"),
+        ("make", "i4"), ("place", "i4"), ("tier", "i1"), ("nvlink", "?"), ("timed", "?"),
+        ("region", "i1"), ("trust", "i1"), ("net", "i1"), ("up_mbps", "f4"),
     ]
 )  # fmt: skip
 """One offer: `number` from its id, `ask` gross in micros, `kind`, `make` and `place` as `Numbers` has
 them, `timed` where it has windows, and of its site what the book minds."""
-
-
 _OWN: Final = {"node", "org", "ask", "free", "disk_bytes"}
 _WHERE: Final = {"gpus", "trust", "tier", "region", "gangs"}
 _make_of: Final = attrgetter(
     *(each.name for each in fields(Stands) if each.name not in _OWN | _WHERE)
 )
 _kind_of: Final = attrgetter(*sorted(_WHERE))
-"""All that `Stands` says of an offer beside what is its own."""
+"""Together all that `Stands` says of an offer beside what is its own."""
 
 
 class Numbers:
@@ -52,21 +50,19 @@ class Numbers:
         self._makes: dict[Hashable, int] = {}
         self._places: dict[Hashable, int] = {}
 
-    def row(self, lot: Lot) -> tuple[int | float | bool, ...]:
-        """An offer as a ROW."""
-        of, site, kinds, makes, places = (
-            lot.stands,
-            lot.site,
-            self._kinds,
-            self._makes,
-            self._places,
-        )
+    def rows(self, found: Iterable[Lot]) -> Array:
+        """Offers as rows."""
+        return np.array([self._row(lot) for lot in found], ROW)
+
+    def _row(self, lot: Lot) -> tuple[int | float | bool, ...]:
+        of, site, makes, kinds = lot.stands, lot.site, self._makes, self._kinds
         make = makes.setdefault((_make_of(of), of.org if of.own_org_only else ""), len(makes))
         kind = kinds.setdefault((make, _kind_of(of)), len(kinds))
+        place = self._places.setdefault(lot.place, len(self._places))
         return (
-            lot.offer_id.int & (1 << 64) - 1, of.ask, of.disk_bytes, lot.free,
-            kind, make, places.setdefault(lot.place, len(places)), of.tier, lot.nvlink, bool(lot.windows), REGIONS.index(site.region), site.trust, site.network,
-            site.uplink_mbps,
+            lot.offer_id.int & (1 << 64) - 1, of.ask, of.disk_bytes, lot.free, kind, make, place,
+            of.tier, lot.nvlink, bool(lot.windows), REGIONS.index(site.region), site.trust,
+            site.network, site.uplink_mbps,
         )  # fmt: skip
 
 
@@ -83,11 +79,8 @@ class Columns:
     @classmethod
     def of(cls, found: Sequence[Lot]) -> "Columns":
         """These, in their order."""
-        return cls(found, np.zeros(0, ROW), Numbers())._with_rows()
-
-    def _with_rows(self) -> "Columns":
-        rows = np.array([self._numbers.row(lot) for lot in self.lots], ROW)
-        return Columns(self.lots, rows, self._numbers)
+        numbers = Numbers()
+        return cls(found, numbers.rows(found), numbers)
 
     def moved(self, gone: Iterable[UUID], found: Sequence[Lot]) -> "Columns":
         """Without those that are gone, and with those found, in the order of their ids, in which all
@@ -99,8 +92,7 @@ class Columns:
         to = [bisect_left(here, _id(lot), key=_id) for lot in new]
         for at, lot in zip(reversed(to), reversed(new), strict=True):
             here.insert(at, lot)
-        rows = np.array([self._numbers.row(lot) for lot in new], ROW)
-        rows = np.insert(np.delete(self.rows, out), to, rows)
+        rows = np.insert(np.delete(self.rows, out), to, self._numbers.rows(new))
         return Columns(here, rows, self._numbers)
 
     def _position(self, offer: UUID) -> int:
