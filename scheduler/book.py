@@ -25,6 +25,12 @@ from scheduler.lots import Lot
 from suppliers.models import Gpu, Node, Offer
 
 LONG_WINDOW: Final = timedelta(hours=24)
+_SHOWN: Final = (
+    "notice_s", "node__name", "node__sandbox", "node__environment", "node__cpu_cores",
+    "node__bandwidth_mbps", "node__site__name", "node__site__region", "node__site__pue",
+    "node__site__carbon_g_per_kwh", "node__site__org__name",
+)  # fmt: skip
+"""What a quote tells of an offer; the rest of its rows is long, and read when somebody asks for it."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +38,14 @@ class Standing:
     """One open offer with what is free of it, as rows and as the pure rules see it."""
 
     offer: Offer
-    free: tuple[Gpu, ...]
+    watts: int
+    """Of the first GPU that is free; 0: none is."""
     stands: Stands
-    closes_at: datetime
 
     @property
     def node(self) -> Node:
         """The machine on offer."""
         return self.offer.node
-
-    @property
-    def place(self) -> str:
-        """What it can be in a gang with: its site, or nobody but itself."""
-        return str(self.node.site_id) if self.stands.gangs else f"node-{self.node.pk}"
 
 
 def lettable(now: datetime) -> QuerySet[Node]:
@@ -58,24 +59,19 @@ def free_gpus(node: UUID, gpu_class: str) -> QuerySet[Gpu]:
     return _free([node]).filter(gpu_class=gpu_class)
 
 
-def standing(now: datetime) -> list[Standing]:
-    """All offers that stand open now, let or not, in a stable order. Six queries."""
-    return rows_of(lots.standing(lots.read(now=now), now=now), now)
-
-
-def rows_of(found: Sequence[Lot], now: datetime) -> list[Standing]:
+def rows_of(found: Sequence[Lot]) -> list[Standing]:
     """The rows of offers that stand open. Two queries."""
-    rows = Offer.objects.select_related("node__site__org").in_bulk([lot.offer_id for lot in found])
-    free: dict[tuple[object, str], list[Gpu]] = {}
-    for gpu in _free([row.node_id for row in rows.values()]):
-        free.setdefault((gpu.node_id, gpu.gpu_class), []).append(gpu)
-    standing = []
-    for lot in found:
-        offer, closes_at = rows[lot.offer_id], lot.closes_at(now)
-        gpus = tuple(free.get((offer.node_id, lot.stands.gpu_class), ()))
-        if closes_at is not None:
-            standing.append(Standing(offer, gpus, lot.stands, closes_at))
-    return standing
+    offers = Offer.objects.select_related("node__site__org").only(*_SHOWN)
+    rows = offers.in_bulk([lot.offer_id for lot in found])
+    first = _free([row.node_id for row in rows.values()]).order_by("node", "gpu_class", "index")
+    told = first.distinct("node", "gpu_class").values_list("node", "gpu_class", "watts")
+    watts = {(str(node), gpu_class): each for node, gpu_class, each in told}
+    return [
+        Standing(
+            rows[lot.offer_id], watts.get((lot.stands.node, lot.stands.gpu_class), 0), lot.stands
+        )
+        for lot in found
+    ]
 
 
 def opening(now: datetime) -> list[tuple[datetime, Lot]]:

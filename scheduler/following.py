@@ -22,6 +22,7 @@ from django.db import connection
 from buyers.models import Job
 from marketplace.core.fit import Wants
 from scheduler import book, lots, snapshots
+from scheduler.columns import Columns
 from scheduler.lots import Lot
 from scheduler.matching.arrays import Array
 from scheduler.models import Moved
@@ -38,8 +39,9 @@ class Offers:
 
     def __init__(self) -> None:
         self._one = threading.Lock()
-        self._lots: dict[UUID, Lot] = {}
-        self._of_node: dict[str, list[UUID]] = {}
+        self._columns = Columns.of([])
+        self._of_node: dict[str, UUID] = {}
+        """A node has at most one open offer."""
         self._since: int | None = None
         """The oldest transaction that may have been unseen."""
         self._anew_at: datetime | None = None
@@ -49,34 +51,33 @@ class Offers:
         with self._one:
             self._since = None
 
-    def standing(self, now: datetime) -> Sequence[Lot]:
-        """Those that stand now, in a stable order."""
-        return lots.standing(self.all(now), now=now)
+    def standing(self, now: datetime) -> Columns:
+        """Those that stand now, in the order of their ids."""
+        return self._all(now).standing(now)
 
-    def all(self, now: datetime) -> Sequence[Lot]:
-        """Whatever may be let, in a stable order."""
+    def _all(self, now: datetime) -> Columns:
+        """Whatever may be let."""
         with self._one:
             under_way, own = _under_way()
             if own:  # what the caller itself has moved may yet be undone: it is not kept
-                return lots.read(now=now)
+                return Columns.of(lots.read(now=now))
             since, self._since = self._since, None  # should it fail below, all is read anew
             if since is None or self._anew_at is None or now - self._anew_at >= ANEW:
                 Moved.objects.filter(at__lt=now - _KEPT).delete()
-                self._lots, self._of_node, self._anew_at = {}, {}, now
-                self._take(lots.read(now=now))
+                found = lots.read(now=now)
+                self._columns, self._of_node, self._anew_at = Columns.of(found), {}, now
+                self._note(found)
             elif moved := moved_since(since):
-                for node in moved:
-                    for offer in self._of_node.pop(str(node), ()):
-                        del self._lots[offer]
-                self._take(lots.read(now=now, nodes=moved))
-                self._lots = dict(sorted(self._lots.items(), key=lambda item: item[0].int))
+                found = lots.read(now=now, nodes=moved)
+                gone = [self._of_node.pop(str(node), None) for node in moved]
+                self._columns = self._columns.moved(filter(None, gone), found)
+                self._note(found)
             self._since = under_way
-            return list(self._lots.values())
+            return self._columns
 
-    def _take(self, found: Sequence[Lot]) -> None:
+    def _note(self, found: Sequence[Lot]) -> None:
         for lot in found:
-            self._lots[lot.offer_id] = lot
-            self._of_node.setdefault(lot.stands.node, []).append(lot.offer_id)
+            self._of_node[lot.stands.node] = lot.offer_id
 
 
 OFFERS: Final = Offers()
@@ -110,7 +111,7 @@ class Followed:
 
     def standing(self, now: datetime) -> Sequence[Lot]:
         """The offers that stand open."""
-        return self._offers.standing(now)
+        return self._offers.standing(now).lots
 
     def _queued(self) -> list[Job]:
         """All that wait, those first that have waited longest; rows that were written since are

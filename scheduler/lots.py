@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import compress
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -98,8 +99,14 @@ def read(
 
 def standing(lots: Iterable[Lot], *, now: datetime) -> list[Lot]:
     """Those that stand now, in the same order. One query."""
+    here = list(lots)
+    return list(compress(here, which_stand(here, now=now)))
+
+
+def which_stand(lots: Iterable[Lot], *, now: datetime) -> list[bool]:
+    """Of each whether it stands now. One query."""
     silent = _silent(now)
-    return [lot for lot in lots if lot.stands.node not in silent and lot.is_open(now)]
+    return [(not lot.windows or lot.is_open(now)) and lot.stands.node not in silent for lot in lots]
 
 
 def held(lots: Iterable[Lot]) -> list[Lot]:

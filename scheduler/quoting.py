@@ -4,12 +4,10 @@ Some of what doesn't fit is in the list too, last, with the reason; the rest is 
 holds for `hold_s`: it is the offer's ask or the cell's last clearing price, whichever is more.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from django.conf import settings
@@ -19,18 +17,19 @@ from buyers.models import Quote
 from buyers.services import Plan
 from marketplace.core import energy
 from marketplace.core.estimates import Estimate
-from marketplace.core.fit import Stands, Wants, misfit
-from marketplace.core.hardware import Level, Tier, Trust, is_cpu
+from marketplace.core.fit import Stands, Wants
+from marketplace.core.hardware import Tier, Trust, is_cpu
 from marketplace.core.money import MICRO, accrued, before_premium, with_premium
 from marketplace.core.specs import JobRequest
 from marketplace.models import Org
-from scheduler import book, limits, paces, prices, snapshots, timing
+from scheduler import book, costing, limits, prices, snapshots, timing
 from scheduler.book import Standing
+from scheduler.columns import Columns
+from scheduler.costing import Costed
 from scheduler.following import OFFERS
-from scheduler.lots import Lot
 
 if TYPE_CHECKING:
-    from scheduler.matching.quote import Answer, Candidate
+    from scheduler.matching.quote import Answer
 
 MAX_FIT: Final = 30
 MAX_UNFIT: Final = 20
@@ -96,11 +95,6 @@ class Option:
     """Needed on each GPU, as estimated or booked."""
 
 
-def _premium(request: JobRequest) -> int:
-    """Basis points on top of the market's price."""
-    return settings.POLICY.premium_of(request.service)
-
-
 def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
     """The best options for a job, ranked by what it would cost in all, then by time.
 
@@ -112,7 +106,7 @@ def quote(org: Org, request: JobRequest, *, now: datetime) -> Quote:
     return Quote.objects.create(
         org=org,
         request=request.as_json(),
-        options=[asdict(option) for option in options],
+        options=[_as_json(option) for option in options],
         more_fit=more_fit,
         more_unfit=more_unfit,
         created_at=now,
@@ -136,114 +130,37 @@ def _options(
     wanted = _wants(org, request, plan, now)
     standing = OFFERS.standing(now)
     answer = _answer(request, wanted, standing, now)
-    costed = _costed(request, plan, answer.fitting, standing, now)
-    fitting = [each for each in costed if not each.why]
-    dear = [each for each in costed if each.why]
-    unfit = dear + _unfit(wanted, plan, answer, standing, _premium(request))
-    shown = fitting[:MAX_FIT] + unfit[:MAX_UNFIT]
-    asked = {node: standing[node] for each in shown for node, _ in each.seats}
-    rows = {row.offer.pk: row for row in book.rows_of(list(asked.values()), now)}
+    costs = costing.costs(request, plan, answer, standing, now)
+    fitting, dear = costs.best(MAX_FIT, covered=True), costs.best(MAX_UNFIT, covered=False)
+    unfit = dear + costing.unfit(wanted, plan, answer, standing, MAX_UNFIT)
+    shown = fitting + unfit[:MAX_UNFIT]
+    asked = {node: standing.lots[node] for each in shown for node, _ in each.seats}
+    rows = {row.offer.pk: row for row in book.rows_of(list(asked.values()))}
     options = [
         _option(
             each,
-            [(rows[standing[node].offer_id], part) for node, part in each.seats],
+            [(rows[asked[node].offer_id], part) for node, part in each.seats],
             plan,
             index=index,
-            bps=_premium(request),
+            bps=costing.premium(request),
         )
         for index, each in enumerate(shown)
     ]
-    unfit_in_all = len(dear) + len(answer.unfit)
-    return options, max(len(fitting) - MAX_FIT, 0), max(unfit_in_all - MAX_UNFIT, 0)
+    fit = sum(costs.covered)
+    unfit_in_all = len(costs.covered) - fit + len(answer.unfit)
+    return options, max(fit - MAX_FIT, 0), max(unfit_in_all - MAX_UNFIT, 0)
 
 
-class _Costed(NamedTuple):
-    """A place before its rows are read. Of several the cheapest comes first, of these the fastest."""
-
-    total: int
-    """What all of it costs the buyer, micros."""
-    seconds: float
-    seats: Sequence[tuple[int, int]]
-    """So many GPUs of these nodes, by their index."""
-    level: int
-    price: int
-    """The market's, micros per GPU-hour."""
-    spent: Estimate
-    why: str
-
-    @property
-    def gpus(self) -> int:
-        return sum(part for _, part in self.seats)
-
-
-def _answer(request: JobRequest, wanted: Wants, standing: Sequence[Lot], now: datetime) -> "Answer":
+def _answer(request: JobRequest, wanted: Wants, standing: Columns, now: datetime) -> "Answer":
     """Every place for it, by the engine, with prices as a round counts them."""
     # Compiled: loaded by the first who asks.
     from scheduler.matching.quote import Quotes
 
     stand, classes, limits_of = snapshots.offered(wanted, standing, now=now)
-    last = prices.last_by_cell(now)
-    ladder = [last.get(prices.cell_of(row.stands), 0) / MICRO for row in standing]
+    last, (kinds, kind_of) = prices.last_by_cell(now), standing.kinds
+    ladder = np.array([last.get(prices.cell_of(kind), 0) / MICRO for kind in kinds])[kind_of]
     order = snapshots.order_of(0, wanted, limits_of, kappa=request.kappa)
-    return Quotes(stand, classes, np.array(ladder)[:, None].repeat(4, axis=1)).every(order)
-
-
-def _costed(
-    request: JobRequest, plan: Plan, found: Sequence["Candidate"], standing: Sequence[Lot],
-    now: datetime,
-) -> list[_Costed]:  # fmt: skip
-    """What each would take and cost, the best first; what the budget doesn't cover says so."""
-    speeds = {} if plan.hours else timing.measured_tflops(_nodes_of(found, standing))
-    known, bps = paces.expected(plan, now=now), _premium(request)
-
-    @cache
-    def estimated(gpu_class: str, tflops: float, gpus: int, keeps: float) -> Estimate:
-        pace = known.get(gpu_class)
-        return timing.estimated(plan, tflops=tflops, gpus=gpus, efficiency=keeps, pace=pace)
-
-    costed = []
-    for each in found:
-        gpu_class = standing[each.nodes[0]].stands.gpu_class
-        tflops = min([speeds.get(standing[node].stands.node, 0.0) for node in each.nodes])
-        gpus, price = sum(each.gpus), round(max(each.prices) * MICRO)
-        spent = estimated(gpu_class, tflops, gpus, each.keeps)
-        total = _total(price, bps, gpus, spent)
-        seats = tuple(zip(each.nodes, each.gpus, strict=True))
-        why = _over_budget(request, with_premium(price, bps), gpus, spent)
-        costed.append(_Costed(total, spent.seconds, seats, each.level, price, spent, why))
-    return sorted(costed, key=lambda each: each[:3])
-
-
-def _nodes_of(found: Sequence["Candidate"], standing: Sequence[Lot]) -> list[str]:
-    return [standing[node].stands.node for node in {node for each in found for node in each.nodes}]
-
-
-def _unfit(
-    wanted: Wants, plan: Plan, answer: "Answer", standing: Sequence[Lot], bps: int
-) -> list[_Costed]:
-    """The first of what doesn't fit: each reason's cheapest first, that all reasons are among them."""
-    why = {
-        node: misfit(wanted, standing[node].stands) or answer.why(node)
-        for node in answer.unfit.tolist()
-    }
-    seen = Counter[str]()
-    ranked = []
-    for node in sorted(why, key=lambda node: (standing[node].stands.ask, node)):
-        ranked.append((seen[why[node]], node))
-        seen[why[node]] += 1
-    spent = timing.estimated(plan, tflops=None, gpus=wanted.gpus)
-    return [
-        _Costed(
-            _total(standing[node].stands.ask, bps, wanted.gpus, spent), spent.seconds,
-            [(node, wanted.gpus)], Level.NODE, standing[node].stands.ask, spent, why[node],
-        )
-        for _, node in sorted(ranked)[:MAX_UNFIT]
-    ]  # fmt: skip
-
-
-def _total(price: int, bps: int, gpus: int, spent: Estimate) -> int:
-    """Micros that a buyer pays in all, at a price of the market."""
-    return accrued(with_premium(price, bps), gpus, round(spent.seconds))
+    return Quotes(stand, classes, ladder[:, None].repeat(4, axis=1)).every(order)
 
 
 def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
@@ -263,7 +180,7 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
         ray=request.recipe != "script" and request.gpus_max > 1,
         avoid=frozenset(),
         limits={
-            name: before_premium(limit, _premium(request))
+            name: before_premium(limit, costing.premium(request))
             for name, limit in limits.of(request, plan, now=now).items()
         },
         egress=bool(request.egress),
@@ -274,13 +191,8 @@ def _wants(org: Org, request: JobRequest, plan: Plan, now: datetime) -> Wants:
     )
 
 
-def _over_budget(request: JobRequest, price: int, gpus: int, spent: Estimate) -> str:
-    cost = accrued(price, gpus, int(spent.seconds_low))
-    return "" if cost <= request.budget_micros else "it would cost more than the budget"
-
-
 def _option(
-    each: _Costed, seats: Sequence[tuple[Standing, int]], plan: Plan, *, index: int, bps: int
+    each: Costed, seats: Sequence[tuple[Standing, int]], plan: Plan, *, index: int, bps: int
 ) -> Option:
     first, spent, gpus = seats[0][0], each.spent, each.gpus
     site, node, stands = first.node.site, first.node, first.stands
@@ -320,6 +232,11 @@ def _option(
     )
 
 
+def _as_json(option: Option) -> dict[str, object]:
+    parts = {"seats": [vars(seat) for seat in option.seats]}
+    return vars(option) | parts | {"lines": [vars(line) for line in option.lines]}
+
+
 def _lines(price: int, gpus: int, spent: Estimate, premium_bps: int) -> list[Line]:
     """GPU time by its range, and the premium on it; storage and transfer are part of the fee, and
     so cost nothing."""
@@ -340,9 +257,8 @@ def _energy(seats: Sequence[tuple[Standing, int]], spent: Estimate) -> energy.En
     joules = 0.0
     for row, part in seats:
         stands: Stands = row.stands
-        told = row.free[0].watts if row.free else 0
         cores = row.node.cpu_cores if is_cpu(stands.gpu_class) else 1
-        watts = told or energy.watts(stands.gpu_class, cores=cores)
+        watts = row.watts or energy.watts(stands.gpu_class, cores=cores)
         joules += watts * part * spent.seconds
     pue = seats[0][0].node.site.pue
     return energy.at_the_wall(round(joules * 1000), pue=pue, estimated=True)

@@ -6,6 +6,7 @@ a number nor a position says anything in another round, nor how long somebody ha
 """
 
 import secrets
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,22 +23,16 @@ from buyers.models import Job
 from marketplace import bulk
 from marketplace.core import checkpoints
 from marketplace.core.fit import Stands, Wants, suits
-from marketplace.core.hardware import REGIONS, Level, is_cpu, region_mask
+from marketplace.core.hardware import Level, is_cpu, region_mask
 from marketplace.core.money import MICRO, before_premium
 from marketplace.core.policy import Policy
 from scheduler import book as market
 from scheduler import lots
+from scheduler.columns import Columns
 from scheduler.lots import Lot
-from scheduler.matching.arrays import Array
-from scheduler.matching.book import (
-    NODE_GPUS,
-    Book,
-    ClassRow,
-    Order,
-    SiteRow,
-    assemble,
-    column,
-)
+from scheduler.matching.arrays import Array, Bools, Ints
+from scheduler.matching.book import NODE_GPUS, SCHEMA, Book, ClassRow, Order, assemble, column
+from scheduler.matching.cells import distinct
 from scheduler.models import Lease
 from scheduler.numbering import SECRET_BYTES, numbers
 
@@ -103,17 +98,16 @@ def made(read: Read, rows: Sequence[Lot], *, now: datetime) -> Snapshot:
     job_ids, asked = _numbered(secret, asked, lambda each: str(each[0].pk))
     row_ids, rows = _numbered(secret, rows, name_of)
     jobs, wanted = [job for job, _ in asked], [want for _, want in asked]
-    products = _products(wanted, rows)
+    columns = Columns.of(rows)
+    products = _products(wanted, columns)
     suited = _Suited(products)
-    sites, site_of = _sites(rows)
     book = assemble(
         [
             _order(number, job, want, suited, now)
             for number, (job, want) in zip(job_ids, asked, strict=True)
         ],
-        {**_supply(row_ids, rows, now), "node_class": products.of_row, "node_site": site_of},
-        sites,
-        _classes(rows, products),
+        _supply(column("node_id", row_ids), columns, products, now),
+        _classes(columns, products),
         seed=_seed(now),
     )
     return Snapshot(book, jobs, rows, wanted, read.standing, read.versions, secret)
@@ -145,7 +139,7 @@ class _Products:
     sample: Sequence[Stands]
 
 
-def _products(wanted: Sequence[Wants], rows: Sequence[Lot]) -> _Products:
+def _products(wanted: Sequence[Wants], offered: Columns) -> _Products:
     """Rows that differ in something that only some jobs mind are different products.
 
     A feature that no waiting job minds makes no difference, so that the books stay coarse, and
@@ -153,21 +147,28 @@ def _products(wanted: Sequence[Wants], rows: Sequence[Lot]) -> _Products:
     """
     memories = sorted({n for want in wanted for n in (want.memory_bytes, want.memory_cpu_bytes)})
     disks = sorted({want.disk_bytes for want in wanted})
-    memory = np.searchsorted(memories, [row.stands.memory_bytes for row in rows], "right")
-    disk = np.searchsorted(disks, [row.stands.disk_bytes for row in rows], "right")
     minded = _Minded(wanted)
-    number_of: dict[tuple[str, int, int], int] = {}
-    sample: list[Stands] = []
-    of_row = []
-    for row, *bins in zip(rows, memory.tolist(), disk.tolist(), strict=True):
-        key = (minded.features(row.stands), *bins)
-        number = number_of.setdefault(key, len(number_of))
-        if number == len(sample):
-            # What the engine judges by itself is left open.
-            sample.append(replace(row.stands, trust=0, tier=0))
-        of_row.append(number)
-    names = [f"{features}|memory-{m}|disk-{d}" for features, m, d in number_of]
-    return _Products(column("node_class", of_row), names, sample)
+    # 1. All that is alike in a make is named once.
+    makes, make_of = offered.makes
+    number_of: dict[str, int] = {}
+    numbers = []
+    for stands in makes:
+        name = f"{minded.features(stands)}|memory-{bisect_right(memories, stands.memory_bytes)}"
+        numbers.append(number_of.setdefault(name, len(number_of)))
+    # 2. With what differs within a make it makes products, numbered as they come.
+    disk = np.searchsorted(disks, offered.rows["disk"], "right")
+    alike = [np.array(numbers, np.int64)[make_of], disk, minded.avoided(offered.lots)]
+    each, first, of_row = distinct(np.stack(alike, axis=1))
+    order = np.argsort(first)
+    sample = [offered.lots[at].stands for at in first[order].tolist()]
+    names = list(number_of)
+    called = [
+        f"{names[number]}|disk-{disk}{f'|node-{stands.node}' if avoided else ''}"
+        for (number, disk, avoided), stands in zip(each[order].tolist(), sample, strict=True)
+    ]
+    # What the engine judges by itself is left open.
+    judged = [replace(stands, trust=0, tier=0) for stands in sample]
+    return _Products(column("node_class", np.argsort(order)[of_row].tolist()), called, judged)
 
 
 class _Minded:
@@ -184,23 +185,9 @@ class _Minded:
         self._registries = frozenset(want.registry for want in wanted) - {""}
         self._egress = any(want.egress for want in wanted)
         self._ray = any(want.ray for want in wanted)
-        self._known: dict[object, str] = {}
 
     def features(self, stands: Stands) -> str:
-        """The machine's class, and what else of it is minded."""
-        own = stands.org if stands.own_org_only else ""
-        avoided = stands.node if stands.node in self._avoided else ""
-        alike = (
-            stands.gpu_class, stands.environment, stands.scripts, stands.python, stands.torch,
-            stands.builds, stands.registries, stands.egress, stands.ray, own, avoided,
-            stands.held_for,
-        )  # fmt: skip
-        found = self._known.get(alike)
-        if found is None:
-            found = self._known[alike] = self._named(stands, own, avoided)
-        return found
-
-    def _named(self, stands: Stands, own: str, avoided: str) -> str:
+        """The machine's class, and what else of its make is minded."""
         features = [
             stands.environment[:12] if self._environment else "",
             "recipes" if self._code and not stands.scripts else "",
@@ -208,11 +195,18 @@ class _Minded:
             "+".join(sorted(self._registries & stands.registries)),
             "closed" if self._egress and not stands.egress else "",
             "no-ray" if self._ray and not stands.ray else "",
-            f"org-{own}" if own else "",
-            f"node-{avoided}" if avoided else "",
+            f"org-{stands.org}" if stands.own_org_only else "",
             f"held-{stands.held_for}" if stands.held_for else "",
         ]
         return "|".join([stands.gpu_class, *filter(None, features)])
+
+    def avoided(self, rows: Sequence[Lot]) -> Ints:
+        """A number of its own for each row that some job avoids; 0 for all others."""
+        found = np.zeros(len(rows), np.int64)
+        if self._avoided:
+            for at, row in enumerate(rows):
+                found[at] = at + 1 if row.stands.node in self._avoided else 0
+        return found
 
 
 class _Suited:
@@ -246,15 +240,13 @@ class _Suited:
 
 
 def offered(
-    wanted: Wants, rows: Sequence[Lot], *, now: datetime
+    wanted: Wants, stands: Columns, *, now: datetime
 ) -> tuple[Book, Sequence[str], dict[str, float]]:
     """These offers as a book without jobs for one who asks for a quote, in their order; its classes'
     names; and the limit on each that would do, USD per GPU-hour."""
-    products = _products([wanted], rows)
-    sites, site_of = _sites(rows)
-    ids = [row.offer_id.int & (1 << 64) - 1 for row in rows]
-    supply = {**_supply(ids, rows, now), "node_class": products.of_row, "node_site": site_of}
-    stand = assemble([], supply, sites, _classes(rows, products), seed=0)
+    products = _products([wanted], stands)
+    supply = _supply(np.ascontiguousarray(stands.rows["number"]), stands, products, now)
+    stand = assemble([], supply, _classes(stands, products), seed=0)
     return stand, products.names, _Suited(products).limits(wanted)
 
 
@@ -306,43 +298,37 @@ def hours_lost(save_s: float | None, policy: Policy) -> float:
     return checkpoints.hours_lost(save, every)
 
 
-def _supply(numbers: Sequence[int], rows: Sequence[Lot], now: datetime) -> dict[str, Array]:
-    """The nodes' arrays that don't hang on the book."""
+def _supply(
+    numbers: Array, offered: Columns, products: _Products, now: datetime
+) -> dict[str, Array]:
+    """The nodes' and sites' arrays."""
+    rows, (sites, site_of) = offered.rows, offered.sites()
     of = {
         "node_id": numbers,
-        "node_gpus": [min(row.free, NODE_GPUS) for row in rows],
-        "node_ask": [row.stands.ask / MICRO for row in rows],
-        "node_tier": [row.stands.tier for row in rows],
-        "node_long": [_is_long(row, now) for row in rows],
+        "node_class": products.of_row,
+        "node_site": site_of,
+        "node_gpus": np.minimum(rows["free"], NODE_GPUS),
+        "node_ask": rows["ask"] / MICRO,
+        "node_tier": rows["tier"],
+        "node_long": _are_long(offered, now),
+        **sites,
     }
-    return {name: column(name, values) for name, values in of.items()}
+    return {name: np.ascontiguousarray(of[name], SCHEMA[name].dtype) for name in of}
 
 
-def _is_long(row: Lot, now: datetime) -> bool:
-    closes_at = row.closes_at(now) if row.windows else None
-    return not row.windows or (closes_at is not None and closes_at - now >= market.LONG_WINDOW)
+def _are_long(offered: Columns, now: datetime) -> Bools:
+    long = ~offered.rows["timed"]
+    for at in np.flatnonzero(offered.rows["timed"]).tolist():
+        closes_at = offered.lots[at].closes_at(now)
+        long[at] = closes_at is not None and closes_at - now >= market.LONG_WINDOW
+    return long
 
 
-def _sites(rows: Sequence[Lot]) -> tuple[list[SiteRow], Array]:
-    """The sites, each with those of its nodes that can be in a gang, and each row's."""
-    number_of: dict[str, int] = {}
-    sites: list[SiteRow] = []
-    of_row = []
-    for row in rows:
-        number = number_of.setdefault(row.place, len(sites))
-        if number == len(sites):
-            at = row.site
-            region = REGIONS.index(at.region)
-            sites.append(SiteRow(row.place, region, at.trust, at.network, at.uplink_mbps))
-        of_row.append(number)
-    return sites, column("node_site", of_row)
-
-
-def _classes(rows: Sequence[Lot], products: _Products) -> list[ClassRow]:
+def _classes(offered: Columns, products: _Products) -> list[ClassRow]:
     linked = np.ones(len(products.names), bool)
+    linked[products.of_row[~offered.rows["nvlink"]]] = False
     # One processor is one device: nothing in it has to cross a slower link.
-    fast = [row.nvlink or is_cpu(row.stands.gpu_class) for row in rows]
-    np.logical_and.at(linked, products.of_row, fast)
+    linked |= np.array([is_cpu(stands.gpu_class) for stands in products.sample], bool)
     return [ClassRow(name, nv) for name, nv in zip(products.names, linked.tolist(), strict=True)]
 
 

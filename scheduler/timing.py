@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 from django.db import connection
 from django.db.models import Max, Min
 
 from buyers import sizes
 from buyers.models import Job
 from buyers.services import Plan
-from marketplace.core.estimates import Estimate, estimate
+from marketplace.core import estimates
+from marketplace.core.estimates import CPU_TFLOPS, Course, Estimate, unseen
 from marketplace.core.paces import Pace
+from scheduler.matching.arrays import Floats, Ints
 from scheduler.models import Lease
 from suppliers.models import Node
 
@@ -62,18 +65,26 @@ def estimated(
     `efficiency` is the share of their time that is left beside their waiting for each other;
     `pace` what jobs of the kind have shown on such devices, if any have.
     """
+    speed = float(speeds(plan, np.array(tflops or 0.0), np.array(gpus), np.array(efficiency)))
+    return course(plan, pace or unseen(slow=speed < CPU_TFLOPS)).at(speed)
+
+
+def speeds(plan: Plan, tflops: Floats, gpus: Ints, efficiency: Floats) -> Floats:
+    """Of each gang the speed that its `course` is divided by: its TFLOP/s, where 0 is unmeasured; of a
+    job whose buyer says how long it takes, what is left of one."""
     if plan.hours:
-        seconds = plan.hours * 3600 / efficiency
-        return Estimate(
-            seconds_low=seconds * _GUESS_LOW,
-            seconds=seconds,
-            seconds_high=seconds * _GUESS_HIGH,
-            flops=0.0,
-        )
-    speed = (tflops or _UNMEASURED_TFLOPS) * gpus * efficiency
-    return estimate(
-        plan.recipe, plan.parameters, plan.shape, tflops=speed, row_tokens=plan.row_tokens,
-        pace=pace, teacher=sizes.shape_of(plan.other),
+        return efficiency
+    return np.where(tflops > 0, tflops, _UNMEASURED_TFLOPS) * gpus * efficiency
+
+
+def course(plan: Plan, pace: Pace) -> Course:
+    """How long the job takes at any speed, at this pace."""
+    if plan.hours:
+        seconds = plan.hours * 3600
+        return Course(0.0, 0.0, 0.0, seconds * _GUESS_LOW, seconds, seconds * _GUESS_HIGH)
+    return estimates.course(
+        plan.recipe, plan.parameters, plan.shape, row_tokens=plan.row_tokens, pace=pace,
+        teacher=sizes.shape_of(plan.other),
     )  # fmt: skip
 
 

@@ -25,18 +25,19 @@ hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
 # What takes longest begins first, so that nobody waits for it at the end.
-_STORY = "tests/story/"
+_LIVE = ("tests/story/", "tests/agent/gang/")
 _FIRST = (
-    _STORY, "tests/recipes/test_ladder.py", "tests/benchmarks/test_market.py",
+    *_LIVE, "tests/recipes/test_ladder.py", "tests/benchmarks/test_market.py",
     "tests/agent/sandbox/test_as_ordinary_user.py", "tests/recipes", "tests/buyers/test_browser.py",
 )  # fmt: skip
 
 
 class _ByModule(LoadFileScheduling):
-    """A module's tests stay in one process, and all of the story's: it is one market's."""
+    """A module's tests stay in one process. So do all that are live: the story is one market's, and
+    two of them at once would be too slow for the seconds that they promise."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _STORY if nodeid.startswith(_STORY) else str(super()._split_scope(nodeid))
+        return _LIVE[0] if nodeid.startswith(_LIVE) else str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

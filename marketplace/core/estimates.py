@@ -16,7 +16,7 @@ from marketplace.core.paces import Pace, believed
 from marketplace.core.shapes import BaseShape, Sizes, trainings
 
 # Below this speed a device is a CPU.
-_CPU_TFLOPS: Final = 2.0
+CPU_TFLOPS: Final = 2.0
 
 _ADAM_BYTES: Final = 8
 
@@ -67,6 +67,29 @@ class Estimate:
     flops: float
 
 
+@dataclass(frozen=True)
+class Course:
+    """How long something takes at any speed: what no faster device would save, and what is to be
+    divided by TFLOP/s; of each the likely figure and its range, in seconds."""
+
+    fixed_low: float
+    fixed: float
+    fixed_high: float
+    divided_low: float
+    divided: float
+    divided_high: float
+    flops: float = 0.0
+
+    def at(self, tflops: float) -> Estimate:
+        """How long at this speed."""
+        return Estimate(
+            seconds_low=self.fixed_low + self.divided_low / tflops,
+            seconds=self.fixed + self.divided / tflops,
+            seconds_high=self.fixed_high + self.divided_high / tflops,
+            flops=self.flops,
+        )
+
+
 def estimate(
     recipe: str,
     parameters: Mapping[str, object],
@@ -83,36 +106,59 @@ def estimate(
     is known; `teacher` is distill's second model; `pace` what jobs of its kind have shown on such devices. Raises ValueError for a
     recipe whose needs only its author knows (`script`).
     """
-    if recipe == "script" or base is None:
-        raise ValueError(f"how long a {recipe} job takes is for its buyer to say, in hours")
     if not (tflops > 0 and math.isfinite(tflops)):
         raise ValueError(f"a speed must be above 0 TFLOP/s, not {tflops}")
+    pace = pace or unseen(slow=tflops < CPU_TFLOPS)
+    found = course(recipe, parameters, base, row_tokens=row_tokens, pace=pace, teacher=teacher)
+    return found.at(tflops)
+
+
+def unseen(*, slow: bool) -> Pace:
+    """The pace to expect where no job has shown any."""
+    return believed(_CPU_EFFICIENCY if slow else _GPU_EFFICIENCY, {}, {})
+
+
+def course(
+    recipe: str,
+    parameters: Mapping[str, object],
+    base: BaseShape | None,
+    *,
+    pace: Pace,
+    row_tokens: float | None = None,
+    teacher: BaseShape | None = None,
+) -> Course:
+    """`estimate` for devices of any speed."""
+    if recipe == "script" or base is None:
+        raise ValueError(f"how long a {recipe} job takes is for its buyer to say, in hours")
     parts = [
-        (one.share, _part(one, tflops=tflops, row_tokens=row_tokens, pace=pace))
+        (one.share, _part(one, row_tokens=row_tokens, pace=pace))
         for one in trainings(recipe, parameters, base, teacher)
     ]
-    return Estimate(
-        seconds_low=sum(share * part.seconds_low for share, part in parts),
-        seconds=sum(share * part.seconds for share, part in parts),
-        seconds_high=sum(share * part.seconds_high for share, part in parts),
+    return Course(
+        fixed_low=sum(share * part.fixed_low for share, part in parts),
+        fixed=sum(share * part.fixed for share, part in parts),
+        fixed_high=sum(share * part.fixed_high for share, part in parts),
+        divided_low=sum(share * part.divided_low for share, part in parts),
+        divided=sum(share * part.divided for share, part in parts),
+        divided_high=sum(share * part.divided_high for share, part in parts),
         flops=sum(share * part.flops for share, part in parts),
     )
 
 
-def _part(job: Sizes, *, tflops: float, row_tokens: float | None, pace: Pace | None) -> Estimate:
-    """One training's time."""
+def _part(job: Sizes, *, row_tokens: float | None, pace: Pace) -> Course:
+    """One training's."""
     flops, fixed = _flops(job, _length(job, row_tokens)), _overheads(job)
-    if pace is None:
-        default = _CPU_EFFICIENCY if tflops < _CPU_TFLOPS else _GPU_EFFICIENCY
-        pace = believed(default, {}, {})
-    arithmetic = _arithmetic(flops, tflops, pace.share)
+    arithmetic = _arithmetic(flops, 1.0, pace.share)
     unsure = math.log(pace.spread), 0.0 if row_tokens else math.log(_LENGTH_SPREAD)
     spread = math.exp(math.hypot(*unsure))
     beside = fixed * pace.overhead
-    return Estimate(
-        seconds_low=beside / pace.overhead_spread + arithmetic / spread,
-        seconds=beside + arithmetic,
-        seconds_high=beside * pace.overhead_spread + arithmetic * spread,
+    return Course(
+        fixed_low=beside / pace.overhead_spread,
+        fixed=beside,
+        fixed_high=beside * pace.overhead_spread,
+        divided_low=arithmetic / spread,
+        divided=arithmetic,
+        divided_high=arithmetic * spread,
         flops=flops,
     )
 

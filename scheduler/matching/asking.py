@@ -15,8 +15,9 @@ import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Record
+from scheduler.matching.beyond import Fronts, best_over_sites
 from scheduler.matching.book import NODE_GPUS
-from scheduler.matching.choosing import Desk, Mood, fill, on_site, over_sites
+from scheduler.matching.choosing import Desk, Mood, fill, on_site
 from scheduler.matching.hoping import NOTHING
 from scheduler.matching.lending import lent
 from scheduler.matching.offers import FAR
@@ -91,17 +92,17 @@ def _lower(here: Record, price: float, free: int, seat: int) -> None:
 @njit(cache=True, nogil=True)
 def ask(
     jobs: Array, limit: Floats, wide: Array, price: Floats, rules: Rules, sold: Supply, left: Stock,
-    room: Desk, shares: Array,
+    room: Desk, fronts: Fronts, shares: Array,
 ) -> tuple[int, int, float, float]:  # fmt: skip
     """(level, parts in `shares`, gain, surplus) of the best place for jobs[0]; no parts: none."""
     jobs, limit, wide, price, rules = lent((jobs, limit, wide, price, rules))
-    sold, left, room, shares = lent((sold, left, room, shares))
+    sold, left, room, fronts, shares = lent((sold, left, room, fronts, shares))
     job = jobs[0]
-    level, parts = _best(job, limit, wide, rules, sold, left, room)
+    level, parts = _best(job, limit, wide, rules, sold, left, room, fronts)
     if parts == 0 and job.lost > 0:
         lost = job.lost
         job.lost = 0.0
-        level, parts = _best(job, limit, wide, rules, sold, left, room)
+        level, parts = _best(job, limit, wide, rules, sold, left, room, fronts)
         job.lost = lost
     gain, surplus = _reckon(job, limit, level, parts, price, rules, sold, room.chosen, shares)
     return level, parts, gain, surplus
@@ -109,8 +110,9 @@ def ask(
 
 @njit(cache=True, nogil=True)
 def _best(
-    job: Record, limit: Floats, wide: Array, rules: Rules, sold: Supply, left: Stock, room: Desk
-) -> tuple[int, int]:
+    job: Record, limit: Floats, wide: Array, rules: Rules, sold: Supply, left: Stock, room: Desk,
+    fronts: Fronts,
+) -> tuple[int, int]:  # fmt: skip
     """(level, parts in `room.chosen`) of what gains most, if anything does."""
     score, level, parts = NOTHING, NODE, 0
     found, seat, gpus = _node(job, limit, wide, rules.in_node, rules.failures)
@@ -129,7 +131,9 @@ def _best(
             score, level, parts = found, SITE, count
         if _spans(job, one):
             mood = Mood(0.0, _SPOTS)
-            found, count = over_sites(job, limit, size, rules, sold, left, room, mood, score)
+            found, count = best_over_sites(
+                job, limit, size, rules, sold, left, room, mood, fronts, score
+            )
             if count:
                 score, level, parts = found, ANY, count
     return level, parts
@@ -323,15 +327,16 @@ def _gang(job: Record, limit: float, place: Record, rules: Rules, left: Stock, r
 @njit(cache=True, nogil=True)
 def ask_over_sites(
     jobs: Array, limit: Floats, price: Floats, rules: Rules, sold: Supply, left: Stock, room: Desk,
-    shares: Array,
+    fronts: Fronts, shares: Array,
 ) -> tuple[int, float, float]:  # fmt: skip
     """(parts in `shares`, gain, surplus) of the best gang over several sites."""
     job, score, parts = jobs[0], NOTHING, 0
     for one in range(_sizes(job)):
         size = _size(job, one)
         if _spans(job, one):
-            found, count = over_sites(
-                job, limit, size, rules, sold, left, room, Mood(0.0, _SPOTS), score
+            mood = Mood(0.0, _SPOTS)
+            found, count = best_over_sites(
+                job, limit, size, rules, sold, left, room, mood, fronts, score
             )
             if count:
                 score, parts = found, count

@@ -249,7 +249,8 @@ def build(
 
     Raises Invalid naming the array at fault, or the node whose class or site is not given.
     """
-    class_of, site_of = _numbered(classes, sites)
+    class_of = _numbered([row.name for row in classes], "classes", "name")
+    site_of = _numbered([row.id for row in sites], "sites", "id")
     for node in nodes:
         if node.gpu_class not in class_of:
             raise Invalid(f"node {node.id} has unknown class {node.gpu_class!r}",
@@ -259,20 +260,20 @@ def build(
     columns = _columns(NODES, "node_", nodes)
     columns["node_class"] = column("node_class", [class_of[node.gpu_class] for node in nodes])
     columns["node_site"] = column("node_site", [site_of[node.site] for node in nodes])
-    return assemble(orders, columns, sites, classes, seed=seed, params=params)
+    places = _columns(PLACES, "site_", sites)
+    return assemble(orders, columns | places, classes, seed=seed, params=params)
 
 
 def assemble(
     orders: Sequence[Order],
-    nodes: Mapping[str, Array],
-    sites: Sequence[SiteRow],
+    supply: Mapping[str, Array],
     classes: Sequence[ClassRow],
     *,
     seed: int,
     params: Params = Params(),
 ) -> Book:
-    """`build`, of nodes that are arrays by name already, for want of time."""
-    class_of, _ = _numbered(classes, sites)
+    """`build`, of nodes and sites that are arrays by name already, for want of time."""
+    class_of = _numbered([row.name for row in classes], "classes", "name")
     limits = np.zeros((len(orders), len(classes)), "<f8")
     for index, order in enumerate(orders):
         for name, limit in order.limits.items():
@@ -283,21 +284,15 @@ def assemble(
         class_nvlink=column("class_nvlink", [row.nvlink for row in classes]),
         params=replace(params, seed=seed),
         **_columns(JOBS, "job_", orders),
-        **nodes,
-        **_columns(PLACES, "site_", sites),
+        **supply,
     )
 
 
-def _numbered(
-    classes: Sequence[ClassRow], sites: Sequence[SiteRow]
-) -> tuple[dict[str, int], dict[Hashable, int]]:
-    class_of = {row.name: index for index, row in enumerate(classes)}
-    site_of = {row.id: index for index, row in enumerate(sites)}
-    if len(class_of) != len(classes):
-        raise Invalid("two classes have the same name", field="classes")
-    if len(site_of) != len(sites):
-        raise Invalid("two sites have the same id", field="sites")
-    return class_of, site_of
+def _numbered(names: Sequence[Hashable], field: str, what: str) -> dict[Hashable, int]:
+    numbers = {name: index for index, name in enumerate(names)}
+    if len(numbers) != len(names):
+        raise Invalid(f"two {field} have the same {what}", field=field)
+    return numbers
 
 
 def reordered(book: Book, jobs: Ints, nodes: Ints) -> Book:

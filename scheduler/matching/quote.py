@@ -14,9 +14,10 @@ import numpy as np
 
 from marketplace.core.errors import Invalid
 from scheduler.matching import asking
-from scheduler.matching.arrays import Array, Bools, Floats, Ints
+from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.beyond import fronts
 from scheduler.matching.book import MOST_GPUS, NODE_GPUS, Book, Order
-from scheduler.matching.cells import SLOTS, slots
+from scheduler.matching.cells import SLOTS, distinct, slots
 from scheduler.matching.choosing import desk
 from scheduler.matching.explain import Term
 from scheduler.matching.hoping import NOTHING
@@ -24,8 +25,15 @@ from scheduler.matching.ordering import in_our_order, mixed
 from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.saying import LEVELS, unmet
 from scheduler.matching.supply import stock, supply
-from scheduler.matching.tables import JOB, rules
+from scheduler.matching.tables import JOB, rows, rules
 
+FOUND: Final = np.dtype(
+    [("gain", "f8"), ("surplus", "f8"), ("price", "f8"), ("keeps", "f8"), ("level", "i4"),
+     ("gpu_class", "i4"), ("gpus", "i4"), ("first", "i4"), ("parts", "i4")],
+    align=True,
+)  # fmt: skip
+"""A `Candidate` as a row. `price` is its dearest part's, `gpus` are of all parts, and these stand
+among the shares from `first` on."""
 _TERMS: Final = {
     asking.LIMIT: Term.LIMIT,
     asking.REGION: Term.REGION,
@@ -67,17 +75,39 @@ class Candidate:
 class Answer:
     """Every place for an order: what `Quotes.every` found."""
 
-    fitting: Sequence[Candidate]
-    """The best first."""
+    found: Array
+    """[F] of FOUND: those that fit, the best first."""
+    shares: Array
+    """Their parts, of SHARE; a node by its index into the book."""
     unfit: Ints
     """Nodes that are in no candidate that fits, by their indexes."""
     _of: "Quotes"
     _order: Order
     _rated: Array
 
+    def place(self, at: int) -> Candidate:
+        """One of those found."""
+        gain, surplus, _, keeps, level, gpu_class, _, first, parts = self.found[at].tolist()
+        prices, _, nodes, gpus = zip(*self.shares[first : first + parts].tolist(), strict=True)
+        return Candidate(nodes, gpus, prices, level, gpu_class, keeps, gain, surplus)
+
+    def whys(self, nodes: Ints) -> tuple[Ints, list[str]]:
+        """Why these of the unfit are: for each, which of the sentences."""
+        of, book = self._of, self._of._book
+        seat, free = of._seat_of[nodes], book.node_gpus[nodes]
+        reason = self._rated["why"][seat]
+        price = of._price[seat, np.minimum(free, self._order.gpus_min)]
+        price[~np.isin(reason, [asking.DEAR, asking.SLOW])] = 0.0
+        alike = (
+            reason, free, book.node_class[nodes], book.node_tier[nodes],
+            book.site_trust[book.node_site[nodes]], np.unique(price, return_inverse=True)[1],
+        )  # fmt: skip
+        _, first, which = distinct(np.stack(alike, axis=1).astype(np.int64))
+        return which, [self.why(node) for node in nodes[first].tolist()]
+
     def why(self, node: int) -> str:
         """Why one of the unfit is."""
-        return self._of._why(self._order, self._rated, node, bool(self.fitting))
+        return self._of._why(self._order, self._rated, node, bool(len(self.found)))
 
     def misfit(self, node: int) -> Candidate:
         """One of the unfit, by itself."""
@@ -96,8 +126,7 @@ class Quotes:
         self._book, self._classes = book, list(classes)
         cost = _cost(book, last)
         # Whatever share of a node a gang takes, it pays no more for it.
-        within = np.arange(NODE_GPUS + 1) <= np.maximum(book.node_gpus, 1)[:, None]
-        dearest = np.where(within, cost, 0.0).max(axis=1)
+        dearest = _dearest(book, cost)
         # 1. An order of our own, from ids and prices alone.
         nodes = np.lexsort((mixed(book.node_id, book.params.seed), book.node_gpus, dearest))
         ordered, classes_of = in_our_order(book, np.arange(0), nodes)
@@ -116,6 +145,7 @@ class Quotes:
         self._called = {self._classes[old]: new for new, old in enumerate(classes_of.tolist())}
         self._nodes, self._number = nodes, np.argsort(classes_of)
         self._desk, self._jobs = desk(MOST_GPUS, self._sold, book.params.seed), np.zeros(1, JOB)
+        self._fronts = fronts(self._sold, len(classes_of))
         self._limit = np.zeros(len(classes_of))
         self._shares = asking.room_for_shares(max(book.nodes, MOST_GPUS))
 
@@ -124,7 +154,7 @@ class Quotes:
         self._take(order)
         level, parts, gain, surplus = asking.ask(
             self._jobs, self._limit, self._cheapest, self._price, self._rules, self._sold,
-            self._left, self._desk, self._shares,
+            self._left, self._desk, self._fronts, self._shares,
         )  # fmt: skip
         if not parts:
             return None
@@ -139,15 +169,16 @@ class Quotes:
         asking.rate_nodes(
             self._jobs, self._limit, self._price, self._rules, sold.seats, sold.kinds, rated
         )
-        alone = np.flatnonzero(rated["why"] == asking.FITS)
-        fitting = self._single(alone, rated)
+        ways = [self._single(rated)]
         if order.gpus_max > 1 and order.level >= SITE:
-            fitting += self._gangs()
+            ways += [self._gangs(), self._spread()]
+        found, shares = (np.concatenate(each) for each in zip(*ways, strict=True))
+        found, shares = _ranked(found, shares)
+        _sum_up(found, shares)
+        found["gpu_class"] = book.node_class[shares["node"][found["first"]]]
         served = np.zeros(book.nodes, bool)
-        for candidate in fitting:
-            served[list(candidate.nodes)] = True
-        fitting.sort(key=_rank)
-        return Answer(fitting, np.flatnonzero(~served), self, order, rated)
+        served[shares["node"]] = True
+        return Answer(found, shares, np.flatnonzero(~served), self, order, rated)
 
     def warm_up(self) -> None:
         """Loads all loops of a quote, which takes a second, or more where they have to be compiled."""
@@ -155,42 +186,49 @@ class Quotes:
         self.best(order)
         self.every(order)
 
-    def _single(self, alone: Ints, rated: Array) -> list[Candidate]:
-        of = rated[alone]
-        cost = self._price[alone, of["gpus"]]
-        kind = self._book.node_class[self._node_of[alone]]
-        slow = np.where(of["gpus"] > 1, self._rules.in_node[self._number[kind]], 0.0)
-        keeps = 1.0 - float(self._jobs["kappa"][0]) * slow
-        columns = (
-            self._node_of[alone], of["gpus"], cost, kind, keeps, of["gain"], of["surplus"],
+    def _single(self, rated: Array) -> tuple[Array, Array]:
+        """Candidates in one node, of FOUND, and their shares."""
+        alone = np.flatnonzero(rated["why"] == asking.FITS)
+        of, nodes = rated[alone], self._node_of[alone]
+        kind = self._number[self._book.node_class[nodes]]
+        slow = np.where(of["gpus"] > 1, self._rules.in_node[kind], 0.0)
+        shares = rows(
+            asking.SHARE, price=self._price[alone, of["gpus"]], node=nodes, gpus=of["gpus"],
+            keeps=1.0 - float(self._jobs["kappa"][0]) * slow,
         )  # fmt: skip
-        return [
-            Candidate((node,), (gpus,), (price,), NODE, gpu_class, eta, gain, surplus)
-            for node, gpus, price, gpu_class, eta, gain, surplus in zip(
-                *(column.tolist() for column in columns), strict=True
-            )
-        ]
+        one = np.ones(len(of), np.int32)
+        return rows(
+            FOUND, gain=of["gain"], surplus=of["surplus"], level=NODE * one, parts=one
+        ), shares
 
-    def _gangs(self) -> list[Candidate]:
+    def _gangs(self) -> tuple[Array, Array]:
+        """The same for those of several nodes on one site."""
         places = asking.ratings(len(self._sold.places))
         asking.rate_places(
             self._jobs, self._limit, self._price, self._rules, self._sold, self._left, self._desk,
             places, self._shares,
         )  # fmt: skip
-        found = [
-            self._candidate(
-                self._shares[at["first"] : at["first"] + at["parts"]], SITE,
-                float(at["gain"]), float(at["surplus"]),
-            )
-            for at in places[places["parts"] > 0]
-        ]  # fmt: skip
+        of = places[places["parts"] > 0]
+        found = rows(
+            FOUND, gain=of["gain"], surplus=of["surplus"], parts=of["parts"],
+            level=np.full(len(of), SITE),
+        )  # fmt: skip
+        return found, self._named(int(of["parts"].sum()))
+
+    def _spread(self) -> tuple[Array, Array]:
+        """And for the best over several sites, if there is one."""
         parts, gain, surplus = asking.ask_over_sites(
             self._jobs, self._limit, self._price, self._rules, self._sold, self._left, self._desk,
-            self._shares,
+            self._fronts, self._shares,
         )  # fmt: skip
-        if parts:
-            found.append(self._candidate(self._shares[:parts], ANY, gain, surplus))
-        return found
+        found = np.array([(gain, surplus, 0.0, 0.0, ANY, 0, 0, 0, parts)] if parts else [], FOUND)
+        return found, self._named(parts)
+
+    def _named(self, parts: int) -> Array:
+        """The first shares, with their nodes as the book has them."""
+        shares = self._shares[:parts].copy()
+        shares["node"] = self._nodes[shares["node"]]
+        return shares
 
     def _take(self, order: Order) -> None:
         if not 1 <= order.gpus_min <= order.gpus_max <= MOST_GPUS:
@@ -256,11 +294,28 @@ class Quotes:
         )
 
 
-def _rank(candidate: Candidate) -> tuple[bool, float, int]:
+def _sum_up(found: Array, shares: Array) -> None:
+    """Fills in what follows from the shares."""
+    first = found["first"]
+    if not len(found):
+        return
+    gpus = np.add.reduceat(shares["gpus"], first)
+    mean = np.add.reduceat(shares["keeps"] * shares["gpus"], first) / gpus
+    found["gpus"], found["price"] = gpus, np.maximum.reduceat(shares["price"], first)
+    found["keeps"] = np.where(found["level"] == ANY, mean, shares["keeps"][first])
+
+
+def _ranked(found: Array, shares: Array) -> tuple[Array, Array]:
     """The best first: by surplus; then those that failures leave none, by gain; of equals the one in
-    fewer parts."""
-    gains = candidate.surplus > NOTHING
-    return not gains, -(candidate.surplus if gains else candidate.gain), len(candidate.nodes)
+    fewer parts. The shares stand in the same order."""
+    gains = found["surplus"] > NOTHING
+    score = np.where(gains, found["surplus"], found["gain"])
+    order = np.lexsort((found["parts"], -score, ~gains))
+    stood = (np.cumsum(found["parts"]) - found["parts"])[order]
+    found = found[order]
+    found["first"] = np.cumsum(found["parts"]) - found["parts"]
+    moved = np.repeat(stood - found["first"], found["parts"])
+    return found, shares[np.arange(len(shares)) + moved]
 
 
 def _cost(book: Book, last: Floats | None) -> Floats:
@@ -269,9 +324,17 @@ def _cost(book: Book, last: Floats | None) -> Floats:
     if last is not None:
         price = np.maximum(price, last)
     cost = np.repeat(price[:, :1], NODE_GPUS + 1, axis=1)
-    even: Bools = (price == price[:, :1]).all(axis=1)
+    # A mean of equal floats may fall a hair beside them.
+    uneven = np.flatnonzero((price != price[:, :1]).any(axis=1))
+    price, ask = price[uneven], book.node_ask[uneven]
     for gpus in range(2, NODE_GPUS + 1):
         mean = sum(size * price[:, SLOTS.index(size)] for size in slots(gpus)) / gpus
-        # A mean of equal floats may fall a hair beside them.
-        cost[:, gpus] = np.where(even, price[:, 0], np.maximum(mean, book.node_ask))
+        cost[uneven, gpus] = np.maximum(mean, ask)
     return cost
+
+
+def _dearest(book: Book, cost: Floats) -> Floats:
+    """[N] the most that a GPU of a node costs, however many one takes."""
+    within = np.arange(NODE_GPUS + 1) <= np.maximum(book.node_gpus, 1)[:, None]
+    dearest: Floats = np.where(within, cost, 0.0).max(axis=1)
+    return dearest

@@ -175,4 +175,5 @@ def _runs(numbers: Ints) -> list[tuple[int, int]]:
 
 def enough(need: float) -> float:
     """The least limit in whole micros that is worth more than a place that needs this much."""
-    return float((np.floor(need * MICRO) + 1) / MICRO)
+    # A price in whole micros may lie a hair below them as a float.
+    return float((np.floor(need * MICRO + 1e-6) + 1) / MICRO)

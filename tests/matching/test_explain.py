@@ -70,6 +70,13 @@ def test_a_raise_is_the_smallest_that_does(book: Book) -> None:
             assert (change.to, change.nodes) in [(one.to, one.nodes) for one in again.changes]
 
 
+@pytest.mark.parametrize("micros", [1_000_001, 1_998_701, 2_173_914, 4_999_999, 99_999_937])
+def test_a_raise_to_an_ask_of_odd_micros_is_one_micro_above_it(micros: int) -> None:
+    """As a float such an ask may lie a hair below its micros."""
+    found = only({"limits": {"sxm": 1.0}}, {"ask": micros / 1e6})
+    assert round(found.changes[0].to * 1e6) == micros + 1
+
+
 @given(book=books())
 @settings(max_examples=100, deadline=None)
 def test_changes_are_ranked_by_what_the_same_work_costs(book: Book) -> None:

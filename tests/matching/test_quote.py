@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,13 @@ def quoted(order: Order, book: Book, last: Any = None) -> list[Candidate]:
     """All quotes for an order, which the first must be the best of; and what doesn't fit."""
     quotes = Quotes(book, CLASSES, last)
     answer, best = quotes.every(order), quotes.best(order)
-    assert (best is None) == (not answer.fitting)
+    fitting = [answer.place(at) for at in range(len(answer.found))]
+    assert (best is None) == (not fitting)
     if best is not None:
-        assert worth(best) == pytest.approx(worth(answer.fitting[0]), abs=1e-6)
-    return [*answer.fitting, *(quotes.every(order).misfit(int(node)) for node in answer.unfit)]
+        assert worth(best) == pytest.approx(worth(fitting[0]), abs=1e-6)
+    which, sentences = answer.whys(answer.unfit)
+    assert [sentences[at] for at in which] == [answer.why(node) for node in answer.unfit.tolist()]
+    return [*fitting, *(quotes.every(order).misfit(int(node)) for node in answer.unfit)]
 
 
 def worth(candidate: Candidate) -> float:
@@ -123,6 +127,26 @@ def test_a_gang_is_quoted_in_each_node_on_each_site_and_over_sites() -> None:
     assert 3 in reached[2].nodes
     assert all(candidate.fits for candidate in reached.values())
     assert all(sum(candidate.gpus) == 8 for candidate in reached.values())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_over_sites_the_best_of_all_classes_is_the_best_of_any(seed: int) -> None:
+    draw = Random(seed)
+    sites = [replace(SITE, id=f"s{n}", up_mbps=draw.choice((1e3, 1e4))) for n in range(24)]
+    nodes = [
+        a_node(n, gpus=draw.choice((1, 2, 4)), site=f"s{n}", ask=draw.uniform(1.0, 1.05),
+               gpu_class=draw.choice(CLASSES))
+        for n in range(24)
+    ]  # fmt: skip
+    quotes = Quotes(a_book([], nodes, sites), CLASSES)
+    gang = an_order(gpus_min=6, gpus_max=draw.choice((6, 8)), level=2, sync_s=60.0, sync_mb=30.0,
+                    sites_max=4, limits={"sxm": 2.0, "pcie": draw.uniform(1.95, 2.05)})  # fmt: skip
+    alone = [
+        quotes.best(replace(gang, limits={name: limit})) for name, limit in gang.limits.items()
+    ]
+    best = quotes.best(gang)
+    assert best is not None
+    assert worth(best) == max(worth(each) for each in alone if each is not None)
 
 
 def test_an_elastic_order_is_quoted_for_as_much_as_fits() -> None:
@@ -290,6 +314,7 @@ def test_steep_ladders_make_no_quote_dearer_than_it_is_worth(
     order: Order, book: Book, step: int
 ) -> None:
     last = np.tile(0.5 + 0.1 * step * np.arange(4), (book.nodes, 1))
-    for candidate in Quotes(book, CLASSES, last).every(order).fitting:
+    answer = Quotes(book, CLASSES, last).every(order)
+    for candidate in map(answer.place, range(len(answer.found))):
         assert candidate.gain >= -1e-6
         assert min(candidate.prices) >= 0.5

@@ -240,7 +240,7 @@ def test_what_a_caller_itself_has_moved_is_seen_and_not_kept(supplier, now):
         Offer.objects.filter(node=agent.node).update(state="paused")
         assert not offers.standing(now)
         transaction.set_rollback(True)
-    assert list(offers.standing(now)) == lots.standing(lots.read(now=now), now=now)
+    assert offers.standing(now).lots == lots.standing(lots.read(now=now), now=now)
     assert len(offers.standing(now)) == 1
 
 
@@ -257,4 +257,4 @@ def test_a_fault_while_offers_are_read_again_loses_none(supplier, now):
 
     with connection.execute_wrapper(cut), pytest.raises(OperationalError):
         offers.standing(now)
-    assert list(offers.standing(now)) == lots.standing(lots.read(now=now), now=now)
+    assert offers.standing(now).lots == lots.standing(lots.read(now=now), now=now)

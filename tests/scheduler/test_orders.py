@@ -15,7 +15,7 @@ from marketplace.core.errors import (
 )
 from marketplace.core.money import MICRO, gross_ask, with_premium
 from marketplace.core.specs import parse
-from scheduler import book, jobs, quoting
+from scheduler import jobs, lots, quoting
 from scheduler.models import ClearingPrice, Lease, Round
 from suppliers.models import Offer
 from tests import world
@@ -82,7 +82,7 @@ class TestAQuote:
 
     def test_shows_the_last_clearing_price_where_that_is_more(self, buyer, supplier, wanted, now):
         node = world.agent(supplier, now=now)
-        row = book.standing(now)[0]
+        (row,) = lots.read(now=now)
         round = Round.objects.create(
             at=now, jobs=1, gpus=1, matched_jobs=1, matched_gpus=1, welfare=1, bound=1,
             make_whole=0, seconds=0, seed=0, book_sha256="",

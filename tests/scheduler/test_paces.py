@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from buyers import services
 from buyers.models import Artifact, Dataset, MetricPoint
 from marketplace.core.ids import uuid7
 from marketplace.core.shapes import BaseShape
@@ -102,6 +103,26 @@ def test_the_next_quote_of_the_kind_is_sure_of_more(buyer, finished, request_of,
     assert nothing[0] == before.options[0]["seconds"]
     assert abs(overhead[0] - run.seconds) < abs(nothing[0] - run.seconds)
     assert nothing[1] > overhead[1] > both[1]
+
+
+def test_each_place_takes_as_long_as_its_own_machine_would(buyer, request_of, measured, now):
+    speeds = {measured.node.name: 400.0}
+    for tflops in (0.1, 100.0, None):
+        agent = world.agent(world.org(now=now), now=now)
+        speeds[agent.node.name] = tflops
+        if tflops:
+            Benchmark.objects.create(
+                node=agent.node, asked_at=now, finished_at=now, passed=True, tflops=tflops, task={}
+            )
+    options = quoting.quote(buyer, replace(request_of, budget_micros=10**12), now=now).options
+    plan = services.plan(buyer, request_of, now=now)
+    assert {option["node"] for option in options} == speeds.keys()
+    for option in options:
+        alone = timing.estimated(plan, tflops=speeds[option["node"]], gpus=1)
+        told = (option["seconds_low"], option["seconds"], option["seconds_high"])
+        assert told == (alone.seconds_low, alone.seconds, alone.seconds_high)
+    totals = [option["total"] for option in options]
+    assert totals == sorted(totals)
 
 
 def test_what_was_tried_twice_says_nothing_of_its_overhead(finished, now):
