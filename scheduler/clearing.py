@@ -71,7 +71,7 @@ def clear_market(*, now: datetime, followed: Followed | None = None) -> int:
 def warm_up() -> None:
     """Loads the engine's compiled loops, which takes a second, or half a minute where they have to
     be compiled."""
-    clear(make(Plan(jobs=4, nodes=4, seed=0)), lambda: False)
+    clear(make(Plan(jobs=4, nodes=4, seed=0)))
     displacing.warm_up()
 
 

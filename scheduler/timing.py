@@ -60,7 +60,7 @@ def estimated(
     efficiency: float = 1.0,
     pace: Pace | None = None,
 ) -> Estimate:
-    """The job's memory and time on `gpus` devices of `tflops` each.
+    """The job's time on `gpus` devices of `tflops` each.
 
     `efficiency` is the share of their time that is left beside their waiting for each other;
     `pace` what jobs of the kind have shown on such devices, if any have.

@@ -93,7 +93,7 @@ def _compile(_: argparse.Namespace) -> int:
     for kept in Path(__file__).parent.glob("__pycache__/*.nb[ci]"):
         kept.unlink(missing_ok=True)
     book = make(Plan(jobs=4, nodes=4, seed=0))
-    clear(book, lambda: False)
+    clear(book)
     Quotes(book, CLASSES).warm_up()
     return 0
 

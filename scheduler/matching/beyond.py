@@ -79,7 +79,7 @@ def best_over_sites(
 
 @njit(cache=True, nogil=True)
 def _hope(job: Record, limit: float, size: int, gpu_class: int, rules: Rules, of: Fronts) -> float:
-    """No GPU of a gang of so many over sites of a class gains more."""
+    """No GPU of a gang of just so many over sites of a class gains more (`choosing`)."""
     hope, risk = -FAR, rules.failures[0] * job.lost * size
     for net in range(NETS):
         list_of = rank(gpu_class, net, job.tier, job.site_least)

@@ -214,7 +214,8 @@ def over_sites(
 def _hope(
     job: Record, limit: Floats, size: int, gpu_class: int, rules: Rules, sold: Supply
 ) -> float:
-    """No gang of so many GPUs over sites of a class gains more: each as cheap as the cheapest."""
+    """No gang of just so many GPUs over sites of a class gains more: each as cheap as the cheapest. One
+    that ends up smaller bears less risk, and may gain a little more."""
     hope = -FAR
     for net in range(NETS):
         first = rank(gpu_class, net, job.tier, job.site_least)

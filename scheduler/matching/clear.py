@@ -5,7 +5,8 @@ Three steps, each of which tells the next what it needs:
 1. Prices climb until about as much is offered as wanted (`ascent`). They bound the welfare of any
    matches.
 2. Jobs choose by these prices, and then, for as long as there is time, some of them are put out and
-   choose anew (`improving`).
+   choose anew (`improving`). Small books begin again and again, and join what each beginning found
+   (`crossing`).
 3. Prices are set that support the matches (`settling`), and what they prove is reckoned: those of
    the ascent or, in small books, the lowest where they prove as much (`pricing`).
 

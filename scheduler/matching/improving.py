@@ -1,4 +1,4 @@
-"""Who runs where: a greedy start, and then ruin and recreate for as long as there is time.
+"""Who runs where: jobs choose one after another, and then ruin and recreate makes it better.
 
 Each round of ruin takes a job that lacks much of what it could gain, puts out who stands where it
 could go, who stands where those could go, and so on, and lets all of them choose anew, in another
@@ -82,7 +82,7 @@ def gangs(of: Tables, book: Book) -> tuple[Array, Array]:
 
 def undo(market: Market) -> Undo:
     """Room for a round of ruin."""
-    most = _PUT_OUT + _TRIED
+    most = _PUT_OUT + 1
     return Undo(
         np.zeros(most, np.int32), np.zeros(most), np.zeros(most, GANG), np.zeros(most, np.int32),
         np.zeros(max(len(market.parts), 1), PART),

@@ -25,6 +25,8 @@ from scheduler.matching.values import terms
 
 _ROUNDS: Final = 20
 """Raising one price makes another cell's loser look back; this often at most."""
+_AT_ONCE: Final = 200_000
+"""So many pairs of a job and a cell."""
 
 
 def ladders(book: Book, kinds: Cells, let: Array) -> Floats:
@@ -97,11 +99,25 @@ class _Wishes:
         )
         self.gpus: Ints = np.where(trades.size > 0, trades.size, book.job_gpus_min)
         jobs = np.flatnonzero(self.gpus <= NODE_GPUS)
+        # Few jobs may meet thousands of cells: not all of them at once.
+        parts = max(1, len(jobs) * len(kinds) // _AT_ONCE)
+        found = [
+            self._of(book, kinds, some, trades.traded, at_first.T)
+            for some in np.array_split(jobs, parts)
+        ]
+        self.job, self.cell, self.value = (
+            np.concatenate(column) for column in zip(*found, strict=True)
+        )
+
+    def _of(
+        self, book: Book, kinds: Cells, jobs: Ints, traded: Bools, at_first: Floats
+    ) -> tuple[Ints, Ints, Floats]:
+        """(job, cell, value) of some jobs' wishes; `at_first` [17, K]."""
         term, gpus = terms(book, kinds, jobs), self.gpus[jobs, None]
         value = term.limit * np.where(gpus > 1, term.in_node, 1.0) - term.risk * gpus
-        fits = at_first.T[gpus[:, 0]] <= value
-        number, self.cell = np.nonzero(trades.traded & fits & (term.limit > 0))
-        self.job, self.value = jobs[number], value[number, self.cell]
+        fits = at_first[gpus[:, 0]] <= value
+        number, cell = np.nonzero(traded & fits & (term.limit > 0))
+        return jobs[number], cell, value[number, cell]
 
     def prices(self, surplus: Floats, left: Floats) -> Floats:
         """[K, 4] the most that somebody would have paid who finds no room at that price."""

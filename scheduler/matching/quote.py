@@ -58,17 +58,6 @@ class Candidate:
     """Σ GPUs · (limit · η − price): none below nothing fits."""
     surplus: float = 0.0
     """The same less what failures cost: what candidates are ranked by, the rest after it by gain."""
-    why: str = ""
-    """Why it doesn't fit, as a sentence for its buyer; empty if it does."""
-
-    @property
-    def fits(self) -> bool:
-        return not self.why
-
-    @property
-    def hourly(self) -> float:
-        """What it costs in all."""
-        return sum(gpus * price for gpus, price in zip(self.gpus, self.prices, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +85,7 @@ class Answer:
         of, book = self._of, self._of._book
         seat, free = of._seat_of[nodes], book.node_gpus[nodes]
         reason = self._rated["why"][seat]
-        price = of._price[seat, np.minimum(free, self._order.gpus_min)]
+        price = of._price[seat, np.minimum(free, min(self._order.gpus_min, NODE_GPUS))]
         price[~np.isin(reason, [asking.DEAR, asking.SLOW])] = 0.0
         alike = (
             reason, free, book.node_class[nodes], book.node_tier[nodes],
@@ -108,13 +97,6 @@ class Answer:
     def why(self, node: int) -> str:
         """Why one of the unfit is."""
         return self._of._why(self._order, self._rated, node, bool(len(self.found)))
-
-    def misfit(self, node: int) -> Candidate:
-        """One of the unfit, by itself."""
-        gpus, of = int(self._rated["gpus"][self._of._seat_of[node]]), self._of
-        price = float(of._price[of._seat_of[node], gpus])
-        gpu_class = int(of._book.node_class[node])
-        return Candidate((node,), (gpus,), (price,), NODE, gpu_class, why=self.why(node))
 
 
 class Quotes:
