@@ -1,5 +1,5 @@
 # Everything a newcomer needs. Each command first makes .venv what requirements.lock says, which
-# takes half a minute once and a tenth of a second after that.
+# takes two minutes once and a tenth of a second after that.
 PYTHON ?= python3
 RUN := .venv/bin/python
 ARGS ?=

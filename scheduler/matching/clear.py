@@ -48,7 +48,9 @@ _GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
 _SMALL: Final = 400
 _ROUNDS: Final = 512
 """Of ruin and recreate, between two looks at the time."""
-_LEAST_ROUNDS: Final = 6144
+_TRIES: Final = 6144
+"""So many of them where no time is given. Of 10,000 jobs each takes as long as fifty of a
+hundred jobs, and all of them bring a thousandth: where jobs are many there are none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +211,7 @@ def _searched(empty: Market, order: Ints, more: Callable[[], bool] | None) -> Ma
     better there."""
     market = _start(empty, order, _GUIDES[0])
     spare, done, begun = improving.undo(market), _ROUNDS, 1
-    while more() if more else done < _LEAST_ROUNDS:
+    while more() if more else done < _TRIES:
         if done // _ROUNDS % 2:
             other = _start(empty, order, _GUIDES[begun % len(_GUIDES)])
             market, other = sorted((market, other), key=_worth, reverse=True)
@@ -234,8 +236,8 @@ def _start(empty: Market, order: Ints, guide: float) -> Market:
 
 def _improved(market: Market, more: Callable[[], bool] | None) -> Market:
     """Made better as long as there is time."""
-    spare, done = improving.undo(market), 0
-    while more() if more else done < _LEAST_ROUNDS:
+    spare, done, tries = improving.undo(market), 0, _TRIES if len(market.gangs) < MANY else 0
+    while more() if more else done < tries:
         if not done:
             market = _hopeful(market)
         improving.improve(market, _ROUNDS, spare)
