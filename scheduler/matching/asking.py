@@ -315,8 +315,8 @@ def _gang(job: Record, limit: float, place: Record, rules: Rules, left: Stock, r
     for one in range(_sizes(job)):
         size = _size(job, one)
         found, gpus, count = fill(
-            job, job.least, size, size, limit, keeps, place, left.shelf, rules.failures,
-            Mood(0.0, _EVERY), room, room.trial,
+            job, size, limit, keeps, place, left.shelf, rules.failures, Mood(0.0, _EVERY), room,
+            room.trial,
         )  # fmt: skip
         if gpus >= job.least and count > 1 and found > score:
             score, parts = found, count

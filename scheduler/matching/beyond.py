@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
-from scheduler.matching.choosing import Desk, Mood, over_sites, rank
+from scheduler.matching.choosing import Desk, Mood, of_class, rank
 from scheduler.matching.offers import FAR
 from scheduler.matching.supply import NETS, Stock, Supply
 from scheduler.matching.tables import Rules, kept
@@ -28,15 +28,13 @@ class Fronts(NamedTuple):
     """Where in `front` each list begins."""
     hope: Floats
     """[C]"""
-    only: Floats
-    """[C] limits, of which none stands but while its class is looked at."""
 
 
 def fronts(sold: Supply, classes: int) -> Fronts:
     """Those of what is sold."""
     front, start = np.zeros(len(sold.ranked), _FRONT), np.zeros_like(sold.rank_start)
     count = _collect(sold.ranked, sold.places, sold.rank_start, front, start)
-    return Fronts(front[:count].copy(), start, np.zeros(classes), np.zeros(classes))
+    return Fronts(front[:count].copy(), start, np.zeros(classes))
 
 
 @njit(cache=True, nogil=True)
@@ -60,20 +58,19 @@ def best_over_sites(
     mood: Mood, of: Fronts, score: float,
 ) -> tuple[float, int]:  # fmt: skip
     """`choosing.over_sites`, in less time."""
-    hope, only, parts = of.hope, of.only, 0
+    hope, parts = of.hope, 0
     for gpu_class in range(len(limit)):
         hope[gpu_class] = -FAR
         if limit[gpu_class] > 0:
             hope[gpu_class] = size * _hope(job, limit[gpu_class], size, gpu_class, rules, of)
     for _ in range(len(limit)):
-        best = np.argmax(hope)
+        best = int(np.argmax(hope))
         if hope[best] <= score:
             break
-        only[best] = limit[best]
-        found, count = over_sites(job, only, size, rules, sold, left, room, mood, score)
-        only[best], hope[best] = 0.0, -FAR
-        if count:
-            score, parts = found, count
+        score, parts = of_class(
+            job, limit[best], size, best, rules, sold, left, room, mood, score, parts
+        )
+        hope[best] = -FAR
     return score, parts
 
 

@@ -130,11 +130,11 @@ def _node(
 
 @njit(cache=True, nogil=True)
 def fill(
-    job: Record, least: int, amount: int, size: int, limit: float, keeps: float, place: Record,
-    shelf: Array, failures: Floats, mood: Mood, room: Desk, parts: Array,
+    job: Record, size: int, limit: float, keeps: float, place: Record, shelf: Array,
+    failures: Floats, mood: Mood, room: Desk, parts: Array,
 ) -> tuple[float, int, int]:  # fmt: skip
-    """(score, GPUs, parts) of up to `amount` GPUs of a place: the best first, by the risk of a gang of
-    `size`; `least` of them whatever they gain, and then those that gain something."""
+    """(score, GPUs, parts) of up to `size` GPUs of a place: the best first, by the risk of so many; as
+    many as the job needs whatever they gain, and then those that gain something."""
     spot = room.work.spots[0]
     spot.keeps, spot.first, spot.least = keeps, 0, 0
     spot.end = lay_out(
@@ -142,7 +142,7 @@ def fill(
     )
     picked = room.work.picked[:1]
     picked[0] = 0
-    return gather(job, least, amount, limit, picked, shelf, failures, mood.guide, room.work, parts)
+    return gather(job, size, limit, picked, shelf, failures, mood.guide, room.work, parts)
 
 
 @njit(cache=True, nogil=True)
@@ -180,7 +180,7 @@ def on_site(
                 continue
             seen += 1
             found, gpus, count = fill(
-                job, job.least, size, size, worth, keeps, place, shelf, failures, mood, room, trial,
+                job, size, worth, keeps, place, shelf, failures, mood, room, trial,
             )  # fmt: skip
             if gpus < job.least or count < 2 or found <= score:
                 continue
@@ -201,13 +201,25 @@ def over_sites(
             continue
         if _hope(job, limit, size, gpu_class, rules, sold) <= score:
             continue
-        known = _spots(job, limit, size, gpu_class, rules, sold, left, room, mood)
-        if known > 1:
-            score, parts = _together(
-                job, limit[gpu_class], size, known, rules.failures, left.shelf, room, mood.guide,
-                score, parts,
-            )  # fmt: skip
+        score, parts = of_class(
+            job, limit[gpu_class], size, gpu_class, rules, sold, left, room, mood, score, parts
+        )
     return score, parts
+
+
+@njit(cache=True, nogil=True)
+def of_class(
+    job: Record, limit: float, size: int, gpu_class: int, rules: Rules, sold: Supply, left: Stock,
+    room: Desk, mood: Mood, score: float, parts: int,
+) -> tuple[float, int]:  # fmt: skip
+    """(score, parts) of the best over sites of one class, in `room.chosen`, or else what was known
+    before."""
+    known = _spots(job, limit, size, gpu_class, rules, sold, left, room, mood)
+    if known < 2:
+        return score, parts
+    return _together(
+        job, limit, size, known, rules.failures, left.shelf, room, mood.guide, score, parts
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -227,13 +239,12 @@ def _hope(
 
 @njit(cache=True, nogil=True)
 def _spots(
-    job: Record, limit: Floats, size: int, gpu_class: int, rules: Rules, sold: Supply, left: Stock,
+    job: Record, worth: float, size: int, gpu_class: int, rules: Rules, sold: Supply, left: Stock,
     room: Desk, mood: Mood,
 ) -> int:  # fmt: skip
     """How many places of a class could be a part of it; they stand on the bench."""
     places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
-    spots, worth = room.work.spots, limit[gpu_class]
-    least, known, end = max(job.site_least, 1), 0, 0
+    spots, least, known, end = room.work.spots, max(job.site_least, 1), 0, 0
     least_risk = rules.failures[0] * job.lost * size
     for net in range(NETS):
         list_of, seen = rank(gpu_class, net, job.tier, least), 0
@@ -294,9 +305,8 @@ def _together(
         if count < 2:
             continue
         found, gpus, some = gather(
-            job, job.least, size, limit, work.picked[:count], shelf, failures, guide, work,
-            room.trial,
-        )  # fmt: skip
+            job, size, limit, work.picked[:count], shelf, failures, guide, work, room.trial
+        )
         if gpus >= job.least and found > score:
             score, parts = found, some
             room.chosen[:some] = room.trial[:some]

@@ -127,11 +127,12 @@ def weigh(known: int, toll: float, sites: int, work: Bench) -> tuple[float, int,
 
 @njit(cache=True, nogil=True)
 def gather(
-    job: Record, least: int, most: int, limit: float, picked: Ints, shelf: Array, failures: Floats,
+    job: Record, most: int, limit: float, picked: Ints, shelf: Array, failures: Floats,
     guide: float, work: Bench, parts: Array,
 ) -> tuple[float, int, int]:  # fmt: skip
     """(score, GPUs, parts) of a gang over the picked spots: the best GPUs of each that it must take
-    there; then the best of all, `least` whatever they gain, and up to `most` that gain something."""
+    there; then the best of all, as many as the job needs whatever they gain, and up to `most` that
+    gain something."""
     pieces, spots, risk = work.pieces, work.spots, job.lost * limit
     owed, total, gpus, exposed = _owed(pieces, spots, picked), 0.0, 0, 0.0
     while gpus < most:
@@ -147,7 +148,7 @@ def gather(
             )
         one, piece, spot = shelf[pieces[best].at], pieces[best], spots[where]
         free, failure, worth = piece.free - piece.taken, failures[one.tier], limit * spot.keeps
-        must = take if owed > 0 else min(take, max(least - gpus, 0))
+        must = take if owed > 0 else min(take, max(job.least - gpus, 0))
         gain = _adds(one, guide, free, take, worth, risk, failure, gpus, exposed)
         while take > must:
             less = _adds(one, guide, free, take - 1, worth, risk, failure, gpus, exposed)

@@ -41,10 +41,10 @@ def ladders(book: Book, kinds: Cells, let: Array) -> Floats:
     price = low
     for _ in range(_ROUNDS):
         wanted = wishes.prices(trades.surplus(price), left)
-        raised = np.maximum(low, np.minimum(roof, wanted))
-        if np.array_equal(raised, price):
+        higher = np.maximum(low, np.minimum(roof, wanted))
+        if np.array_equal(higher, price):
             break
-        price = raised
+        price = higher
     following = left[:, SLOTS]
     following[:, 0] = np.where(np.isinf(following[:, 0]), left[:, 0], following[:, 0])
     return with_all_sizes(price, trades.sizes, following, roof)
@@ -53,13 +53,17 @@ def ladders(book: Book, kinds: Cells, let: Array) -> Floats:
 def _room(book: Book, kinds: Cells, let: Array) -> tuple[Floats, Floats]:
     """[K, 4] between which prices all trades can agree: the highest ask that was let in slots of a
     size or smaller, and the lowest value in slots of it or larger."""
-    low = np.full((len(kinds), len(SLOTS)), -np.inf)
-    high = -low
-    where = let["cell"], let["slot"]
-    np.maximum.at(low, where, book.node_ask[let["node"]])
-    np.minimum.at(high, where, let["worth"] - let["risk"])
-    high = np.minimum.accumulate(high[:, ::-1], axis=1)[:, ::-1]
-    return np.maximum.accumulate(low, axis=1), high
+    high = np.full((len(kinds), len(SLOTS)), np.inf)
+    np.minimum.at(high, (let["cell"], let["slot"]), let["worth"] - let["risk"])
+    low = raised(np.full_like(high, -np.inf), let, book.node_ask[let["node"]])
+    return low, np.minimum.accumulate(high[:, ::-1], axis=1)[:, ::-1]
+
+
+def raised(price: Floats, let: Array, asks: Floats) -> Floats:
+    """[K, 4] at least so much for what was let, and for all larger slots."""
+    found = price.copy()
+    np.maximum.at(found, (let["cell"], let["slot"]), asks)
+    return np.maximum.accumulate(found, axis=1)
 
 
 def with_all_sizes(price: Floats, let: Bools, following: Floats, roof: Floats | float) -> Floats:
@@ -79,7 +83,7 @@ class _Let:
         self.job, self.cell, self.slot, self.gpus = let["job"], let["cell"], let["slot"], gpus
         self.sizes = np.zeros((len(kinds), len(SLOTS)), bool)
         self.sizes[self.cell, self.slot] = True
-        self.traded: Bools = np.isin(np.arange(len(kinds)), self.cell)
+        self.traded: Bools = np.any(self.sizes, axis=1)
         self.size = np.bincount(self.job, gpus, book.jobs).astype(np.int64)
         self.worth = np.bincount(self.job, gpus * (let["worth"] - let["risk"]), book.jobs)
 

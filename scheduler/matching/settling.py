@@ -31,7 +31,7 @@ from scheduler.matching.bound import Prospects
 from scheduler.matching.cells import SLOTS
 from scheduler.matching.halves import Halves
 from scheduler.matching.lists import Length, lists
-from scheduler.matching.pricing import whole_micros
+from scheduler.matching.pricing import raised, whole_micros
 from scheduler.matching.tables import Tables
 
 LET: Final = np.dtype(
@@ -53,14 +53,14 @@ _TRIALS: Final = 8
 def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
     """[K, 4] prices that never fall with the size; `balance` [K, 4] are those of the ascent."""
     ask = of.nodes["ask"][let["node"]]
-    least = _raised(whole_micros(balance), let, whole_micros(ask * (1 - _BELOW_ASK)))
+    least = raised(whole_micros(balance), let, whole_micros(ask * (1 - _BELOW_ASK)))
     above = _share_above(of, let, ask)
     # The fewest cells are raised that will do; at 0 all are, and nobody needs making whole.
-    low, high, found = 0.0, 1.0, _raised(least, let, ask)
+    low, high, found = 0.0, 1.0, raised(least, let, ask)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         dear = above >= middle
-        tried = _raised(least, let[dear], ask[dear])
+        tried = raised(least, let[dear], ask[dear])
         paid = payments(of, let, tried)
         if made_whole(of, let, paid) <= _MADE_WHOLE * (_GPUS[let["slot"]] * paid).sum():
             low, found = middle, tried
@@ -72,7 +72,7 @@ def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
 def lowered(of: Tables, let: Array, balance: Floats, lowest: Floats) -> Floats:
     """[K, 4] the same for few jobs: nobody is made whole, and the cells in which it saves buyers most
     have the `lowest` prices that support their trades, unless that loosens the bound."""
-    price = _raised(whole_micros(balance), let, of.nodes["ask"][let["node"]])
+    price = raised(whole_micros(balance), let, of.nodes["ask"][let["node"]])
     low = np.minimum(price, lowest)
     # What gains nothing at the lowest prices gains nothing at any that are tried.
     halves = Halves(len(of.jobs))
@@ -99,13 +99,6 @@ def made_whole(of: Tables, let: Array, paid: Floats) -> float:
     """USD per hour that the sellers get beyond what is `paid` [rows]."""
     missing = np.maximum(of.nodes["ask"][let["node"]] - paid, 0)
     return float((_GPUS[let["slot"]] * missing).sum())
-
-
-def _raised(price: Floats, let: Array, asks: Floats) -> Floats:
-    """At least so much for what was let, and for all larger slots."""
-    raised = price.copy()
-    np.maximum.at(raised, (let["cell"], let["slot"]), asks)
-    return np.maximum.accumulate(raised, axis=1)
 
 
 def _share_above(of: Tables, let: Array, ask: Floats) -> Floats:
