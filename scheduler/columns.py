@@ -101,11 +101,22 @@ class Columns:
     def standing(self, now: datetime) -> "Columns":
         """Those that stand now. One query."""
         stands = lots.which_stand(self.lots, now=now)
-        return self if all(stands) else self._only(np.array(stands))
+        return self if all(stands) else self.only(np.array(stands))
 
-    def _only(self, those: Bools) -> "Columns":
+    def only(self, those: Bools) -> "Columns":
+        """Those of them."""
         here = list(compress(self.lots, those.tolist()))
         return Columns(here, self.rows[those], self._numbers)
+
+    def ordered(self, order: Ints) -> "Columns":
+        """The same in another order."""
+        here = [self.lots[at] for at in order.tolist()]
+        return Columns(here, self.rows[order], self._numbers)
+
+    def with_more(self, found: Sequence[Lot]) -> "Columns":
+        """And these, at the end."""
+        rows = np.concatenate([self.rows, self._numbers.rows(found)])
+        return Columns([*self.lots, *found], rows, self._numbers)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -121,21 +132,23 @@ class Columns:
         return self._one_of_each("make")
 
     def _one_of_each(self, name: str) -> tuple[list[Stands], Ints]:
-        first, of_row = _firsts(self.rows[name])
+        first, of_row = firsts(self.rows[name])
         return [self.lots[at].stands for at in first.tolist()], of_row
 
     def sites(self) -> tuple[Mapping[str, Array], Ints]:
         """The places that offers are in, each as its first offer's site has it, by the book's names;
         and each offer's."""
-        first, of_row = _firsts(self.rows["place"])
+        first, of_row = firsts(self.rows["place"])
         at = self.rows[first]
         return {f"site_{name}": at[name] for name in ("region", "trust", "net", "up_mbps")}, of_row
 
 
-def _firsts(numbers: Ints) -> tuple[Ints, Ints]:
-    """Where each number that there is first appears, and each row's position among these."""
-    _, first, of_row = distinct(numbers[:, None].astype(np.int64))
-    return first, of_row
+def firsts(*columns: Array) -> tuple[Ints, Ints]:
+    """Where each row of these numbers that there is first appears, as they come, and each row's
+    position among these."""
+    _, first, of_row = distinct(np.stack(columns, axis=1).astype(np.int64))
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[of_row]
 
 
 def _id(lot: Lot) -> int:

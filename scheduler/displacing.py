@@ -21,6 +21,7 @@ from marketplace.core.fit import Wants
 from marketplace.core.money import BASIS_POINTS, MICRO
 from marketplace.core.specs import INTERRUPTIBLE
 from scheduler import credits, holds, making_room, snapshots
+from scheduler.columns import Columns
 from scheduler.hold_models import Hold
 from scheduler.leases import MARKET_LOCK
 from scheduler.making_room import Room, base_price
@@ -79,7 +80,7 @@ def _choose(snapshot: Snapshot, matches: Matches, now: datetime) -> list[Room]:
     ]
     jobs, wanted = [job for job, _ in waiting], [want for _, want in waiting]
     read = snapshots.Read(jobs, wanted, snapshot.versions, snapshot.standing)
-    room = snapshots.made(read, rows, now=now)
+    room = snapshots.made(read, Columns.of(rows), now=now)
     gangs = list(dict.fromkeys(share.lease for share in shares))
     found = displace(room.book, np.arange(len(jobs)), _running(room, gangs, shares, now), _rules())
     return [_chosen(room, gangs, each) for each in found]

@@ -102,12 +102,10 @@ class Followed:
     def read(self, now: datetime) -> Snapshot:
         """The book as it stands."""
         jobs = self._queued()
-        found = self.standing(now) if jobs else []
-        rows = [row for row in found if row.free]
-        # Whether a hold is free as a whole is said by all of its nodes, so that is always asked.
-        rows += lots.held(found) if jobs else []
+        standing = self._offers.standing(now) if jobs else Columns.of([])
         wanted, versions = list(self._wanted.values()), dict(self._versions)
-        return snapshots.made(snapshots.Read(jobs, wanted, versions, found), rows, now=now)
+        made_of = snapshots.Read(jobs, wanted, versions, standing.lots)
+        return snapshots.made(made_of, snapshots.on_offer(standing), now=now)
 
     def standing(self, now: datetime) -> Sequence[Lot]:
         """The offers that stand open."""

@@ -21,6 +21,7 @@ from marketplace.core.money import BASIS_POINTS, MICRO
 from marketplace.ledger import services as ledger
 from scheduler import book as market
 from scheduler import credits, escrow, making_room, snapshots, timing
+from scheduler.columns import Columns
 from scheduler.leases import MARKET_LOCK
 from scheduler.lots import Lot
 from scheduler.making_room import Room, base_price
@@ -111,7 +112,7 @@ def _choose(gangs: Sequence[_Gang], standing: Sequence[Lot], now: datetime) -> l
     }
     rows = [lot for lot in standing if lot.place in near]
     read = snapshots.Read(jobs, wanted, {}, standing)
-    yard = snapshots.made(read, rows, now=now)
+    yard = snapshots.made(read, Columns.of(rows), now=now)
     accepts = [_accepts(yard, *each) for each in zip(found, wanted, strict=True)]
     running = _running(yard, found, accepts, hours)
     least = settings.POLICY.least_gain_bps / BASIS_POINTS

@@ -7,11 +7,11 @@ a number nor a position says anything in another round, nor how long somebody ha
 
 import secrets
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
 import numpy as np
@@ -28,15 +28,12 @@ from marketplace.core.money import MICRO, before_premium
 from marketplace.core.policy import Policy
 from scheduler import book as market
 from scheduler import lots
-from scheduler.columns import Columns
+from scheduler.columns import Columns, firsts
 from scheduler.lots import Lot
 from scheduler.matching.arrays import Array, Bools, Ints
-from scheduler.matching.book import NODE_GPUS, SCHEMA, Book, ClassRow, Order, assemble, column
-from scheduler.matching.cells import distinct
+from scheduler.matching.book import NODE_GPUS, SCHEMA, Book, ClassRow, Order, assemble
 from scheduler.models import Lease
 from scheduler.numbering import SECRET_BYTES, numbers
-
-Row = TypeVar("Row")
 
 _VERSION: Final = RawSQL("buyers_job.xmin::text::bigint", [], BigIntegerField())
 """The transaction that wrote a job's row last: another one, and the row may have changed."""
@@ -62,12 +59,19 @@ class Snapshot:
 def read(now: datetime) -> Snapshot:
     """All queued jobs and all open offers with something free, as a book."""
     jobs, versions = jobs_of(None)
-    standing = lots.standing(lots.read(now=now), now=now) if jobs else []
-    held = lots.held(standing) if jobs else []
+    standing = Columns.of(lots.read(now=now)).standing(now) if jobs else Columns.of([])
     wanted = [market.wants(job) for job in jobs.values()]
-    found = [row for row in standing if row.free] + held
-    made_of = Read(list(jobs.values()), wanted, versions, standing)
-    return made(made_of, found, now=now)
+    made_of = Read(list(jobs.values()), wanted, versions, standing.lots)
+    return made(made_of, on_offer(standing), now=now)
+
+
+def on_offer(standing: Columns) -> Columns:
+    """Of what stands that with something free, and what is held for one job each. One query, if
+    anything stands."""
+    if not len(standing):
+        return standing
+    # Whether a hold is free as a whole is said by all of its nodes, so that is always asked.
+    return standing.only(standing.rows["free"] > 0).with_more(lots.held(standing.lots))
 
 
 def jobs_of(ids: Sequence[UUID] | None) -> tuple[dict[UUID, Job], dict[UUID, int]]:
@@ -91,35 +95,28 @@ class Read:
     standing: Sequence[Lot]
 
 
-def made(read: Read, rows: Sequence[Lot], *, now: datetime) -> Snapshot:
+def made(read: Read, offered: Columns, *, now: datetime) -> Snapshot:
     """The book of these jobs and of these rows of offers."""
     secret = secrets.token_bytes(SECRET_BYTES)
-    asked = list(zip(read.jobs, read.wanted, strict=True))
-    job_ids, asked = _numbered(secret, asked, lambda each: str(each[0].pk))
-    row_ids, rows = _numbered(secret, rows, name_of)
-    jobs, wanted = [job for job, _ in asked], [want for _, want in asked]
-    columns = Columns.of(rows)
-    products = _products(wanted, columns)
+    job_ids = numbers(secret, [str(job.pk) for job in read.jobs])
+    row_ids = numbers(secret, map(name_of, offered.lots))
+    # Everything stands in the order of its numbers.
+    by_job, by_row = np.argsort(job_ids), np.argsort(row_ids)
+    jobs = [read.jobs[at] for at in by_job.tolist()]
+    wanted = [read.wanted[at] for at in by_job.tolist()]
+    offered = offered.ordered(by_row)
+    products = _products(wanted, offered)
     suited = _Suited(products)
     book = assemble(
         [
             _order(number, job, want, suited, now)
-            for number, (job, want) in zip(job_ids, asked, strict=True)
+            for number, job, want in zip(job_ids[by_job].tolist(), jobs, wanted, strict=True)
         ],
-        _supply(column("node_id", row_ids), columns, products, now),
-        _classes(columns, products),
+        _supply(row_ids[by_row], offered, products, now),
+        _classes(offered, products),
         seed=_seed(now),
     )
-    return Snapshot(book, jobs, rows, wanted, read.standing, read.versions, secret)
-
-
-def _numbered(
-    secret: bytes, rows: Sequence[Row], pk: Callable[[Row], str]
-) -> tuple[list[int], list[Row]]:
-    """The rows' numbers in this round, and the rows, both in the order of the numbers."""
-    found = numbers(secret, map(pk, rows))
-    order = np.argsort(found)
-    return found[order].tolist(), [rows[at] for at in order.tolist()]
+    return Snapshot(book, jobs, offered.lots, wanted, read.standing, read.versions, secret)
 
 
 def name_of(row: Lot) -> str:
@@ -157,18 +154,19 @@ def _products(wanted: Sequence[Wants], offered: Columns) -> _Products:
         numbers.append(number_of.setdefault(name, len(number_of)))
     # 2. With what differs within a make it makes products, numbered as they come.
     disk = np.searchsorted(disks, offered.rows["disk"], "right")
-    alike = [np.array(numbers, np.int64)[make_of], disk, minded.avoided(offered.lots)]
-    each, first, of_row = distinct(np.stack(alike, axis=1))
-    order = np.argsort(first)
-    sample = [offered.lots[at].stands for at in first[order].tolist()]
+    alike = np.array(numbers, np.int64)[make_of], disk, minded.avoided(offered.lots)
+    first, of_row = firsts(*alike)
+    sample = [offered.lots[at].stands for at in first.tolist()]
     names = list(number_of)
     called = [
         f"{names[number]}|disk-{disk}{f'|node-{stands.node}' if avoided else ''}"
-        for (number, disk, avoided), stands in zip(each[order].tolist(), sample, strict=True)
+        for number, disk, avoided, stands in zip(
+            *(column[first].tolist() for column in alike), sample, strict=True
+        )
     ]
     # What the engine judges by itself is left open.
     judged = [replace(stands, trust=0, tier=0) for stands in sample]
-    return _Products(column("node_class", np.argsort(order)[of_row].tolist()), called, judged)
+    return _Products(of_row, called, judged)
 
 
 class _Minded:

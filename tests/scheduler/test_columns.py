@@ -65,6 +65,12 @@ def some_wants(draw: random.Random) -> Wants:
     )  # fmt: skip
 
 
+def some_offers(seed):
+    """What draws everything, and 300 offers."""
+    draw = random.Random(seed)
+    return draw, Columns.of([a_lot(draw, number) for number in range(300)])
+
+
 def answered(draw, columns, now):
     """What somebody wants, and every place for it."""
     wanted = some_wants(draw)
@@ -93,8 +99,7 @@ def plan(buyer, request_, now):
 @pytest.mark.django_db
 @pytest.mark.parametrize("seed", range(12))
 def test_each_offer_that_does_not_fit_says_what_it_would_say_alone(seed, plan, now):
-    draw = random.Random(seed)
-    columns = Columns.of([a_lot(draw, number) for number in range(300)])
+    draw, columns = some_offers(seed)
     wanted, answer = answered(draw, columns, now)
     told = {
         node: each.why
@@ -110,8 +115,7 @@ def test_each_offer_that_does_not_fit_says_what_it_would_say_alone(seed, plan, n
 @pytest.mark.django_db
 @pytest.mark.parametrize("seed", range(4))
 def test_of_what_does_not_fit_each_reason_s_cheapest_comes_first(seed, plan, now):
-    draw = random.Random(seed)
-    columns = Columns.of([a_lot(draw, number) for number in range(300)])
+    draw, columns = some_offers(seed)
     wanted, answer = answered(draw, columns, now)
     told = costing.unfit(wanted, plan, answer, columns, most=len(columns))
     reasons = {each.why for each in told}
@@ -125,8 +129,7 @@ def test_of_what_does_not_fit_each_reason_s_cheapest_comes_first(seed, plan, now
 @pytest.mark.django_db
 @pytest.mark.parametrize("seed", range(12))
 def test_each_place_costs_what_it_would_cost_alone(seed, request_, plan, now):
-    draw = random.Random(seed)
-    columns = Columns.of([a_lot(draw, number) for number in range(300)])
+    draw, columns = some_offers(seed)
     _, answer = answered(draw, columns, now)
     costs = costing.costs(request_, plan, answer, columns, now)
     bps, alone = costing.premium(request_), []
