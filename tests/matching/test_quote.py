@@ -243,7 +243,8 @@ def best_by_force(
             }  # fmt: skip
             if plain and several:
                 dear = max(costs.values()) > limit * (1 - order.kappa * slow)
-                fits = any(book.node_gpus[node] >= size for node in costs)
+                least = min(costs.values()) + 1e-9
+                fits = any(book.node_gpus[n] >= size for n in costs if costs[n] <= least)
                 if fits or (dear and size > order.gpus_min):
                     continue
             for node, share in zip(here, shares, strict=True):
