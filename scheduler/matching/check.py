@@ -1,7 +1,7 @@
 """Checks matches against their book, from the rules alone.
 
-Written apart from the engine and shares no code with it but the two file formats: what this finds
-right, anybody can find right. Welfare, make-whole and bound are computed anew; amounts agree when
+Written apart from the engine and, with `check_bound`, shares no code with it but the two file formats:
+what this finds right, anybody can find right. Welfare, make-whole and bound are computed anew; amounts agree when
 they differ by less than a part in a million.
 """
 
@@ -11,8 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from scheduler.matching.arrays import Bools, Floats, Ints
+from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.book import Book
+from scheduler.matching.check_bound import in_node, in_site, over_sites, proven_bound
 from scheduler.matching.matches import Matches
 
 VERSION: Final = 1
@@ -72,8 +73,12 @@ class _Gangs:
         risk = rate * gpus[job] * book.job_hours_lost[job].astype(float) * limit
         keeps = np.select(
             [gpus[job] == 1, nodes[job] == 1, sites[job] == 1],
-            [np.ones(len(job)), _in_node(book, job, node), _in_site(book, job, node)],
-            _over_sites(book, job, node),
+            [
+                np.ones(len(job)),
+                in_node(book, job, book.node_class[node]),
+                in_site(book, job, node),
+            ],
+            over_sites(book, job, node),
         )
         return cls(gpus, nodes, sites, limit * keeps, risk)
 
@@ -196,7 +201,7 @@ def _wrong_prices(book: Book, matches: Matches, gangs: _Gangs) -> list[str]:
 
 def _wrong_sums(book: Book, matches: Matches, gangs: _Gangs) -> list[str]:
     found = asdict(_amounts(book, matches, gangs))
-    found["bound"] = _proven_bound(book, matches.cell_price)
+    found["bound"] = proven_bound(book, matches.cell_price)
     faults = [f"{name} is {value:.6f}, the matches say {getattr(matches, name):.6f}"
               for name, value in found.items()
               if not _agree(value, getattr(matches, name))]  # fmt: skip
@@ -213,155 +218,10 @@ def _amounts(book: Book, matches: Matches, gangs: _Gangs) -> Amounts:
     )
 
 
-def _proven_bound(book: Book, ladder: Floats) -> float:
-    """What no matches of this book can exceed: at these prices, the best for each one alone."""
-    gpus = book.node_gpus.astype(np.int64)
-    gain = np.maximum(ladder - book.node_ask[:, None], 0)
-    counts = np.stack([gpus % 2, gpus // 2 % 2, gpus // 4 % 2, gpus // 8], axis=1)
-    nodes = math.fsum((counts * gain * [1, 2, 4, 8]).sum(axis=1))
-    return nodes + math.fsum(_best_alone(book, ladder, job) for job in range(book.jobs))
-
-
-def _best_alone(book: Book, ladder: Floats, job: int) -> float:
-    """A job's most surplus, over one node, one site or several, at the prices of the ladder."""
-    node = np.flatnonzero(_acceptable(book, job))
-    if not len(node):
-        return 0.0
-    same = np.full(len(node), job)
-    limit = book.job_limit[job, book.node_class[node]]
-    rate = np.array(book.params.failures_per_gpu_hour)[book.node_tier[node]]
-    risk = rate * float(book.job_hours_lost[job]) * limit
-    free = book.node_gpus[node].astype(np.int64)
-    least, most = int(book.job_gpus_min[job]), int(book.job_gpus_max[job])
-    bests = [0.0]
-    for n in range(least, min(most, 16) + 1):
-        cut = np.array([n % 2, n // 2 % 2 * 2, n // 4 % 2 * 4, n // 8 * 8])
-        keeps = _in_node(book, same, node) if n > 1 else 1.0
-        bests.append(_highest(n * (limit * keeps - n * risk) - ladder[node] @ cut, free >= n))
-    if most > 1 and book.job_level[job] >= 1:
-        several = (np.bincount(book.node_site) > 1)[book.node_site[node]]
-        gain = np.where(several, limit * _in_site(book, same, node) - ladder[node, 0], -np.inf)
-        place = book.node_site[node].astype(np.int64) * len(book.class_nvlink)
-        gangs = _Alone(gain, risk, free, place + book.node_class[node], whole=True)
-        bests.append(gangs.best(max(least, 2), most))
-    if most > 1 and book.job_level[job] >= 2 and book.job_sites_max[job] > 1:
-        keeps = _over_sites(book, same, node)
-        gain = np.where(keeps > 0, limit * keeps - ladder[node, 0], -np.inf)
-        gpu_class, site = book.node_class[node].astype(np.int64), book.node_site[node]
-        gangs = _Alone(gain, risk, free, gpu_class, whole=False, site=site)
-        fewest, sites = int(book.job_site_gpus_min[job]), int(book.job_sites_max[job])
-        bests.append(gangs.best_over_sites(max(least, 2), most, fewest, sites))
-    return max(bests)
-
-
-@dataclass(frozen=True, eq=False)
-class _Alone:
-    """Nodes that one gang may buy of: what it gains by each GPU, less risk · its size; groups are
-    places or classes, of which it takes one. `whole`: it takes its least, whatever that gains."""
-
-    gain: Floats
-    risk: Floats
-    free: Ints
-    group: Ints
-    whole: bool
-    site: Ints | None = None
-
-    def best_over_sites(self, least: int, most: int, fewest: int, sites: int) -> float:
-        """Over all classes: no more than its GPUs that gain most, and no more than so many sites do
-        that gain most by themselves. Sites with fewer than `fewest` GPUs don't count, nor classes
-        whose largest sites together have fewer than it needs."""
-        return max(
-            (self._over(group, least, most, fewest, sites) for group in np.unique(self.group)),
-            default=0.0,
-        )
-
-    def _over(self, group: int, least: int, most: int, fewest: int, sites: int) -> float:
-        here = np.flatnonzero((self.group == group) & np.isfinite(self.gain))
-        assert self.site is not None
-        _, site = np.unique(self.site[here], return_inverse=True)
-        has = np.bincount(site.reshape(-1), self.free[here])
-        large = np.flatnonzero(has >= max(fewest, 1))
-        if np.sort(has[large])[::-1][:sites].sum() < least:
-            return 0.0
-        each = [here[site == one] for one in large]
-        together, best = np.concatenate(each), 0.0
-        least = max(least, 2 * fewest)
-        while least <= most:
-            size = min(2 * least - 1, most)
-            apart = np.sort([self._gainful(nodes, least, size) for nodes in each])[::-1]
-            best = max(best, min(self._gainful(together, least, size), apart[:sites].sum()))
-            least = size + 1
-        return float(best)
-
-    def _gainful(self, nodes: Ints, least: int, size: int) -> float:
-        """Of the GPUs that gain anything with the risk of `least`, the best `size`."""
-        gain, free = self.gain[nodes] - self.risk[nodes] * least, self.free[nodes]
-        order = np.argsort(-gain)
-        before = np.cumsum(free[order]) - free[order]
-        taken = np.clip(size - before, 0, free[order])
-        return float((taken * np.maximum(gain[order], 0)).sum())
-
-    def best(self, least: int, most: int) -> float:
-        """Over all groups and sizes, those from a to 2a − 1 as the largest at the risk of a."""
-        return max((self._fill(group, least, most) for group in np.unique(self.group)), default=0.0)
-
-    def _fill(self, group: int, least: int, most: int) -> float:
-        here = (self.group == group) & np.isfinite(self.gain)
-        free, best = self.free[here], 0.0
-        most = min(most, int(free.sum())) if self.whole else most
-        while least <= most:
-            size = min(2 * least - 1, most)
-            gain = self.gain[here] - self.risk[here] * least
-            order = np.argsort(-gain)
-            before = np.cumsum(free[order]) - free[order]
-            wanted = np.where(gain[order] > 0, size, least if self.whole else 0)
-            taken = np.clip(wanted - before, 0, free[order])
-            best = max(best, float((taken * gain[order]).sum()))
-            least = size + 1
-        return best
-
-
-def _acceptable(book: Book, job: int) -> Bools:
-    """[N] whether the job's terms admit each node."""
-    site = book.node_site
-    bit = np.uint64(1) << book.site_region[site].astype(np.uint64)
-    right: Bools = (
-        (book.job_limit[job, book.node_class] > 0)
-        & (book.job_regions[job] & bit > 0)
-        & (book.site_trust[site] <= book.job_trust[job])
-        & (book.node_tier <= book.job_tier[job])
-        & (book.node_long >= book.job_long[job])
-    )
-    return right
-
-
-def _in_node(book: Book, job: Ints, node: Ints) -> Floats:
-    slow = np.where(book.class_nvlink[book.node_class[node]] > 0, 0, book.params.penalty_node_pcie)
-    return np.asarray(1 - slow * book.job_kappa[job].astype(float))
-
-
-def _in_site(book: Book, job: Ints, node: Ints) -> Floats:
-    slow = np.array(book.params.penalty_site)[book.site_net[book.node_site[node]]]
-    return np.asarray(1 - slow * book.job_kappa[job].astype(float))
-
-
-def _over_sites(book: Book, job: Ints, node: Ints) -> Floats:
-    """1 / (1 + 16 · MB / (Mbit/s · s)); nothing where there is no time or no link."""
-    uplink = book.site_up_mbps[book.node_site[node]].astype(float)
-    pace = uplink * book.job_sync_s[job].astype(float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = 1 / (1 + 16 * book.job_sync_mb[job].astype(float) / pace)
-    return np.where(pace > 0, share, 0.0)
-
-
 def _count_distinct(job: Ints, other: Ints, jobs: int) -> Ints:
     """[J] how many different others each job has rows with."""
     pairs = np.unique(np.stack([job, other], axis=1), axis=0)
     return np.bincount(pairs[:, 0], minlength=jobs)
-
-
-def _highest(amounts: Floats, where: Bools) -> float:
-    return float(np.where(where, amounts, 0.0).max())
 
 
 def _agree(one: float, other: float) -> bool:
