@@ -21,6 +21,8 @@ TIMES = {
     "POLICY_WATCH_S": "0.5",
     "POLICY_SETTLE_S": "2",
     "POLICY_SAVE_DEFAULT_S": "3",
+    "POLICY_DISPLACE_AFTER_S": "5",
+    "POLICY_DISPLACE_NOTICE_S": "5",
 }
 BASE = "tiny-llama"
 

@@ -16,6 +16,7 @@ from buyers.sdk.job_shapes import Job
 from marketplace.devstack import provision
 from marketplace.devstack.live import LiveSite
 from tests.story import jobs
+from tests.story.conftest import BASE
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -137,6 +138,32 @@ def test_a_gang_that_loses_a_node_is_queued_again_from_its_last_step_and_leaves_
     )
     assert gone.state == "queued"
     assert psutil.net_if_addrs().keys() == links
+    buyer.cancel(job)
+    assert buyer.wait(job).state == "cancelled"
+    assert jobs.books_balance(site)
+
+
+def test_an_elastic_gang_grows_onto_the_node_that_falls_idle_beside_it(
+    site: LiveSite, buyer: Client, rack: tuple[str, str], dataset: str, tmp_path: Path
+) -> None:
+    beside = jobs.script(buyer, tmp_path / "beside", jobs.COUNTER)
+    other = jobs.counting(buyer, beside, steps=5000, pace=0.1)
+    taken = jobs.until(buyer, other, lambda now: now.step >= 1).nodes[0].node
+    (free,) = set(rack) - {taken}
+    wanted: dict[str, object] = {
+        "recipe": "lora", "base": BASE, "dataset": dataset, "budget": "1.00", "level": "site",
+        "gpus": 1, "gpus_max": 2,
+        "parameters": {"steps": 20_000, "checkpoint_every": 50, "max_length": 64},
+    }  # fmt: skip
+    jobs.offered(buyer, free, **wanted)
+    job = buyer.bid(limit="2.00", **wanted)
+    alone = jobs.until(buyer, job, lambda now: now.step > 5)
+    assert [share.node for share in alone.nodes] == [free]
+    buyer.cancel(other)
+    together = jobs.until(buyer, job, lambda now: len(now.nodes) == 2 and now.state == "running")
+    assert {share.node for share in together.nodes} == set(rack)
+    assert buyer.checkpoints(job)[0].step >= alone.step
+    assert buyer.receipt(job).lines[0].end_reason == "grown"
     buyer.cancel(job)
     assert buyer.wait(job).state == "cancelled"
     assert jobs.books_balance(site)
