@@ -74,7 +74,8 @@ def follow(
     if prices is None:
         steps = STEPS if book.jobs >= MANY else _FEW
         prices = Ascent(ours.of, steps=steps)
-        prices.climb(steps)
+        if book.jobs > _SMALL or not _trades(book):
+            prices.climb(steps)
     matches = _finished(ours, _matched(ours, prices, more), prices.best)
     balance = np.empty((book.nodes, len(SLOTS)))
     balance[ours.nodes] = prices.best[ours.kinds.of_node]
@@ -166,14 +167,20 @@ def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Ma
     room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
     nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))
     market = Market(of, nowhere, sold, stock(sold), room, gangs, parts)
-    if not book.jobs or not book.nodes:
+    if not _trades(book):
         return market
-    # Who would lose most by coming late, and has most to fit in, comes first.
-    order = np.argsort(-gangs["weight"] * prices.gains * of.jobs["least"], kind="stable")
-    order = order.astype(np.int32)
     if book.jobs > _SMALL:
-        return searching.larger(_filled(market, order), more)
-    return searching.small(market, order, more)
+        return searching.larger(_filled(market, searching.coming(market, prices.gains)), more)
+
+    def climb() -> tuple[Floats, Floats]:
+        prices.climb(_FEW)
+        return prices.best[ours.kinds.of_node], prices.gains
+
+    return searching.small(market, climb, more)
+
+
+def _trades(book: Book) -> bool:
+    return bool(book.jobs and book.nodes)
 
 
 def _filled(market: Market, order: Ints) -> Market:

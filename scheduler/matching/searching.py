@@ -13,18 +13,18 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from scheduler.matching import crossing, improving
-from scheduler.matching.arrays import Ints
+from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.ascent import MANY
 from scheduler.matching.choosing import Desk
 from scheduler.matching.gathering import Bench
 from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
-from scheduler.matching.supply import Stock, stock
+from scheduler.matching.supply import Stock, priced, stock
 
 GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
 """Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
@@ -39,6 +39,10 @@ _JUMBLED: Final = 0.5
 """How far a job may come forward where all begin again, as a share of all."""
 _OTHER: Final = 0x9E3779B97F4A7C15
 """What tells the chances of the two threads apart."""
+
+
+Climb: TypeAlias = Callable[[], tuple[Floats, Floats]]
+"""To prices: those of each node [N, 4], and what each job gains by them."""
 
 
 class _Time:
@@ -56,22 +60,29 @@ class _Time:
         return not self._over
 
 
-def small(empty: Market, order: Ints, more: Callable[[], bool] | None) -> Market:
-    """The best found of a small book of which nothing is let yet."""
-    empty = _hopeful(empty)
-    other, guides = empty._replace(room=_apart(empty.room)), cycle(GUIDES[1:] + GUIDES[:1])
-    random = np.random.Generator(np.random.PCG64(int(other.room.random[0])))
-
-    def beside(told: Callable[[], bool]) -> Future[Market]:
-        return thread.submit(_begun, other, _jumbled(order, random), next(guides), told)
-
+def small(empty: Market, climb: Climb, more: Callable[[], bool] | None) -> Market:
+    """The best found of a small book of which nothing is let yet, and whose seats have no prices. While
+    one thread climbs to them, the other begins by asks."""
+    empty, whole, time = _hopeful(empty), _Time(None), _Time(more)
     with ThreadPoolExecutor(1) as thread:
-        whole, time, done = _Time(None), _Time(more), 2 * _ROUNDS
-        found = beside(whole.told)
-        market = _begun(empty, order, GUIDES[0], whole.ask)
+        climbing = thread.submit(climb)
+        market = _begun(empty, coming(empty, empty.gangs["hope"]), 0.0, whole.ask)
+        _improve(market, lambda: more is None or (not climbing.done() and time.ask()))
+        price, gains = climbing.result()
+        for shelf in (empty.sold.shelf, market.left.shelf):
+            priced(empty.sold.seats, shelf, price)
+        order, other = coming(empty, gains), empty._replace(room=_apart(empty.room))
+        random = np.random.Generator(np.random.PCG64(int(other.room.random[0])))
+        guides, done = cycle(GUIDES[1:] + GUIDES[:1]), 4 * _ROUNDS
+
+        def begin(left: Callable[[], bool]) -> Future[Market]:
+            return thread.submit(_begun, other, _jumbled(order, random), next(guides), left)
+
+        found = begin(whole.told)
+        market = _better(market, _begun(empty, order, GUIDES[0], whole.ask))
         market = _better(market, found.result())
         while time.ask() and (more is not None or done < _TRIES):
-            found = beside(time.told)
+            found = begin(time.told)
             _improve(market, time.ask)
             market = _better(market, found.result())
             done += 2 * _ROUNDS
@@ -97,6 +108,12 @@ def larger(market: Market, more: Callable[[], bool] | None) -> Market:
             crossing.join(twin, market)
             done += 2 * _ROUNDS
     return market
+
+
+def coming(market: Market, gains: Floats) -> Ints:
+    """Who would lose most by coming late, and has most to fit in, comes first."""
+    late = -market.gangs["weight"] * gains * market.of.jobs["least"]
+    return np.argsort(late, kind="stable").astype(np.int32)
 
 
 def looking(market: Market, jobs: Ints, guide: float) -> Market:

@@ -183,6 +183,12 @@ def stock(of: Supply) -> Stock:
     return Stock(free, tree, head, tenants, none, of.shelf.copy(), there)
 
 
+def priced(seats: Array, shelf: Array, price: Floats) -> None:
+    """Seats and a shelf of theirs are guided by other prices [N, 4]."""
+    seats["price"] = price[seats["node"]]
+    shelf["price"] = seats["price"][shelf["seat"]]
+
+
 @njit(cache=True, nogil=True)
 def _heads(kinds: Array, tree: Ints, head: Ints) -> None:
     for kind in range(len(kinds)):
