@@ -167,7 +167,7 @@ def stock(of: Supply) -> Stock:
     leaves = 1
     while leaves < max(len(of.seats), 2):
         leaves *= 2
-    free = np.ascontiguousarray(of.seats["gpus"])
+    free = of.seats["gpus"].copy()
     tree = np.zeros(2 * leaves, np.int32)
     tree[leaves : leaves + len(free)] = free
     while leaves > 1:
