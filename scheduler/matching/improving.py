@@ -34,7 +34,7 @@ GANG: Final = np.dtype(
 )  # fmt: skip
 """How a job stands: USD per hour that it brings, and would bring were it alone; what they count
 for, more for who has waited."""
-_PUT_OUT: Final = 20
+_PUT_OUT: Final = 10
 _TRIED: Final = 4
 _OF: Final = 64
 """Among so many jobs one more is looked at for the next that lacks most."""

@@ -30,12 +30,12 @@ GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
 """Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
 _ROUNDS: Final = 512
 """Of ruin and recreate that each thread makes between two meetings."""
-_LOOK: Final = 128
+_LOOK: Final = 64
 """Of them between two looks at the time."""
-_TRIES: Final = 6144
-"""So many of them where no time is given. Of 10,000 jobs each takes as long as fifty of a
+_TRIES: Final = 9216
+"""So many of them by both where no time is given. Of 10,000 jobs each takes as long as fifty of a
 hundred jobs, and all of them bring a thousandth: where jobs are many there are none."""
-_JUMBLED: Final = 0.5
+_JUMBLED: Final = 0.2
 """How far a job may come forward where all begin again, as a share of all."""
 _OTHER: Final = 0x9E3779B97F4A7C15
 """What tells the chances of the two threads apart."""
@@ -73,7 +73,7 @@ def small(empty: Market, climb: Climb, more: Callable[[], bool] | None) -> Marke
             priced(empty.sold.seats, shelf, price)
         order, other = coming(empty, gains), empty._replace(room=_apart(empty.room))
         random = np.random.Generator(np.random.PCG64(int(other.room.random[0])))
-        guides, done = cycle(GUIDES[1:] + GUIDES[:1]), 4 * _ROUNDS
+        guides, done = cycle(GUIDES[1:] + GUIDES[:1]), 0
 
         def begin(left: Callable[[], bool]) -> Future[Market]:
             return thread.submit(_begun, other, _jumbled(order, random), next(guides), left)
