@@ -84,7 +84,8 @@ class _Let:
         self.sizes[self.cell, self.slot] = True
         self.traded: Bools = np.any(self.sizes, axis=1)
         self.size = np.bincount(self.job, gpus, book.jobs).astype(np.int64)
-        self.worth = np.bincount(self.job, gpus * (let["worth"] - let["risk"]), book.jobs)
+        worth = gpus * (let["worth"] - let["risk"])
+        self.worth = np.bincount(self.job, worth, book.jobs).astype(np.float64)
 
 
 class _Wishes:

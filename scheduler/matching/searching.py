@@ -96,7 +96,7 @@ def larger(market: Market, more: Callable[[], bool] | None) -> Market:
         return market
     market = _hopeful(market)
     twin = market._replace(
-        left=Stock(*(each.copy() for each in market.left)), room=_apart(market.room),
+        left=Stock._make(each.copy() for each in market.left), room=_apart(market.room),
         gangs=market.gangs.copy(), parts=market.parts.copy(),
     )  # fmt: skip
     with ThreadPoolExecutor(1) as beside:
@@ -132,7 +132,7 @@ def _hopeful(market: Market) -> Market:
 
 def _apart(room: Desk) -> Desk:
     """Another of the same size, with its own chance."""
-    work = Bench(*(each.copy() for each in room.work))
+    work = Bench._make(each.copy() for each in room.work)
     random = np.array([int(room.random[0]) ^ _OTHER or 1], np.uint64)
     return Desk(room.chosen.copy(), room.trial.copy(), work, random)
 
