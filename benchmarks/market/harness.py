@@ -43,11 +43,14 @@ def clear(book: Book, more: Callable[[], bool] | None = None) -> Matches:
     return engine.clear(book, more)
 
 
-def timed(book: Book, seconds: float | None, last: Floats | None = None) -> Timed:
-    """Clears with so much time to look for better; None: so many rounds, the same each time. `last`
-    [N, 4]: what balanced each node's cell in the round before."""
+def timed(
+    book: Book, seconds: float | None, last: Floats | None = None, finishing: float = 0.0
+) -> Timed:
+    """Clears in so much time, `finishing` of which is left for prices and proof when the search ends;
+    None: so many tries, the same each time. `last` [N, 4]: what balanced each node's cell in the
+    round before."""
     began = time.perf_counter(), time.thread_time(), time.process_time()
-    until = None if seconds is None else began[0] + seconds
+    until = None if seconds is None else began[0] + seconds - finishing
     more = None if until is None else (lambda: time.perf_counter() < until)
     matches, balance = engine.follow(book, last, more)
     ended = time.perf_counter(), time.thread_time(), time.process_time()

@@ -34,7 +34,7 @@ class Room(NamedTuple):
     cheapest: Floats
     """[places] the least price of a GPU at each."""
     wanted: Floats
-    """By how many jobs each offer is wanted."""
+    """By how many jobs each offer is wanted; zero again once it is counted."""
     excess: Floats
     """[K, 4] what gangs buy, less than nothing."""
     gains: Floats
@@ -85,7 +85,6 @@ def jobs_gain(
     jobs, limits, slow = of.jobs, of.limit, of.rules.in_node
     failures, best, wanted, excess = of.rules.failures, room.best, room.wanted, room.excess
     gains = room.gains
-    wanted[:] = 0
     excess[:] = 0
     find_cheapest(of.places, price, room.cheapest)
     total = 0.0

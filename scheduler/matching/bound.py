@@ -40,7 +40,7 @@ class Prospects:
         asked, and counted as often."""
         of, table = self._of, self._table
         excess[:] = 0
-        look_up(of.cells, price, width, table.exact, table.wide)
+        look_up(of.cells, price, width, table)
         total = nodes_gain(of.nodes, price, width[of.cells["gpu_class"]], excess)
 
         def half(number: int, first: int, end: int) -> float:
@@ -52,9 +52,9 @@ class Prospects:
 
         total += each * sum(self._halves.each(half))
         for one in self._rooms:
-            count_wanted(table.wide, one.wanted, each)
+            count_wanted(table, one.wanted, each)
             excess += each * one.excess
-        spread(of.cells, price, width, table.exact, table.wide, excess)
+        spread(of.cells, price, width, table, excess)
         return float(total)
 
     def bound(self, price: Floats) -> float:
@@ -71,7 +71,7 @@ def bound(of: Tables, ladder: Floats) -> float:
     """USD per hour; `ladder` [K, 4] is each cell's price for slots of 1, 2, 4 and 8 GPUs."""
     halves, table = Halves(len(of.jobs)), offers(of)
     sharp = np.full(of.limit.shape[1], _SHARP)
-    look_up(of.cells, ladder, sharp, table.exact, table.wide)
+    look_up(of.cells, ladder, sharp, table)
     priced = Priced(ladder, ranks(of, ladder), sharp, table.wide)
 
     def half(_: int, first: int, end: int) -> float:

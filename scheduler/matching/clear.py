@@ -5,8 +5,7 @@ Three steps, each of which tells the next what it needs:
 1. Prices climb until about as much is offered as wanted (`ascent`). They bound the welfare of any
    matches.
 2. Jobs choose by these prices, and then, for as long as there is time, some of them are put out and
-   choose anew (`improving`). Small books begin again and again, and join what each beginning found
-   (`crossing`).
+   choose anew (`improving`), on two threads (`searching`).
 3. Prices are set that support the matches (`settling`), and what they prove is reckoned: those of
    the ascent or, in small books, the lowest where they prove as much (`pricing`).
 
@@ -22,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from scheduler.matching import crossing, improving, pricing, settling
+from scheduler.matching import improving, pricing, searching, settling
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.ascent import MANY, STEPS, Ascent
 from scheduler.matching.book import Book
@@ -43,14 +42,7 @@ _SETTLED: Final = 0.003
 """Last round's prices are still right if the latter lower the bound by no more than this share."""
 _KNOWN: Final = 0.5
 """The share of nodes whose prices must be known to go on from them."""
-_GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
-"""Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
 _SMALL: Final = 400
-_ROUNDS: Final = 512
-"""Of ruin and recreate, between two looks at the time."""
-_TRIES: Final = 6144
-"""So many of them where no time is given. Of 10,000 jobs each takes as long as fifty of a
-hundred jobs, and all of them bring a thousandth: where jobs are many there are none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +74,8 @@ def follow(
     if prices is None:
         steps = STEPS if book.jobs >= MANY else _FEW
         prices = Ascent(ours.of, steps=steps)
-        prices.climb(steps)
+        if book.jobs > _SMALL or not _trades(book):
+            prices.climb(steps)
     matches = _finished(ours, _matched(ours, prices, more), prices.best)
     balance = np.empty((book.nodes, len(SLOTS)))
     balance[ours.nodes] = prices.best[ours.kinds.of_node]
@@ -174,79 +167,29 @@ def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Ma
     room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
     nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))
     market = Market(of, nowhere, sold, stock(sold), room, gangs, parts)
-    if not book.jobs or not book.nodes:
+    if not _trades(book):
         return market
-    # Who would lose most by coming late, and has most to fit in, comes first.
-    order = np.argsort(-gangs["weight"] * prices.gains * of.jobs["least"], kind="stable")
-    order = order.astype(np.int32)
     if book.jobs > _SMALL:
-        return _improved(_filled(market, order), more)
-    return _searched(_hopeful(market), order, more)
+        return searching.larger(_filled(market, searching.coming(market, prices.gains)), more)
+
+    def climb() -> tuple[Floats, Floats]:
+        prices.climb(_FEW)
+        return prices.best[ours.kinds.of_node], prices.gains
+
+    return searching.small(market, climb, more)
+
+
+def _trades(book: Book) -> bool:
+    return bool(book.jobs and book.nodes)
 
 
 def _filled(market: Market, order: Ints) -> Market:
     """By prices first, for which a look at few kinds is enough; who gets nothing, by asks."""
-    improving.fill(_looking(market, order, _GUIDES[0]), order, _GUIDES[0])
+    guide = searching.GUIDES[0]
+    improving.fill(searching.looking(market, order, guide), order, guide)
     rest = order[market.gangs["parts"][order] == 0]
-    improving.fill(_looking(market, rest, 0.0), rest, 0.0)
+    improving.fill(searching.looking(market, rest, 0.0), rest, 0.0)
     return market
-
-
-def _looking(market: Market, jobs: Ints, guide: float) -> Market:
-    """These jobs know where to look, if prices count so much."""
-    sold = market.sold
-    return market._replace(hoped=hopes(market.of, sold.seats, sold.kinds, np.sort(jobs), guide))
-
-
-def _hopeful(market: Market) -> Market:
-    """All jobs know where to look at any prices, and what they would bring, were they alone."""
-    every = np.arange(len(market.gangs), dtype=np.int32)
-    market = _looking(market, every, 0.0)
-    improving.hope(market._replace(left=stock(market.sold)), every)
-    return market
-
-
-def _searched(empty: Market, order: Ints, more: Callable[[], bool] | None) -> Market:
-    """Small books get stuck where they begin: so they begin again and again, and take of each what is
-    better there."""
-    market = _start(empty, order, _GUIDES[0])
-    spare, done, begun = improving.undo(market), _ROUNDS, 1
-    while more() if more else done < _TRIES:
-        if done // _ROUNDS % 2:
-            other = _start(empty, order, _GUIDES[begun % len(_GUIDES)])
-            market, other = sorted((market, other), key=_worth, reverse=True)
-            crossing.join(market, other)
-            begun += 1
-        else:
-            improving.improve(market, _ROUNDS, spare)
-        done += _ROUNDS
-    return market
-
-
-def _start(empty: Market, order: Ints, guide: float) -> Market:
-    """From nothing; chance goes on from where it was."""
-    market = empty._replace(
-        left=stock(empty.sold), gangs=empty.gangs.copy(), parts=empty.parts.copy()
-    )
-    improving.fill(market, order, guide)
-    improving.fill(market, order, 0.0)
-    improving.improve(market, _ROUNDS, improving.undo(market))
-    return market
-
-
-def _improved(market: Market, more: Callable[[], bool] | None) -> Market:
-    """Made better as long as there is time."""
-    spare, done, tries = improving.undo(market), 0, _TRIES if len(market.gangs) < MANY else 0
-    while more() if more else done < tries:
-        if not done:
-            market = _hopeful(market)
-        improving.improve(market, _ROUNDS, spare)
-        done += _ROUNDS
-    return market
-
-
-def _worth(market: Market) -> float:
-    return math.fsum(market.gangs["weight"] * market.gangs["surplus"])
 
 
 def _let(book: Book, of: Tables, market: Market) -> Array:

@@ -34,7 +34,7 @@ GANG: Final = np.dtype(
 )  # fmt: skip
 """How a job stands: USD per hour that it brings, and would bring were it alone; what they count
 for, more for who has waited."""
-_PUT_OUT: Final = 20
+_PUT_OUT: Final = 10
 _TRIED: Final = 4
 _OF: Final = 64
 """Among so many jobs one more is looked at for the next that lacks most."""
@@ -136,13 +136,25 @@ def improve(market: Market, rounds: int, spare: Undo) -> None:
         _shuffle(market, spare.job, spare.order, count)
         # What they bring if whoever has yet to choose has all that it hopes for.
         after = hoped
-        for one in np.argsort(spare.order[:count]):
+        for _ in range(count):
+            one = _first(spare.order[:count])
             gang = market.gangs[spare.job[one]]
             after += _place(market, spare.job[one], mood) - gang.weight * gang.hope
             if after < before - _ROUNDING:
                 break
         if after < before:
             _restore(market, spare, count)
+
+
+@njit(cache=True, nogil=True)
+def _first(order: Floats) -> int:
+    """Whose turn is first; it has had it then."""
+    found = 0
+    for one in range(1, len(order)):
+        if order[one] < order[found]:
+            found = one
+    order[found] = np.inf
+    return found
 
 
 @njit(cache=True, nogil=True, forceinline=True)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from scheduler.matching.arrays import Array, Floats, Record
+from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS
 from scheduler.matching.lending import lent
 from scheduler.matching.tables import TIERS, TRUSTS, Tables
@@ -27,28 +27,42 @@ OFFER: Final = np.dtype([("price", "f8"), ("weight", "f8"), ("wanted", "f8")], a
 
 
 class Offers(NamedTuple):
-    """Tables [GPUs - 1, class, tier, trust, window, region] of offers."""
+    """Tables [GPUs - 1, class, tier, trust, window, region] of offers. In small books few are ever
+    filled; the rest stays zero and is never visited."""
 
     exact: Array
     """Of exactly this trust and window."""
     wide: Array
     """Of this trust or better, this window or longer; the last region stands for all."""
+    column: Ints
+    """[…, 4] (GPUs - 1, class, tier, region) of all that some cell fills, in order."""
 
 
 def offers(of: Tables) -> Offers:
     """Room for them."""
-    regions = int(of.cells["region"].max(initial=0)) + 1
-    most = int(min(max(of.cells["largest"].max(initial=1), 1), NODE_GPUS))
+    cells = of.cells
+    regions = int(cells["region"].max(initial=0)) + 1
+    most = int(min(max(cells["largest"].max(initial=1), 1), NODE_GPUS))
     shape = (most, of.limit.shape[1], TIERS, TRUSTS, 2)
-    return Offers(np.zeros((*shape, regions), OFFER), np.zeros((*shape, regions + 1), OFFER))
+    filled = np.zeros((*shape[:3], regions), bool)
+    gpus, at = np.nonzero(np.arange(most)[:, None] < cells["largest"])
+    filled[gpus, cells["gpu_class"][at], cells["tier"][at], cells["region"][at]] = True
+    return Offers(
+        np.zeros((*shape, regions), OFFER), np.zeros((*shape, regions + 1), OFFER),
+        np.argwhere(filled),
+    )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
-def look_up(cells: Array, price: Floats, width: Floats, exact: Array, wide: Array) -> None:
+def look_up(cells: Array, price: Floats, width: Floats, table: Offers) -> None:
     """Fills the tables. `width` [C]: over how much of its cost a GPU's wishes spread, USD."""
-    cells, price, width, exact, wide = lent((cells, price, width, exact, wide))
-    _clear(exact)
-    _clear(wide)
+    cells, price, width, table = lent((cells, price, width, table))
+    exact, wide, column = table
+    for one in range(len(column)):
+        gpus, gpu_class, tier, region = column[one]
+        _clear(exact[gpus, gpu_class, tier], region)
+        _clear(wide[gpus, gpu_class, tier], region)
+        _clear(wide[gpus, gpu_class, tier], wide.shape[5] - 1)
     most = exact.shape[0]
     for at in range(len(cells)):
         cell = cells[at]
@@ -61,41 +75,43 @@ def look_up(cells: Array, price: Floats, width: Floats, exact: Array, wide: Arra
             here = exact[gpus - 1, cell.gpu_class, cell.tier, cell.trust, cell.long, cell.region]
             dearer = _cost(price, at, gpus) - here.price
             here.weight += _faded(dearer, width[cell.gpu_class] * gpus)
-    for gpus in range(most):
-        for gpu_class in range(exact.shape[1]):
-            for tier in range(TIERS):
-                _widen(
-                    exact[gpus, gpu_class, tier], wide[gpus, gpu_class, tier],
-                    width[gpu_class] * (gpus + 1),
-                )  # fmt: skip
+    for one in range(len(column)):
+        gpus, gpu_class, tier, region = column[one]
+        _widen(
+            exact[gpus, gpu_class, tier], wide[gpus, gpu_class, tier], region,
+            width[gpu_class] * (gpus + 1),
+        )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
-def count_wanted(wide: Array, wanted: Floats, times: int) -> None:
-    """Adds to the tables what one half of the jobs wants, so many times."""
-    every, more = wide.reshape(-1), wanted.reshape(-1)
-    for at in range(len(every)):
-        every[at].wanted += times * more[at]
+def count_wanted(table: Offers, wanted: Floats, times: int) -> None:
+    """Adds to the tables what one half of the jobs wants, so many times; `wanted` is zero again."""
+    table, wanted = lent((table, wanted))
+    every = wanted.shape[5] - 1
+    for one in range(len(table.column)):
+        gpus, gpu_class, tier, region = table.column[one]
+        wide, more = table.wide[gpus, gpu_class, tier], wanted[gpus, gpu_class, tier]
+        for trust in range(TRUSTS):
+            for long in range(2):
+                wide[trust, long, region].wanted += times * more[trust, long, region]
+                wide[trust, long, every].wanted += times * more[trust, long, every]
+                more[trust, long, region], more[trust, long, every] = 0.0, 0.0
 
 
 @njit(cache=True, nogil=True)
-def spread(
-    cells: Array, price: Floats, width: Floats, exact: Array, wide: Array, excess: Floats
-) -> None:
-    """Takes from `excess` [K, 4] what is wanted in `wide`."""
-    cells, price, width, exact = lent((cells, price, width, exact))
-    wide, excess = lent((wide, excess))
-    most = exact.shape[0]
-    for gpus in range(most):
-        for gpu_class in range(exact.shape[1]):
-            for tier in range(TIERS):
-                _narrow(
-                    exact[gpus, gpu_class, tier], wide[gpus, gpu_class, tier],
-                    width[gpu_class] * (gpus + 1),
-                )  # fmt: skip
+def spread(cells: Array, price: Floats, width: Floats, table: Offers, excess: Floats) -> None:
+    """Takes from `excess` [K, 4] what is wanted in the tables."""
+    cells, price, width, table, excess = lent((cells, price, width, table, excess))
+    exact, wide, column = table
+    for one in range(len(column)):
+        gpus, gpu_class, tier, region = column[one]
+        _narrow(
+            exact[gpus, gpu_class, tier], wide[gpus, gpu_class, tier], region,
+            width[gpu_class] * (gpus + 1),
+        )  # fmt: skip
     for at in range(len(cells)):
         cell = cells[at]
-        for gpus in range(1, min(most, cell.largest) + 1):
+        for gpus in range(1, min(exact.shape[0], cell.largest) + 1):
             here = exact[gpus - 1, cell.gpu_class, cell.tier, cell.trust, cell.long, cell.region]
             if here.wanted > 0:
                 dearer = _cost(price, at, gpus) - here.price
@@ -119,6 +135,8 @@ def in_node(
     for tier in range(job.tier + 1):
         value = gpus * limit[gpu_class] * (keeps - failures[tier] * gpus * job.lost)
         anywhere = wide[gpus - 1, gpu_class, tier, job.trust, job.long, wide.shape[5] - 1]
+        if anywhere.weight == 0:
+            continue
         if value - anywhere.price < max(least_gain, best) - FADED * width * gpus:
             continue
         for region in range(first, end):
@@ -165,10 +183,11 @@ def _regions(job: Record, regions: int) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
-def _clear(table: Array) -> None:
-    every = table.reshape(-1)
-    for at in range(len(every)):
-        every[at].price, every[at].weight, every[at].wanted = FAR, 0.0, 0.0
+def _clear(table: Array, region: int) -> None:
+    for trust in range(TRUSTS):
+        for long in range(2):
+            here = table[trust, long, region]
+            here.price, here.weight, here.wanted = FAR, 0.0, 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -185,46 +204,43 @@ def _faded(dearer: float, width: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _widen(exact: Array, wide: Array, width: float) -> None:
+def _widen(exact: Array, wide: Array, region: int, width: float) -> None:
     """Who accepts a worse trust or a shorter window accepts the better as well; [trust, window,
     region]."""
     every = exact.shape[2]
     for trust in range(TRUSTS):
         for long in range(2):
-            for region in range(every):
-                here = wide[trust, long, region]
-                _add(here, exact[trust, long, region], width)
-                if long == 0:
-                    _add(here, exact[trust, 1, region], width)
-                if trust > 0:
-                    _add(here, wide[trust - 1, long, region], width)
-                _add(wide[trust, long, every], here, width)
+            here = wide[trust, long, region]
+            _add(here, exact[trust, long, region], width)
+            if long == 0:
+                _add(here, exact[trust, 1, region], width)
+            if trust > 0:
+                _add(here, wide[trust - 1, long, region], width)
+            _add(wide[trust, long, every], here, width)
 
 
 @njit(cache=True, nogil=True)
-def _narrow(exact: Array, wide: Array, width: float) -> None:
+def _narrow(exact: Array, wide: Array, region: int, width: float) -> None:
     """What is wanted goes back the same way, in proportion."""
     every = exact.shape[2]
     for trust in range(TRUSTS - 1, -1, -1):
         for long in range(2):
-            anywhere = wide[trust, long, every]
-            for region in range(every):
-                here = wide[trust, long, region]
-                if anywhere.wanted > 0:
-                    here.wanted += anywhere.wanted * _share(here, anywhere, width)
-                if here.wanted <= 0:
-                    continue
-                exact[trust, long, region].wanted += here.wanted * _share(
-                    exact[trust, long, region], here, width
+            anywhere, here = wide[trust, long, every], wide[trust, long, region]
+            if anywhere.wanted > 0:
+                here.wanted += anywhere.wanted * _share(here, anywhere, width)
+            if here.wanted <= 0:
+                continue
+            exact[trust, long, region].wanted += here.wanted * _share(
+                exact[trust, long, region], here, width
+            )
+            if long == 0:
+                exact[trust, 1, region].wanted += here.wanted * _share(
+                    exact[trust, 1, region], here, width
                 )
-                if long == 0:
-                    exact[trust, 1, region].wanted += here.wanted * _share(
-                        exact[trust, 1, region], here, width
-                    )
-                if trust > 0:
-                    wide[trust - 1, long, region].wanted += here.wanted * _share(
-                        wide[trust - 1, long, region], here, width
-                    )
+            if trust > 0:
+                wide[trust - 1, long, region].wanted += here.wanted * _share(
+                    wide[trust - 1, long, region], here, width
+                )
 
 
 @njit(cache=True, nogil=True)

@@ -15,6 +15,7 @@ Values count in whole micros, rounded down; so prices are whole micros where ask
 from typing import Final
 
 import numpy as np
+from numba import njit
 
 from marketplace.core.money import MICRO
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
@@ -38,13 +39,11 @@ def ladders(book: Book, kinds: Cells, let: Array) -> Floats:
     trades = _Let(book, kinds, let, gpus)
     wishes = _Wishes(book, kinds, trades)
     roof = np.maximum(low, whole_micros(high))
-    price = low
-    for _ in range(_ROUNDS):
-        wanted = wishes.prices(trades.surplus(price), left)
-        higher = np.maximum(low, np.minimum(roof, wanted))
-        if np.array_equal(higher, price):
-            break
-        price = higher
+    price = low.copy()
+    _raise(
+        price, low, roof, np.ascontiguousarray(left), let, trades.worth, trades.size,
+        wishes.gpus, wishes.job, wishes.cell, wishes.value,
+    )  # fmt: skip
     following = left[:, SLOTS]
     following[:, 0] = np.where(np.isinf(following[:, 0]), left[:, 0], following[:, 0])
     return with_all_sizes(price, trades.sizes, following, roof)
@@ -85,13 +84,8 @@ class _Let:
         self.sizes[self.cell, self.slot] = True
         self.traded: Bools = np.any(self.sizes, axis=1)
         self.size = np.bincount(self.job, gpus, book.jobs).astype(np.int64)
-        self.worth = np.bincount(self.job, gpus * (let["worth"] - let["risk"]), book.jobs)
-
-    def surplus(self, price: Floats) -> Floats:
-        """[J] per GPU, at these prices; 0 for a job that waits."""
-        pays = np.bincount(self.job, self.gpus * price[self.cell, self.slot], len(self.worth))
-        found: Floats = (self.worth - pays) / np.maximum(self.size, 1)
-        return found
+        worth = gpus * (let["worth"] - let["risk"])
+        self.worth = np.bincount(self.job, worth, book.jobs).astype(np.float64)
 
 
 class _Wishes:
@@ -123,15 +117,37 @@ class _Wishes:
         number, cell = np.nonzero(traded & fits & (term.limit > 0))
         return jobs[number], cell, value[number, cell]
 
-    def prices(self, surplus: Floats, left: Floats) -> Floats:
-        """[K, 4] the most that somebody would have paid who finds no room at that price."""
-        would_pay = self.value - surplus[self.job]
-        gpus = self.gpus[self.job]
-        kept_out = would_pay < left[self.cell, gpus]
-        where = self.cell[kept_out], LARGEST[gpus[kept_out]]
-        highest = np.full((len(left), len(SLOTS)), -np.inf)
-        np.maximum.at(highest, where, would_pay[kept_out])
-        return np.maximum.accumulate(whole_micros(highest), axis=1)
+
+@njit(cache=True, nogil=True)
+def _raise(
+    price: Floats, low: Floats, roof: Floats, left: Floats, let: Array, worth: Floats, size: Ints,
+    gpus: Ints, job: Ints, cell: Ints, value: Floats,
+) -> None:  # fmt: skip
+    """Raises `price` [K, 4] from `low` to the most that somebody would have paid who finds no room at
+    that price, `roof` at most. `worth` and `size` [J] are those of the trades, `gpus` [J] what each
+    job wishes; `job`, `cell` and `value` are the wishes."""
+    surplus, highest = np.empty(len(worth)), np.empty_like(price)
+    for _ in range(_ROUNDS):
+        surplus[:] = 0
+        for row in let:
+            surplus[row.job] += SLOTS[row.slot] * price[row.cell, row.slot]
+        for at in range(len(worth)):
+            surplus[at] = (worth[at] - surplus[at]) / max(size[at], 1)
+        highest[:] = -np.inf
+        for one in range(len(job)):
+            would_pay, slot = value[one] - surplus[job[one]], LARGEST[gpus[job[one]]]
+            if would_pay < left[cell[one], gpus[job[one]]]:
+                highest[cell[one], slot] = max(highest[cell[one], slot], would_pay)
+        same = True
+        for at in range(len(price)):
+            wanted = -np.inf
+            for slot in range(price.shape[1]):
+                wanted = max(wanted, np.floor(highest[at, slot] * MICRO) / MICRO)
+                higher = max(low[at, slot], min(roof[at, slot], wanted))
+                same &= higher == price[at, slot]
+                price[at, slot] = higher
+        if same:
+            break
 
 
 def cheapest(cell: Ints, ask: Floats, free: Ints, cells: int) -> Floats:

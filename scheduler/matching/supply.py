@@ -167,7 +167,7 @@ def stock(of: Supply) -> Stock:
     leaves = 1
     while leaves < max(len(of.seats), 2):
         leaves *= 2
-    free = np.ascontiguousarray(of.seats["gpus"])
+    free = of.seats["gpus"].copy()
     tree = np.zeros(2 * leaves, np.int32)
     tree[leaves : leaves + len(free)] = free
     while leaves > 1:
@@ -181,6 +181,12 @@ def stock(of: Supply) -> Stock:
     np.add.at(there, (seats["place"], 2 * seats["tier"] + seats["long"]), free)
     none = np.zeros(len(free), np.int32)
     return Stock(free, tree, head, tenants, none, of.shelf.copy(), there)
+
+
+def priced(seats: Array, shelf: Array, price: Floats) -> None:
+    """Seats and a shelf of theirs are guided by other prices [N, 4]."""
+    seats["price"] = price[seats["node"]]
+    shelf["price"] = seats["price"][shelf["seat"]]
 
 
 @njit(cache=True, nogil=True)
