@@ -33,7 +33,7 @@ from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
 from scheduler.matching.ordering import in_our_order, mixed, sorted_by
-from scheduler.matching.supply import stock, supply
+from scheduler.matching.supply import ranked_by_prices, stock, supply
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows
 
@@ -45,6 +45,8 @@ _KNOWN: Final = 0.5
 """The share of nodes whose prices must be known to go on from them."""
 _GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
 """Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
+_GUIDE, _LOOK = 0.97, 64
+"""In larger books; so many places of each rank are looked at, for most of the first cost alike."""
 _SMALL: Final = 400
 _ROUNDS: Final = 512
 """Of ruin and recreate, between two looks at the time."""
@@ -186,7 +188,8 @@ def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Ma
 
 def _filled(market: Market, order: Ints) -> Market:
     """By prices first, for which a look at few kinds is enough; who gets nothing, by asks."""
-    improving.fill(_looking(market, order, _GUIDES[0]), order, _GUIDES[0])
+    guided = market._replace(sold=ranked_by_prices(market.sold, _GUIDE))
+    improving.fill(_looking(guided, order, _GUIDE), order, _GUIDE, _LOOK)
     rest = order[market.gangs["parts"][order] == 0]
     improving.fill(_looking(market, rest, 0.0), rest, 0.0)
     return market

@@ -102,12 +102,13 @@ def hope(market: Market, jobs: Ints) -> None:
 
 
 @njit(cache=True, nogil=True)
-def fill(market: Market, order: Ints, guide: float) -> None:
-    """Lets those who have nothing choose in this order, by prices (`guide` 1) or asks (0)."""
+def fill(market: Market, order: Ints, guide: float, look: int = _LOOK) -> None:
+    """Lets those who have nothing choose in this order, by prices (`guide` 1) or asks (0), and look at
+    so many places of each rank."""
     market, order = lent(market), lent(order)
     for at in order:
         if market.gangs[at].parts == 0:
-            _place(market, at, Mood(guide, _LOOK))
+            _place(market, at, Mood(guide, look))
 
 
 @njit(cache=True, nogil=True)
