@@ -36,7 +36,7 @@ _WARMTH: Final = 0.04
 _COARSE, _EACH, MANY = 0.625, 4, 4000
 """This share of the steps asks each fourth job of a large book only: the way is long, and the same
 for all."""
-_PLACES, _SPOTS = 48, 24
+_PLACES, _SPOTS = 48, 48
 """How long the lists are that prices move by."""
 _WARM: Final = 0.875
 """Last round's prices go on as if after this share of the steps."""
