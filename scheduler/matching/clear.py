@@ -178,12 +178,15 @@ def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Ma
     market = Market(of, nowhere, sold, stock(sold), room, gangs, parts)
     if not book.jobs or not book.nodes:
         return market
-    # Who would lose most by coming late, and has most to fit in, comes first.
-    order = np.argsort(-gangs["weight"] * prices.gains * of.jobs["least"], kind="stable")
-    order = order.astype(np.int32)
+    # Who would lose most by coming late comes first; where there are few, who has most to fit in too.
+    losing = gangs["weight"] * prices.gains
     if book.jobs > _SMALL:
-        return _improved(_filled(market, order), more)
-    return _searched(_hopeful(market), order, more)
+        return _improved(_filled(market, _from_most(losing)), more)
+    return _searched(_hopeful(market), _from_most(losing * of.jobs["least"]), more)
+
+
+def _from_most(amounts: Floats) -> Ints:
+    return np.argsort(-amounts, kind="stable").astype(np.int32)
 
 
 def _filled(market: Market, order: Ints) -> Market:
