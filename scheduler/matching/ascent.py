@@ -4,8 +4,9 @@ The bound (`scheduler.matching.alone`) is convex in the prices, and offers less 
 subgradient. Moved cell by cell it would take thousands of steps, since all who wish for a kind of
 GPU wish for the one cell that is cheapest just now. So each step moves a cell by the excess in the
 cell itself, in all cells of its kind (class, tier, region, trust, window), and in its class, each
-over what there is of it; with some momentum, and ever smaller. Prices never fall with the slot's
-size (pooled neighbours, as in isotonic regression), nor below the lowest ask of the cell.
+over what there is of it; with some momentum, at first as far as they get, and then ever less. Prices
+never fall with the slot's size (pooled neighbours, as in isotonic regression), nor below the lowest
+ask of the cell.
 """
 
 from typing import Final, NamedTuple
@@ -21,24 +22,26 @@ from scheduler.matching.lending import lent
 from scheduler.matching.lists import Length, lists
 from scheduler.matching.tables import Tables
 
-STEPS: Final = 50
+STEPS: Final = 40
 """A good way, from nothing."""
-_STEPS: Final = (0.1, 0.02, 0.1)
+_STEPS: Final = (0.2, 0.04, 0.4)
 """By the excess of the cell, of its kind, of its class, as shares of the class's usual ask."""
 _MOMENTUM: Final = 0.7
-_HALVES_IN: Final = 0.4
-"""Steps halve in this share of their number."""
-_LEAST_STEP: Final = 0.02
-_WARMTH: Final = 0.02
+_LONG, _HALVES_IN = 0.375, 0.15
+"""Steps stay as long for the first share of their number, and then halve in each second. To shorten
+them from the first one on leaves prices that lie far off on their way."""
+_LEAST_STEP: Final = 0.01
+_WARMTH: Final = 0.04
 """Over how much of a class's usual ask wishes spread at first; then as steps, ever less."""
-_COARSE, _EACH, MANY = 30, 4, 4000
-"""So many steps ask each fourth job of a large book only: the way is long, and the same for all."""
-_PLACES, _SPOTS = 48, 24
+_COARSE, _EACH, MANY = 0.625, 4, 4000
+"""This share of the steps asks each fourth job of a large book only: the way is long, and the same
+for all."""
+_PLACES, _SPOTS = 48, 48
 """How long the lists are that prices move by."""
-_WARM: Final = 45
-"""Last round's prices, raised where they were, go on as if after so many steps."""
-_RENEWED_AT: Final = frozenset({0, 15, _COARSE, 40, _WARM, 80, 160, 320})
-"""When those lists are drawn up anew."""
+_WARM: Final = 0.875
+"""Last round's prices go on as if after this share of the steps."""
+_RENEWED_AT: Final = frozenset({80, 160, 320})
+"""When those lists are drawn up anew, besides at the first step and once all jobs are asked."""
 
 
 class _Levels(NamedTuple):
@@ -56,7 +59,7 @@ class Ascent:
 
     def __init__(self, of: Tables, start: Floats | None = None, steps: int = STEPS) -> None:
         """`start` [K, 4]: last round's prices, if there was one. `steps`: so many are meant."""
-        self._of, self._halves_in = of, _HALVES_IN * steps
+        self._of, self._steps = of, steps
         self._levels, self._unit = _levels(of), usual_ask(of)
         self._floor = lowest_ask(of)
         first = np.repeat(self._floor[:, None], 4, axis=1)
@@ -64,14 +67,16 @@ class Ascent:
         self.best, self.bound = self.price.copy(), np.inf
         self.gains = np.zeros(len(of.jobs))
         self._moving, self._excess = np.zeros_like(self.price), np.empty_like(self.price)
-        self._swept, self._halves = 0 if start is None else _WARM, Halves(len(of.jobs))
+        self._swept = 0 if start is None else round(_WARM * steps)
+        self._renewed_at = _RENEWED_AT | {self._swept, round(_COARSE * steps)}
+        self._halves = Halves(len(of.jobs))
 
     def climb(self, sweeps: int) -> None:
         """So many steps; `best` are the best prices met, judged by short lists."""
         for _ in range(sweeps):
             many = len(self._of.jobs) >= MANY
-            each = _EACH if self._swept < _COARSE and many else 1
-            if self._swept in _RENEWED_AT:
+            each = _EACH if self._swept < round(_COARSE * self._steps) and many else 1
+            if self._swept in self._renewed_at:
                 length = Length(_PLACES, _SPOTS, each)
                 listed = lists(self._of, self.price, self._halves, length)
                 self._prospects = Prospects(self._of, listed, self._halves)
@@ -79,7 +84,8 @@ class Ascent:
             self._swept += 1
 
     def _step(self, each: int) -> None:
-        shrink = max(_LEAST_STEP, 0.5 ** (self._swept / self._halves_in))
+        shorter = max(0.0, self._swept / self._steps - _LONG) / _HALVES_IN
+        shrink = max(_LEAST_STEP, 0.5**shorter)
         width = _WARMTH * shrink * self._unit
         bound = self._prospects.gain(self.price, width, self._excess, each)
         if bound < self.bound and each == 1:

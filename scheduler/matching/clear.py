@@ -32,7 +32,7 @@ from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
 from scheduler.matching.ordering import in_our_order, mixed, sorted_by
-from scheduler.matching.supply import stock, supply
+from scheduler.matching.supply import ranked_by_prices, stock, supply
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows
 
@@ -42,6 +42,8 @@ _SETTLED: Final = 0.003
 """Last round's prices are still right if the latter lower the bound by no more than this share."""
 _KNOWN: Final = 0.5
 """The share of nodes whose prices must be known to go on from them."""
+_GUIDE, _LOOK = 0.97, 64
+"""In larger books; so many places of each rank are looked at, for most of the first cost alike."""
 _SMALL: Final = 400
 
 
@@ -170,7 +172,9 @@ def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Ma
     if not _trades(book):
         return market
     if book.jobs > _SMALL:
-        return searching.larger(_filled(market, searching.coming(market, prices.gains)), more)
+        # Who would lose most by coming late comes first, however large it is.
+        order = searching.from_most(gangs["weight"] * prices.gains)
+        return searching.larger(_filled(market, order), more)
 
     def climb() -> tuple[Floats, Floats]:
         prices.climb(_FEW)
@@ -185,10 +189,10 @@ def _trades(book: Book) -> bool:
 
 def _filled(market: Market, order: Ints) -> Market:
     """By prices first, for which a look at few kinds is enough; who gets nothing, by asks."""
-    guide = searching.GUIDES[0]
-    improving.fill(searching.looking(market, order, guide), order, guide)
+    guided = market._replace(sold=ranked_by_prices(market.sold, _GUIDE))
+    improving.fill(searching.looking(guided, order, _GUIDE), order, _GUIDE, _LOOK)
     rest = order[market.gangs["parts"][order] == 0]
-    improving.fill(searching.looking(market, rest, 0.0), rest, 0.0)
+    improving.fill(searching.looking(market, rest, 0.0), rest, 0.0, improving.LOOK)
     return market
 
 

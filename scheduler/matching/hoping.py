@@ -5,16 +5,20 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.halves import Halves, joined
 from scheduler.matching.lending import lent
 from scheduler.matching.ordering import sorted_by
-from scheduler.matching.tables import Tables, accepts
+from scheduler.matching.tables import TIERS, Rules, Tables, accepts
 
 NOTHING: Final = -1e-9
 """What a choice must score: whoever gains nothing by a trade doesn't mind it."""
-_LISTED: Final = 160
-"""So many kinds of a class are known to each job, the cheapest that it accepts."""
+_LISTED, _GUIDED = 640, 160
+"""So many kinds are known to each job, those that promise most: fewer where prices guide, since they
+leave many that promise alike, and each will do."""
+_HEAD: Final = np.dtype([("gain", "f8"), ("worth", "f8"), ("at", "i4"), ("end", "i4")], align=True)
+"""What is left of the kinds of a class and tier, of which the first that a job accepts promises so
+much: `worth` to it, less what is asked."""
 
 
 class Hopes(NamedTuple):
@@ -32,55 +36,108 @@ def hopes(of: Tables, seats: Array, kinds: Array, jobs: Ints, guide: float = 0.0
     dear = np.maximum(seats["ask"], guide * seats["price"][:, 0])
     ask = np.full(len(kinds), np.inf)
     np.minimum.at(ask, seats["kind"], dear)
-    order = sorted_by(kinds["gpu_class"], ask)
-    start = np.searchsorted(kinds["gpu_class"][order], np.arange(of.limit.shape[1] + 1))
-    order, jobs = order.astype(np.int32), jobs.astype(np.int32)
+    order = sorted_by(kinds["gpu_class"], kinds["tier"], ask)
+    number = kinds["gpu_class"][order].astype(np.int64) * TIERS + kinds["tier"][order]
+    start = np.searchsorted(number, np.arange(of.limit.shape[1] * TIERS + 1))
+    listed = kinds[order], ask[order], order.astype(np.int32)
+    jobs, most = jobs.astype(np.int32), _GUIDED if guide else _LISTED
 
     def half(_: int, first: int, end: int) -> tuple[Ints, Ints, Floats]:
-        return _hopes(of, kinds, order, ask, start, jobs[first:end])
+        return _hopes(of, *listed, start, jobs[first:end], most)
 
-    counts, listed, gain = zip(*Halves(len(jobs)).each(half), strict=True)
+    counts, found, gain = zip(*Halves(len(jobs)).each(half), strict=True)
     every = np.zeros(len(of.jobs), np.int64)
     every[jobs] = np.concatenate(counts)
-    return Hopes(*joined([every], listed), np.concatenate(gain))
+    return Hopes(*joined([every], found), np.concatenate(gain))
 
 
 @njit(cache=True, nogil=True)
 def _hopes(
-    of: Tables, kinds: Array, order: Ints, ask: Floats, start_of: Ints, which: Ints
+    of: Tables, kinds: Array, ask: Floats, number: Ints, start_of: Ints, which: Ints, most: int
 ) -> tuple[Ints, Ints, Floats]:
-    """(how many kinds of each of these jobs, all of them, their gains)."""
-    of, kinds, order, ask = lent((of, kinds, order, ask))
+    """(how many kinds of each of these jobs, all of them, their gains). Kinds stand by class, tier
+    and ask, so those of a class and tier by what they promise any job: the best of what is left of
+    each comes next."""
+    of, kinds, ask, number = lent((of, kinds, ask, number))
     start_of, which = lent((start_of, which))
-    jobs, limits, slow, failures = of.jobs, of.limit, of.rules.in_node, of.rules.failures
-    counts = np.zeros(len(which), np.int64)
-    kind, gain = np.empty(4096, np.int32), np.empty(4096)
-    found, promise = np.empty(len(kinds), np.int32), np.empty(len(kinds))
+    counts, heads = np.zeros(len(which), np.int64), np.zeros(len(start_of), _HEAD)
+    kind, gain = np.empty(4096 + most, np.int32), np.empty(4096 + most)
     total = 0
-    for number, at in enumerate(which):
-        job, count = jobs[at], 0
-        for gpu_class in range(limits.shape[1]):
-            limit, of_class = limits[at, gpu_class], 0
-            keeps = 1 - job.kappa * slow[gpu_class] if job.least > 1 else 1.0
-            for listed in range(start_of[gpu_class], start_of[gpu_class + 1]):
-                one = order[listed]
-                if limit <= 0 or limit * keeps - ask[one] <= NOTHING or of_class == _LISTED:
-                    break
-                here = kinds[one]
-                if here.tier > job.tier or here.long < job.long or not accepts(job, here):
-                    continue
-                worth = limit * (keeps - failures[here.tier] * job.lost * job.least) - ask[one]
-                if worth > NOTHING:
-                    found[count], promise[count] = one, -worth
-                    count += 1
-                    of_class += 1
-        if total + count > len(kind):
-            size = 2 * (total + count)
-            more, gains = np.empty(size, np.int32), np.empty(size)
-            more[:total], gains[:total] = kind[:total], gain[:total]
-            kind, gain = more, gains
-        for one in np.argsort(promise[:count]):
-            kind[total], gain[total] = found[one], -promise[one]
+    for row, at in enumerate(which):
+        job, before = of.jobs[at], total
+        if total + most > len(kind):
+            kind, gain = _twice(kind, total), _twice(gain, total)
+        left = _heads(job, of.limit[at], of.rules, kinds, ask, start_of, heads)
+        while left and total - before < most:
+            head = heads[0]
+            kind[total], gain[total] = number[head.at], head.gain
             total += 1
-        counts[number] = count
+            left = _moved_on(job, kinds, ask, heads, left)
+        counts[row] = total - before
     return counts, kind[:total].copy(), gain[:total].copy()
+
+
+@njit(cache=True, nogil=True)
+def _heads(
+    job: Record, limit: Floats, rules: Rules, kinds: Array, ask: Floats, start_of: Ints, heads: Array
+) -> int:  # fmt: skip
+    """How many classes and tiers promise a job anything; the best first."""
+    slow, failures, left = rules.in_node, rules.failures, 0
+    for gpu_class in range(len(limit)):
+        keeps = 1 - job.kappa * slow[gpu_class] if job.least > 1 else 1.0
+        for tier in range(job.tier + 1 if limit[gpu_class] > 0 else 0):
+            one = gpu_class * TIERS + tier
+            worth = limit[gpu_class] * (keeps - failures[tier] * job.lost * job.least)
+            end = start_of[one + 1]
+            first = _accepted(job, kinds, ask, worth, start_of[one], end)
+            if first < end:
+                _stand(heads, left, worth, first, end, ask)
+                left += 1
+    return left
+
+
+@njit(cache=True, nogil=True)
+def _accepted(
+    job: Record, kinds: Array, ask: Floats, worth: float, first: int, end: int
+) -> int:  # fmt: skip
+    """The first kind from `first` on that a job accepts; `end` if none is that gains anything."""
+    for one in range(first, end):
+        if worth - ask[one] <= NOTHING:
+            break
+        if kinds[one].long >= job.long and accepts(job, kinds[one]):
+            return one
+    return end
+
+
+@njit(cache=True, nogil=True)
+def _moved_on(job: Record, kinds: Array, ask: Floats, heads: Array, left: int) -> int:
+    """How many heads are left once the best has moved on to what it promises next."""
+    worth, end = heads[0].worth, heads[0].end
+    first = _accepted(job, kinds, ask, worth, heads[0].at + 1, end)
+    gain, at = worth - ask[first] if first < end else NOTHING, 0
+    while at + 1 < left and heads[at + 1].gain > gain:
+        heads[at] = heads[at + 1]
+        at += 1
+    if first == end:
+        return left - 1
+    heads[at].gain, heads[at].worth, heads[at].at, heads[at].end = gain, worth, first, end
+    return left
+
+
+@njit(cache=True, nogil=True)
+def _stand(
+    heads: Array, left: int, worth: float, first: int, end: int, ask: Floats
+) -> None:  # fmt: skip
+    """Puts another head among so many, where it belongs."""
+    at, gain = left, worth - ask[first]
+    while at > 0 and heads[at - 1].gain < gain:
+        heads[at] = heads[at - 1]
+        at -= 1
+    heads[at].gain, heads[at].worth, heads[at].at, heads[at].end = gain, worth, first, end
+
+
+@njit(cache=True, nogil=True)
+def _twice(old: Array, used: int) -> Array:
+    more = np.empty(2 * len(old), old.dtype)
+    more[:used] = old[:used]
+    return more

@@ -38,7 +38,7 @@ _PUT_OUT: Final = 10
 _TRIED: Final = 4
 _OF: Final = 64
 """Among so many jobs one more is looked at for the next that lacks most."""
-_LOOK: Final = 16
+LOOK: Final = 16
 _ROUNDING: Final = 1e-9
 _PLACES: Final = 40
 """So many of the cheapest places may be ruined for a gang."""
@@ -96,18 +96,19 @@ def hope(market: Market, jobs: Ints) -> None:
     for at in jobs:
         score, _, count = choose(
             at, market.of, market.hoped, market.sold, market.left, market.room,
-            Mood(0.0, _LOOK),
+            Mood(0.0, LOOK),
         )  # fmt: skip
         market.gangs[at].hope = score if count else 0.0
 
 
 @njit(cache=True, nogil=True)
-def fill(market: Market, order: Ints, guide: float) -> None:
-    """Lets those who have nothing choose in this order, by prices (`guide` 1) or asks (0)."""
+def fill(market: Market, order: Ints, guide: float, look: int) -> None:
+    """Lets those who have nothing choose in this order, by prices (`guide` 1) or asks (0), and look at
+    so many places of each rank."""
     market, order = lent(market), lent(order)
     for at in order:
         if market.gangs[at].parts == 0:
-            _place(market, at, Mood(guide, _LOOK))
+            _place(market, at, Mood(guide, look))
 
 
 @njit(cache=True, nogil=True)
@@ -216,7 +217,7 @@ def _mood(random: Array) -> Mood:
         guide = chance(random)
     elif drawn >= 0.4:
         guide = 1.0
-    return Mood(guide, _LOOK)
+    return Mood(guide, LOOK)
 
 
 @njit(cache=True, nogil=True)

@@ -14,7 +14,7 @@ from numba import njit
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.halves import Halves, joined
 from scheduler.matching.lending import lent
-from scheduler.matching.tables import NOWHERE, TIERS, Tables, accepts, kept
+from scheduler.matching.tables import NOWHERE, Tables, accepts, kept
 
 ALL: Final = 2**31 - 1
 
@@ -112,11 +112,7 @@ def _promising_places(
 @njit(cache=True, nogil=True)
 def there(job: Record, place: Record) -> int:
     """How many GPUs a place has that the job accepts."""
-    total = 0
-    for at in range(2 * TIERS):
-        if place.cells[at] != NOWHERE and at // 2 <= job.tier and at % 2 >= job.long:
-            total += place.gpus[at]
-    return total
+    return int(place.there[2 * job.tier + job.long])
 
 
 @njit(cache=True, nogil=True)
@@ -148,7 +144,7 @@ def _spots(
             )  # fmt: skip
             if enough(job, sources, len(places), which[:count], gpus[:count], sites):
                 count = gainful(hope, which, count)
-                found, total = _keep_best(hope[:count], which[:count], length.places, found, total)
+                found, total = _keep_best(hope[:count], which[:count], length.spots, found, total)
         counts[at - first] = total - before
     return counts, found[:total].copy()
 

@@ -26,7 +26,7 @@ from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.supply import Stock, priced, stock
 
-GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
+_GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
 """Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
 _ROUNDS: Final = 512
 """Of ruin and recreate that each thread makes between two meetings."""
@@ -66,20 +66,20 @@ def small(empty: Market, climb: Climb, more: Callable[[], bool] | None) -> Marke
     empty, whole, time = _hopeful(empty), _Time(None), _Time(more)
     with ThreadPoolExecutor(1) as thread:
         climbing = thread.submit(climb)
-        market = _begun(empty, coming(empty, empty.gangs["hope"]), 0.0, whole.ask)
+        market = _begun(empty, _coming(empty, empty.gangs["hope"]), 0.0, whole.ask)
         _improve(market, lambda: more is None or (not climbing.done() and time.ask()))
         price, gains = climbing.result()
         for shelf in (empty.sold.shelf, market.left.shelf):
             priced(empty.sold.seats, shelf, price)
-        order, other = coming(empty, gains), empty._replace(room=_apart(empty.room))
+        order, other = _coming(empty, gains), empty._replace(room=_apart(empty.room))
         random = np.random.Generator(np.random.PCG64(int(other.room.random[0])))
-        guides, done = cycle(GUIDES[1:] + GUIDES[:1]), 0
+        guides, done = cycle(_GUIDES[1:] + _GUIDES[:1]), 0
 
         def begin(left: Callable[[], bool]) -> Future[Market]:
             return thread.submit(_begun, other, _jumbled(order, random), next(guides), left)
 
         found = begin(whole.told)
-        market = _better(market, _begun(empty, order, GUIDES[0], whole.ask))
+        market = _better(market, _begun(empty, order, _GUIDES[0], whole.ask))
         market = _better(market, found.result())
         while time.ask() and (more is not None or done < _TRIES):
             found = begin(time.told)
@@ -110,10 +110,14 @@ def larger(market: Market, more: Callable[[], bool] | None) -> Market:
     return market
 
 
-def coming(market: Market, gains: Floats) -> Ints:
+def from_most(amounts: Floats) -> Ints:
+    """The jobs, whoever has most of it first."""
+    return np.argsort(-amounts, kind="stable").astype(np.int32)
+
+
+def _coming(market: Market, gains: Floats) -> Ints:
     """Who would lose most by coming late, and has most to fit in, comes first."""
-    late = -market.gangs["weight"] * gains * market.of.jobs["least"]
-    return np.argsort(late, kind="stable").astype(np.int32)
+    return from_most(market.gangs["weight"] * gains * market.of.jobs["least"])
 
 
 def looking(market: Market, jobs: Ints, guide: float) -> Market:
@@ -148,8 +152,8 @@ def _begun(empty: Market, order: Ints, guide: float, left: Callable[[], bool]) -
     market = empty._replace(
         left=stock(empty.sold), gangs=empty.gangs.copy(), parts=empty.parts.copy()
     )
-    improving.fill(market, order, guide)
-    improving.fill(market, order, 0.0)
+    improving.fill(market, order, guide, improving.LOOK)
+    improving.fill(market, order, 0.0, improving.LOOK)
     _improve(market, left)
     return market
 

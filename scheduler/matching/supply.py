@@ -64,7 +64,7 @@ class Supply(NamedTuple):
     shelf: Array
     """Seats by place, in each by ask: from `first` to `end`; all of them free."""
     ranked: Array
-    """Places by the mean ask of their cheapest GPUs."""
+    """Places by the mean ask of their cheapest GPUs, or by what they cost whom prices guide."""
     rank_start: Ints
     """[class, net, worst tier, doubling] where in `ranked` they begin."""
 
@@ -112,7 +112,19 @@ def supply(book: Book, price: Floats, tie: Ints) -> Supply:
         net=book.site_net[where], uplink=book.site_up_mbps[where], first=first[:-1],
         end=first[1:],
     )  # fmt: skip
-    return Supply(seats, kinds, spots, shelf, *_ranks(book, spots, shelf))
+    classes = len(book.class_nvlink)
+    return Supply(seats, kinds, spots, shelf, *_ranks(classes, spots, shelf, shelf["ask"]))
+
+
+def ranked_by_prices(of: Supply, guide: float) -> Supply:
+    """The same with its places ranked by what their GPUs cost whom prices guide so much (0 to 1): such
+    gangs find the best at once, and soon know that no other is better."""
+    shelf = of.shelf
+    cost = np.maximum(shelf["ask"], guide * shelf["price"][:, 0])
+    order = sorted_by(of.seats["place"][shelf["seat"]], cost)
+    classes = len(of.rank_start) // (NETS * TIERS * DOUBLINGS)
+    ranked, start = _ranks(classes, of.places, shelf[order], cost[order])
+    return of._replace(ranked=ranked, rank_start=start)
 
 
 def _shelf(seats: Array) -> Array:
@@ -126,9 +138,9 @@ def _shelf(seats: Array) -> Array:
     )  # fmt: skip
 
 
-def _ranks(book: Book, places: Array, shelf: Array) -> tuple[Array, Ints]:
-    place, tier, doubling, ask = _means(places, shelf)
-    shape = (len(book.class_nvlink), NETS, TIERS, DOUBLINGS)
+def _ranks(classes: int, places: Array, shelf: Array, cost: Floats) -> tuple[Array, Ints]:
+    place, tier, doubling, ask = _means(places, shelf["tier"], shelf["free"], cost)
+    shape = (classes, NETS, TIERS, DOUBLINGS)
     where = (places["gpu_class"][place], places["net"][place], tier, doubling)
     number = np.ravel_multi_index(where, shape)
     order = sorted_by(number, ask, place)
@@ -138,28 +150,29 @@ def _ranks(book: Book, places: Array, shelf: Array) -> tuple[Array, Ints]:
 
 
 @njit(cache=True, nogil=True)
-def _means(places: Array, shelf: Array) -> tuple[Ints, Ints, Ints, Floats]:
-    """(place, worst tier, doubling, mean ask of the cheapest 2^doubling GPUs) for each that has as
-    many."""
+def _means(
+    places: Array, tiers: Ints, free: Ints, cost: Floats
+) -> tuple[Ints, Ints, Ints, Floats]:  # fmt: skip
+    """(place, worst tier, doubling, mean cost of the cheapest 2^doubling GPUs) for each that has as
+    many; seats stand by place and cost."""
     most = len(places) * TIERS * DOUBLINGS
     place, tier = np.empty(most, np.int32), np.empty(most, np.int32)
-    doubling, ask = np.empty(most, np.int32), np.empty(most)
+    doubling, mean = np.empty(most, np.int32), np.empty(most)
     found = 0
     for at in range(len(places)):
         for worst in range(TIERS):
             power, gpus, paid = 0, 0, 0.0
             for one in range(places[at].first, places[at].end):
-                seat = shelf[one]
-                left = seat.free if seat.tier <= worst else 0
+                left = free[one] if tiers[one] <= worst else 0
                 while left > 0 and power < DOUBLINGS:
                     take = min(left, (1 << power) - gpus)
-                    gpus, paid, left = gpus + take, paid + take * seat.ask, left - take
+                    gpus, paid, left = gpus + take, paid + take * cost[one], left - take
                     if gpus == 1 << power:
                         place[found], tier[found] = at, worst
-                        doubling[found], ask[found] = power, paid / gpus
+                        doubling[found], mean[found] = power, paid / gpus
                         found += 1
                         power += 1
-    return place[:found], tier[:found], doubling[:found], ask[:found]
+    return place[:found], tier[:found], doubling[:found], mean[:found]
 
 
 def stock(of: Supply) -> Stock:

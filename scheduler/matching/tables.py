@@ -39,12 +39,13 @@ CELL: Final = np.dtype(
 PLACE: Final = np.dtype(
     [
         ("uplink", "f8"), ("gpu_class", "i4"), ("region", "i4"), ("trust", "i4"), ("net", "i4"),
-        ("cells", "i4", (2 * TIERS,)), ("gpus", "i4", (2 * TIERS,)),
+        ("cells", "i4", (2 * TIERS,)), ("gpus", "i4", (2 * TIERS,)), ("there", "i4", (2 * TIERS,)),
     ],
     align=True,
 )  # fmt: skip
-"""Its cells by 2 · tier + long, NOWHERE where it has none, and what each has free. Sorted by class;
-the uplink is in Mbit/s."""
+"""Its cells by 2 · tier + long, NOWHERE where it has none, what each has free, and what is `there` for
+a job of that tier and window: what such cells and better ones have. Sorted by class; the uplink is in
+Mbit/s."""
 SOURCE: Final = np.dtype(
     [("uplink", "f8"), ("cell", "i4"), ("gpus", "i4"), ("each", "i4")], align=True
 )
@@ -144,10 +145,13 @@ def _places(book: Book, kinds: Cells) -> Array:
     cells[rank[place.reshape(-1)], 2 * kinds.tier[shared] + kinds.long[shared]] = shared
     one = shared[np.sort(first)]
     site = site_of[one]
+    gpus = np.where(cells == NOWHERE, 0, there[cells])
+    better = gpus.reshape(-1, TIERS, 2).cumsum(axis=1)
+    better[:, :, 0] += better[:, :, 1]
     return rows(
         PLACE, gpu_class=kinds.gpu_class[one], region=kinds.region[one], trust=kinds.trust[one],
         net=book.site_net[site], uplink=book.site_up_mbps[site], cells=cells,
-        gpus=np.where(cells == NOWHERE, 0, there[cells]),
+        gpus=gpus, there=better.reshape(-1, 2 * TIERS),
     )  # fmt: skip
 
 
