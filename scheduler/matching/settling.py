@@ -31,6 +31,7 @@ from scheduler.matching.bound import Prospects
 from scheduler.matching.cells import SLOTS
 from scheduler.matching.halves import Halves
 from scheduler.matching.lists import Length, lists
+from scheduler.matching.ordering import sorted_by
 from scheduler.matching.pricing import raised, whole_micros
 from scheduler.matching.tables import Tables
 
@@ -55,12 +56,14 @@ def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
     ask = of.nodes["ask"][let["node"]]
     least = raised(whole_micros(balance), let, whole_micros(ask * (1 - _BELOW_ASK)))
     above = _share_above(of, let, ask)
+    over = ask > least[let["cell"], let["slot"]]
+    short, asked, above = let[over], ask[over], above[over]
     # The fewest cells are raised that will do; at 0 all are, and nobody needs making whole.
     low, high, found = 0.0, 1.0, raised(least, let, ask)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         dear = above >= middle
-        tried = raised(least, let[dear], ask[dear])
+        tried = raised(least, short[dear], asked[dear])
         paid = payments(of, let, tried)
         if made_whole(of, let, paid) <= _MADE_WHOLE * (_GPUS[let["slot"]] * paid).sum():
             low, found = middle, tried
@@ -104,7 +107,7 @@ def made_whole(of: Tables, let: Array, paid: Floats) -> float:
 def _share_above(of: Tables, let: Array, ask: Floats) -> Floats:
     """[rows] the GPUs let in the same cell at this ask or a higher one, as a share of all that the
     cell has."""
-    order = np.lexsort((-ask, let["cell"]))
+    order = sorted_by(let["cell"], -ask)
     cell, gpus = let["cell"][order], _GPUS[let["slot"]][order]
     total = np.cumsum(gpus)
     first = np.searchsorted(cell, cell)
