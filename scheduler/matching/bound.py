@@ -8,7 +8,8 @@ for whatever is matched, so it never exceeds the best that each job and each nod
 (`scheduler.matching.alone`), were it free to trade at these prices, a job no more of a cell than
 there is. Any prices ≥ 0 give a bound, better ones a tighter bound. A job's best is loosened where
 that is simpler: a gang over several nodes pays the price of the smallest slot everywhere, and over
-several sites it gets the lesser of two sums, each of which is too much (`scheduler.matching.spanning`).
+several sites its own choice is bounded in the same way, its size met by a toll alone
+(`scheduler.matching.spanning`).
 """
 
 from typing import Final

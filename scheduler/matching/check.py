@@ -18,6 +18,7 @@ from scheduler.matching.matches import Matches
 VERSION: Final = 1
 """Of the rules below. 1: the first."""
 _SLACK = 1e-6
+_HALVINGS: Final = 50
 
 
 @dataclass(frozen=True)
@@ -267,9 +268,9 @@ class _Alone:
     site: Ints | None = None
 
     def best_over_sites(self, least: int, most: int, fewest: int, sites: int) -> float:
-        """Over all classes: no more than its GPUs that gain most, and no more than so many sites do
-        that gain most by themselves. Sites with fewer than `fewest` GPUs don't count, nor classes
-        whose largest sites together have fewer than it needs."""
+        """Over all classes: no more than so many sites gain beyond a toll on each GPU, and the toll of
+        all GPUs that it needs, whatever the toll. Sites with fewer than `fewest` GPUs don't count, nor
+        classes whose largest sites together have fewer than it needs."""
         return max(
             (self._over(group, least, most, fewest, sites) for group in np.unique(self.group)),
             default=0.0,
@@ -279,27 +280,22 @@ class _Alone:
         here = np.flatnonzero((self.group == group) & np.isfinite(self.gain))
         assert self.site is not None
         _, site = np.unique(self.site[here], return_inverse=True)
-        has = np.bincount(site.reshape(-1), self.free[here])
-        large = np.flatnonzero(has >= max(fewest, 1))
-        if np.sort(has[large])[::-1][:sites].sum() < least:
+        site = site.reshape(-1)
+        has = np.bincount(site, self.free[here])
+        if np.sort(has[has >= fewest])[::-1][:sites].sum() < least:
             return 0.0
-        each = [here[site == one] for one in large]
-        together, best = np.concatenate(each), 0.0
+        large = has[site] >= fewest
+        here, site, best = here[large], site[large], 0.0
         least = max(least, 2 * fewest)
         while least <= most:
             size = min(2 * least - 1, most)
-            apart = np.sort([self._gainful(nodes, least, size) for nodes in each])[::-1]
-            best = max(best, min(self._gainful(together, least, size), apart[:sites].sum()))
+            gain = self.gain[here] - self.risk[here] * least
+            order = np.lexsort((-gain, site))
+            # Another site has to give its fewest as well.
+            free = _at_most(size - fewest, site[order], self.free[here][order])
+            best = max(best, _least_tolled(gain[order], site[order], free, size, sites))
             least = size + 1
-        return float(best)
-
-    def _gainful(self, nodes: Ints, least: int, size: int) -> float:
-        """Of the GPUs that gain anything with the risk of `least`, the best `size`."""
-        gain, free = self.gain[nodes] - self.risk[nodes] * least, self.free[nodes]
-        order = np.argsort(-gain)
-        before = np.cumsum(free[order]) - free[order]
-        taken = np.clip(size - before, 0, free[order])
-        return float((taken * np.maximum(gain[order], 0)).sum())
+        return best
 
     def best(self, least: int, most: int) -> float:
         """Over all groups and sizes, those from a to 2a − 1 as the largest at the risk of a."""
@@ -319,6 +315,35 @@ class _Alone:
             best = max(best, float((taken * gain[order]).sum()))
             least = size + 1
         return best
+
+
+def _at_most(most: int, site: Ints, free: Ints) -> Ints:
+    """What each of these nodes, sorted by site, gives if no site gives more than so many."""
+    before = np.cumsum(free) - free
+    _, first, of_node = np.unique(site, return_index=True, return_inverse=True)
+    given: Ints = np.clip(most - (before - before[first][of_node.reshape(-1)]), 0, free)
+    return given
+
+
+def _least_tolled(gain: Floats, site: Ints, free: Ints, size: int, sites: int) -> float:
+    """What the best sites gain beyond a toll on each GPU, and the toll of `size` of them, at the toll
+    that makes it least: below it they give more than so many, above it fewer."""
+
+    def at(toll: float) -> tuple[float, float]:
+        given = free * (gain > toll)
+        gains = np.bincount(site, given * (gain - toll))
+        chosen = np.argsort(-gains)[:sites]
+        return float(gains[chosen].sum()) + toll * size, float(np.bincount(site, given)[chosen].sum())
+
+    low, high = 0.0, float(gain.max(initial=0.0))
+    total, gpus = at(low)
+    if gpus <= size:
+        return total
+    for _ in range(_HALVINGS):
+        toll = (low + high) / 2
+        total, gpus = at(toll)
+        low, high = (toll, high) if gpus > size else (low, toll)
+    return at(high)[0]
 
 
 def _acceptable(book: Book, job: int) -> Bools:
