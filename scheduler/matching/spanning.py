@@ -152,7 +152,9 @@ def _least(
 
     As a function of the toll it is convex and made of straight lines: the next toll is where those
     on either side of the least would meet, until they do meet there."""
-    high = _last(pieces, order, size)
+    most, high = _gpus_that_gain(pieces, order, size)
+    if most <= enough:
+        return most
     most, gpus = _beyond(pieces, order, spots, high, sites)
     most, rises = most + high * size, size - gpus
     if most <= enough or high == 0:
@@ -176,14 +178,17 @@ def _least(
 
 
 @njit(cache=True, nogil=True)
-def _last(pieces: Array, order: Ints, size: int) -> float:
-    """What the last of so many GPUs gains, the best first; 0 if fewer gain anything."""
-    left = size
+def _gpus_that_gain(pieces: Array, order: Ints, size: int) -> tuple[float, float]:
+    """(what the best GPUs gain, so many at most and on any number of sites, what the last of them
+    gains: 0 if they are fewer)."""
+    total, left = 0.0, size
     for one in order:
-        left -= pieces[one].gpus
-        if left <= 0:
-            return float(pieces[one].gain)
-    return 0.0
+        take = min(pieces[one].gpus, left)
+        total += take * pieces[one].gain
+        left -= take
+        if left == 0:
+            return total, float(pieces[one].gain)
+    return total, 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -203,10 +208,14 @@ def _beyond(
         here.gain += take * (piece.gain - toll)
         here.left -= take
     total, gpus = 0.0, 0
-    for at in np.argsort(-spots["gain"]):
-        here = spots[at]
-        if sites == 0 or here.gain == 0:
+    while sites > 0:
+        best, most = NOWHERE, 0.0
+        for at in range(len(spots)):
+            if spots[at].gain > most and spots[at].taken == 0:
+                best, most = at, spots[at].gain
+        if best == NOWHERE:
             break
+        here = spots[best]
         here.taken = min(here.sites, sites)
         total += here.taken * here.gain
         gpus += here.taken * (here.most - here.left)
