@@ -176,8 +176,8 @@ def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Ma
     market = Market(of, nowhere, sold, stock(sold), room, gangs, parts)
     if not book.jobs or not book.nodes:
         return market
-    # Who would lose most by coming late, and has most to fit in, comes first.
-    order = np.argsort(-gangs["weight"] * prices.gains * of.jobs["least"], kind="stable")
+    # Who would lose most by coming late comes first.
+    order = np.argsort(-gangs["weight"] * prices.gains, kind="stable")
     order = order.astype(np.int32)
     if book.jobs > _SMALL:
         return _improved(_filled(market, order), more)
