@@ -143,9 +143,7 @@ def _cut(
 
 
 @njit(cache=True, nogil=True)
-def _least(
-    pieces: Array, order: Ints, spots: Array, size: int, sites: int, enough: float
-) -> float:
+def _least(pieces: Array, order: Ints, spots: Array, size: int, sites: int, enough: float) -> float:
     """The least, over all tolls, of what the best sites gain beyond it and what the gang's GPUs are
     worth by it; some of these if that is not more than `enough`. How many of each spot it takes
     stands in `taken`.
@@ -192,9 +190,7 @@ def _gpus_that_gain(pieces: Array, order: Ints, size: int) -> tuple[float, float
 
 
 @njit(cache=True, nogil=True)
-def _beyond(
-    pieces: Array, order: Ints, spots: Array, toll: float, sites: int
-) -> tuple[float, int]:
+def _beyond(pieces: Array, order: Ints, spots: Array, toll: float, sites: int) -> tuple[float, int]:
     """(what the best sites gain beyond a toll on each GPU, so many sites at most, GPUs that they
     give); how many of each spot stands in `taken`."""
     for at in range(len(spots)):
