@@ -146,7 +146,7 @@ def read(raw: bytes) -> tuple[Released, Crowd]:
     """What was kept of a round, and whose its rows are."""
     named = arrays.unpack(io.BytesIO(raw))
     book = books.of_arrays({name: named[name] for name in books.SCHEMA})
-    matches = results.of_arrays({name: named[name] for name in results.SCHEMA})
+    matches = results.of_arrays({name: named[name] for name in results.SCHEMA if name in named})
     crowd = Crowd(
         named["x_job_org"], named["x_node_org"],
         named["x_class_name"].tolist(), named["x_class_open"],

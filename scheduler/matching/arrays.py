@@ -27,12 +27,14 @@ Record: TypeAlias = Any
 
 
 class Column(NamedTuple):
-    """What an array must be: its type, its axes by name, and the least and most it may hold."""
+    """What an array must be: its type, its axes by name, and the least and most it may hold; and
+    whether it may be missing."""
 
     dtype: str
     axes: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
+    optional: bool = False
 
 
 Schema: TypeAlias = Mapping[str, Column]
@@ -50,6 +52,8 @@ def conform(arrays: Mapping[str, Array], schema: Schema, **sizes: int) -> dict[s
     for name in sorted(set(arrays) - set(schema)):
         raise Invalid(f"there is no array {name!r}; name your own x_…", field=name)
     for name, column in schema.items():
+        if name not in arrays and column.optional:
+            continue
         if name not in arrays:
             raise Invalid(f"the array {name!r} is missing", field=name)
         _check_type(name, arrays[name], column)

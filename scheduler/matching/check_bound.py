@@ -17,6 +17,7 @@ from scheduler.matching.book import Book
 
 _LARGEST: Final = 16
 """A node has no more GPUs."""
+_HALVINGS: Final = 50
 
 
 def proven_bound(book: Book, ladder: Floats) -> float:
@@ -140,8 +141,8 @@ class _Job:
         return best
 
     def _over_sites(self, best: float) -> float:
-        """Of one class, no more than the GPUs that gain most, and no more than so many sites do that
-        gain most by themselves. Sites with too few GPUs don't count."""
+        """Of one class, no more than so many sites gain beyond a toll on each GPU, and the toll of all
+        GPUs that it needs, whatever the toll. Sites with too few GPUs don't count."""
         book = self._market.book
         keeps = over_sites(book, np.full(len(self._there), self._number), self._nodes)
         there, keeps = self._there[keeps > 0], keeps[keeps > 0]
@@ -168,10 +169,10 @@ class _Job:
         least = max(least, 2 * fewest)
         while least <= most:
             size, safe = min(2 * least - 1, most), gain - risk * least
-            together = _gainful(safe, free, np.zeros(len(safe)), size).sum()
-            if together > known:
-                apart = np.sort(_gainful(safe, free, site, size))[::-1][:sites].sum()
-                known = max(known, float(min(together, apart)))
+            order = np.lexsort((-safe, site))
+            # Another site has to give its fewest as well.
+            given = _at_most(size - fewest, site[order], free[order])
+            known = _tolled(safe[order], site[order], given, size, sites, known)
             least = size + 1
         return known
 
@@ -222,19 +223,39 @@ def _filled(gain: Floats, risk: Floats, free: Ints, least: int, most: int) -> fl
     return best
 
 
-def _gainful(gain: Floats, free: Ints, group: Ints | Floats, size: int) -> Floats:
-    """Of each group of nodes, which stand side by side, what the best `size` GPUs gain that gain
-    anything."""
-    first = _beginnings(group)
-    order = np.lexsort((-gain, group))
-    free = free[order]
-    before = np.cumsum(free) - free
+def _at_most(most: int, site: Ints, free: Ints) -> Ints:
+    """What each of these nodes, sorted by site, gives if no site gives more than so many."""
+    first, before = _beginnings(site), np.cumsum(free) - free
     before -= np.repeat(before[first], np.diff(first, append=len(free)))
-    taken = np.clip(size - before, 0, free)
-    return np.asarray(np.add.reduceat(taken * np.maximum(gain[order], 0), first))
+    return np.clip(most - before, 0, free)
 
 
-def _beginnings(*columns: Ints | Floats) -> Ints:
+def _tolled(gain: Floats, site: Ints, free: Ints, size: int, sites: int, known: float) -> float:
+    """What the best sites gain beyond a toll on each GPU, and the toll of `size` of them, at the toll
+    that makes it least: below it they give more than so many, above it fewer. Or `known`, if that is
+    no less."""
+    first = _beginnings(site)
+
+    def at(toll: float) -> tuple[float, bool]:
+        given = np.where(gain > toll, free, 0)
+        gains = np.add.reduceat(given * (gain - toll), first)
+        chosen = np.argsort(-gains)[:sites]
+        few = np.add.reduceat(given, first)[chosen].sum() <= size
+        return float(gains[chosen].sum()) + toll * size, bool(few)
+
+    low, high = 0.0, float(gain.max(initial=0.0))
+    total, few = at(low)
+    halvings = 0 if few else _HALVINGS
+    for _ in range(halvings):
+        toll = (low + high) / 2
+        total, few = at(toll)
+        if total <= known:
+            return known
+        low, high = (low, toll) if few else (toll, high)
+    return max(known, at(high)[0] if halvings else total)
+
+
+def _beginnings(*columns: Ints) -> Ints:
     """Where rows begin that differ in one of these from the row before."""
     if not len(columns[0]):
         return np.arange(0)

@@ -20,7 +20,7 @@ from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.supply import DOUBLINGS, NETS, PART, Stock, Supply, first_with, taken
 from scheduler.matching.tables import NOWHERE, TIERS, Rules, Tables, accepts, kept
 
-_CANDIDATES: Final = 128
+_CANDIDATES: Final = 256
 _TOLLS: Final = 6
 _SEATS: Final = 8
 """So many nodes of a kind are looked at, where prices may make a dearer one the better."""
@@ -242,32 +242,65 @@ def _spots(
     job: Record, worth: float, size: int, gpu_class: int, rules: Rules, sold: Supply, left: Stock,
     room: Desk, mood: Mood,
 ) -> int:  # fmt: skip
-    """How many places of a class could be a part of it; they stand on the bench."""
-    places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
-    spots, least, known, end = room.work.spots, max(job.site_least, 1), 0, 0
-    least_risk = rules.failures[0] * job.lost * size
+    """How many places of a class could be a part of it; they stand on the bench. Of each network those
+    come first that have what a site must give in the mean: a gang of 64 that accepts eight sites has
+    no use for the cheapest, of one GPU each."""
+    least, mean, known, end = job.site_least, size // min(job.sites_most, size), 0, 0
     for net in range(NETS):
-        list_of, seen = rank(gpu_class, net, job.tier, least), 0
-        for one in range(rank_start[list_of], rank_start[list_of + 1]):
-            if worth * (1 - least_risk) <= ranked[one].ask or seen > mood.look:
-                break
-            gpus = min(_room(job, left.there[ranked[one].place]), size - least)
-            if gpus < least or known == len(spots):
-                continue
-            place = places[ranked[one].place]
-            keeps = kept(job, place.uplink)
-            if worth * (keeps - least_risk) <= ranked[one].ask or not accepts(job, place):
-                continue
-            seen += 1
-            spot = spots[known]
-            spot.keeps, spot.first, spot.least, spot.most = keeps, end, least, gpus
-            end = lay_out(
-                job, size, worth, keeps, place, left.shelf, rules.failures, mood.guide, spot.first,
-                room.work,
-            )  # fmt: skip
-            spot.end = end
-            known += 1
+        large = rank(gpu_class, net, job.tier, max(mean, least))
+        every = rank(gpu_class, net, job.tier, least)
+        known, end, seen = _spots_of(
+            large, job, worth, size, rules, sold, left, room, mood, known, end, 0
+        )
+        if every != large:
+            known, end, seen = _spots_of(
+                every, job, worth, size, rules, sold, left, room, mood, known, end, seen
+            )
     return known
+
+
+@njit(cache=True, nogil=True)
+def _spots_of(
+    list_of: int, job: Record, worth: float, size: int, rules: Rules, sold: Supply, left: Stock,
+    room: Desk, mood: Mood, known: int, end: int, seen: int,
+) -> tuple[int, int, int]:  # fmt: skip
+    """(spots, pieces, spots of this network) that are known, with those of one list of places."""
+    places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
+    spots, least, first = room.work.spots, job.site_least, known - seen
+    least_risk = rules.failures[0] * job.lost * size
+    for one in range(rank_start[list_of], rank_start[list_of + 1]):
+        if worth * (1 - least_risk) <= ranked[one].ask or seen > mood.look:
+            break
+        number = ranked[one].place
+        gpus = min(_room(job, left.there[number]), size - least)
+        if gpus < least or known == len(spots):
+            continue
+        place = places[number]
+        keeps = kept(job, place.uplink)
+        if worth * (keeps - least_risk) <= ranked[one].ask or not accepts(job, place):
+            continue
+        if _stands(number, spots, first, known):
+            continue
+        seen += 1
+        spot = spots[known]
+        spot.keeps, spot.first, spot.least, spot.most = keeps, end, least, gpus
+        spot.place = number
+        end = lay_out(
+            job, size, worth, keeps, place, left.shelf, rules.failures, mood.guide, spot.first,
+            room.work,
+        )  # fmt: skip
+        spot.end = end
+        known += 1
+    return known, end, seen
+
+
+@njit(cache=True, nogil=True)
+def _stands(place: int, spots: Array, first: int, known: int) -> bool:
+    """Whether a place is known already."""
+    one = first
+    while one < known and spots[one].place != place:
+        one += 1
+    return one < known
 
 
 @njit(cache=True, nogil=True)

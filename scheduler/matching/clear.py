@@ -6,8 +6,9 @@ Three steps, each of which tells the next what it needs:
    matches.
 2. Jobs choose by these prices, and then, for as long as there is time, some of them are put out and
    choose anew (`improving`), on two threads (`searching`).
-3. Prices are set that support the matches (`settling`), and what they prove is reckoned: those of
-   the ascent or, in small books, the lowest where they prove as much (`pricing`).
+3. Prices are set that support the matches (`settling`): those of the ascent raised to asks or, in
+   small books, the lowest where they prove as much (`pricing`). The bound is what those of the ascent
+   prove, or in small books the ones that are paid.
 
 Prices of a large book go on from those of the round before.
 
@@ -78,10 +79,8 @@ def follow(
         prices = Ascent(ours.of, steps=steps)
         if book.jobs > _SMALL or not _trades(book):
             prices.climb(steps)
-    matches = _finished(ours, _matched(ours, prices, more), prices.best)
-    balance = np.empty((book.nodes, len(SLOTS)))
-    balance[ours.nodes] = prices.best[ours.kinds.of_node]
-    return matches, balance
+    market = _matched(ours, prices, more)
+    return _finished(ours, market, prices.best), _by_node(ours, prices.best)
 
 
 def _going_on(ours: _Ours, last: Floats) -> Ascent | None:
@@ -128,20 +127,26 @@ def _finished(ours: _Ours, market: Market, balance: Floats) -> Matches:
     if book.jobs <= _SMALL:
         lowest = pricing.ladders(book, kinds, let)
         ladder = settling.lowered(of, let, balance, lowest)
+        balance = min((ladder, balance), key=lambda price: bound(of, price))
     else:
         ladder = settling.ladders(of, let, balance)
-    return _matches(ours, let, market.gangs["level"], ladder)
+    return _matches(ours, let, market.gangs["level"], ladder, balance)
 
 
-def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats) -> Matches:
+def _by_node(ours: _Ours, price: Floats) -> Floats:
+    """[N, 4] of each node's cell, in the book's own order."""
+    found = np.empty((len(ours.nodes), len(SLOTS)))
+    found[ours.nodes] = price[ours.kinds.of_node]
+    return found
+
+
+def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, balance: Floats) -> Matches:
     """In the book's own order."""
     book, jobs, nodes, of = ours.book, ours.jobs, ours.nodes, ours.of
     gpus = np.array(SLOTS)[let["slot"]]
     level, gpu_class = np.full((2, book.jobs), -1)
     level[jobs] = reached
     gpu_class[jobs[let["job"]]] = book.node_class[nodes[let["node"]]]
-    cell_price = np.empty((book.nodes, len(SLOTS)))
-    cell_price[nodes] = ladder[of.nodes["cell"]]
     job, node = jobs[let["job"]], nodes[let["node"]]
     order = sorted_by(job, node, -gpus)
     paid = settling.payments(of, let, ladder)
@@ -153,11 +158,12 @@ def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats) -> Matches:
         price=paid[order],
         level=level.astype("|i1"),
         gpu_class=gpu_class.astype("<i2"),
-        cell_price=cell_price,
+        cell_price=_by_node(ours, ladder),
         welfare=math.fsum(gain),
-        bound=bound(of, ladder),
+        bound=bound(of, balance),
         make_whole=settling.made_whole(of, let, paid),
         seconds=0.0,
+        balance=_by_node(ours, balance),
     )
 
 

@@ -26,7 +26,7 @@ PIECE: Final = np.dtype([("gain", "f8"), ("at", "i4"), ("free", "i4"), ("taken",
 SPOT: Final = np.dtype(
     [
         ("keeps", "f8"), ("gain", "f8"), ("first", "i4"), ("end", "i4"), ("least", "i4"),
-        ("most", "i4"), ("gives", "i4"), ("next", "i4"), ("owes", "i4"),
+        ("most", "i4"), ("gives", "i4"), ("next", "i4"), ("owes", "i4"), ("place", "i4"),
     ],
     align=True,
 )  # fmt: skip

@@ -18,6 +18,7 @@ SCHEMA: Final[Schema] = {
     "level": Column("|i1", ("J",), -1, 2),
     "class": Column("<i2", ("J",), -1),
     "cell_price": Column("<f8", ("N", "4"), 0),
+    "balance": Column("<f8", ("N", "4"), 0, optional=True),
     "welfare": Column("<f8"),
     "bound": Column("<f8"),
     "make_whole": Column("<f8", (), 0),
@@ -46,6 +47,10 @@ class Matches:
     make_whole: float
     seconds: float
     """Time that the clearing took; the engine has no clock, whoever ran it fills this in."""
+    balance: NDArray[np.float64] | None = None
+    """[N, 4] what would balance each node's cell: the prices that prove the bound, which is loosened by
+    raising them to the asks that were let. None in files from before it was kept; `cell_price` proves
+    those."""
 
     def __post_init__(self) -> None:
         """Raises Invalid naming the array at fault."""
@@ -55,7 +60,11 @@ class Matches:
         """Every array by its name in the file format."""
         named = {item.name: getattr(self, item.name) for item in fields(self)}
         named["class"] = named.pop("gpu_class")
-        return {n: np.array(a, "<f8") if n in _SCALARS else a for n, a in named.items()}
+        return {
+            name: np.array(array, "<f8") if name in _SCALARS else array
+            for name, array in named.items()
+            if array is not None
+        }
 
 
 def save(matches: Matches, path: Path) -> None:

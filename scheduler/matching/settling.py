@@ -2,18 +2,18 @@
 
 The prices that balance what is offered and what is wanted are known by now (`ascent`): they rose
 from the lowest asks until no more was wanted than offered, so they are set by the last who was
-outbid, not by whoever got something. They prove the bound. Not every seller that was let asks so
-little: the best matches and one price for all can't always both be had, for whole gangs are no
-fractions of them. So a seller is made whole out of the market's fee, or the cell's price is raised:
+outbid, not by whoever got something. As they are they prove the bound. Not every seller that was let
+asks so little: the best matches and one price for all can't always both be had, for whole gangs are
+no fractions of them. So a seller is made whole out of the market's fee, or the cell's price is raised:
 
 1. No price lies more than a twentieth below an ask that was let in slots of that size or smaller:
    so the fee of each row suffices to make its seller whole.
-2. Raising the price of a cell by so much loosens the bound by at most as much for each GPU that the
-   cell has, and saves it for each that was let at a higher ask. The cells in which those are the
-   greater share are raised, until no more than a thousandth of the turnover is made whole.
+2. The price of a cell raised by so much would prove a bound looser by at most as much for each GPU
+   that the cell has, and saves it for each that was let at a higher ask. The cells in which those are
+   the greater share are raised, until no more than a thousandth of the turnover is made whole.
 
-In small books nobody is made whole, and prices fall to the lowest that support the trades where the
-bound stays what it is: of all cells at once or else of those in which most is paid above it.
+In small books nobody is made whole, and prices fall to the lowest that support the trades where these
+would prove as tight a bound: of all cells at once or else of those in which most is paid above it.
 
 A gang to which the prices are too dear pays what it is worth to it: for each row what is asked, or
 less where the price is less, and the same share of what the price is above it.

@@ -1,8 +1,12 @@
 """The most that a gang over several sites could gain at given prices, or a little more.
 
-Which few sites it should take and how much of each is a puzzle of its own. Two answers are never too
-little, and the lesser of them is hardly ever far off: the GPUs that gain most, on however many sites;
-and the sites that gain most, each with as many GPUs as the gang needs.
+Which few sites it should take and how much of each is a puzzle of its own. An answer that is never too
+little: let each GPU bear a toll, take the sites that gain most beyond it, each with as many GPUs as it
+likes, and add the toll of all GPUs that the gang needs. The least of these answers over all tolls is
+hardly ever far off. (At no toll it is what the best sites gain, each with as many GPUs as the gang
+needs; without a limit to the sites it would be the GPUs that gain most, on however many.)
+
+A site gives no more than leaves the least that the gang accepts to another.
 """
 
 from typing import Final, NamedTuple
@@ -14,13 +18,18 @@ from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.tables import NOWHERE, TIERS, kept
 
 _SPOT: Final = np.dtype(
-    [("gain", "f8"), ("sites", "i4"), ("largest", "i4"), ("left", "i4"), ("taken", "i4")],
+    [
+        ("gain", "f8"), ("sites", "i4"), ("largest", "i4"), ("most", "i4"), ("left", "i4"),
+        ("taken", "i4"),
+    ],
     align=True,
-)
-"""A place, or all the sites of a source: how many, the most that one has, the most that one could
-gain the gang, and how many of them it takes."""
+)  # fmt: skip
+"""A place, or all the sites of a source: how many, the most that one has and that one gives, what one
+gains beyond a toll, and how many of them the gang takes."""
 _PIECE: Final = np.dtype([("gain", "f8"), ("cell", "i4"), ("gpus", "i4"), ("spot", "i4")])
 """GPUs that gain alike."""
+_CLOSE: Final = 1e-12
+"""What is left to gain by a better toll, as a share, when the search for it ends."""
 
 
 class Span(NamedTuple):
@@ -60,13 +69,13 @@ def over_sites(
                 spots,
             )  # fmt: skip
             loss[:count] = -pieces["gain"][:count]
-            order = np.argsort(loss[:count])
-            total = _gpus_that_gain(pieces, order, size)
+            order, spotted = np.argsort(loss[:count]), spots[: to - at]
+            for one in range(to - at):
+                spotted[one].most = min(spotted[one].largest, size - max(job.site_least, 1))
+            total = _least(pieces, order, spotted, size, job.sites_most, found)
             if total > found:
-                few = _sites_that_gain(pieces, order, spots, len(here), size, job.sites_most)
-                if min(few, total) > found:
-                    found = min(few, total)
-                    shares = _taken(pieces, order, spots, size, few < total, best)
+                found = total
+                shares = _taken(pieces, order, spotted, size, best)
             least = size + 1
         at = to
     return found, shares
@@ -134,47 +143,89 @@ def _cut(
 
 
 @njit(cache=True, nogil=True)
-def _gpus_that_gain(pieces: Array, order: Ints, size: int) -> float:
+def _least(pieces: Array, order: Ints, spots: Array, size: int, sites: int, enough: float) -> float:
+    """The least, over all tolls, of what the best sites gain beyond it and what the gang's GPUs are
+    worth by it; some of these if that is not more than `enough`. How many of each spot it takes
+    stands in `taken`.
+
+    As a function of the toll it is convex and made of straight lines: the next toll is where those
+    on either side of the least would meet, until they do meet there."""
+    most, high = _gpus_that_gain(pieces, order, size)
+    if most <= enough:
+        return most
+    most, gpus = _beyond(pieces, order, spots, high, sites)
+    most, rises = most + high * size, size - gpus
+    if most <= enough or high == 0:
+        return most
+    low = 0.0
+    least, gpus = _beyond(pieces, order, spots, low, sites)
+    falls = size - gpus
+    while falls < 0 < rises and min(least, most) > enough:
+        toll = (least - most + rises * high - falls * low) / (rises - falls)
+        if min(least, most) - (least + falls * (toll - low)) <= _CLOSE * most:
+            break
+        total, gpus = _beyond(pieces, order, spots, toll, sites)
+        total += toll * size
+        if gpus > size:
+            low, least, falls = toll, total, size - gpus
+        else:
+            high, most, rises = toll, total, size - gpus
+    # What is taken at the lower toll is enough, and on no more sites than it accepts.
+    _beyond(pieces, order, spots, low, sites)
+    return min(least, most) if falls < 0 else least
+
+
+@njit(cache=True, nogil=True)
+def _gpus_that_gain(pieces: Array, order: Ints, size: int) -> tuple[float, float]:
+    """(what the best GPUs gain, so many at most and on any number of sites, what the last of them
+    gains: 0 if they are fewer)."""
     total, left = 0.0, size
     for one in order:
         take = min(pieces[one].gpus, left)
         total += take * pieces[one].gain
         left -= take
         if left == 0:
-            break
-    return total
+            return total, float(pieces[one].gain)
+    return total, 0.0
 
 
 @njit(cache=True, nogil=True)
-def _sites_that_gain(
-    pieces: Array, order: Ints, spots: Array, count: int, size: int, most: int
-) -> float:
-    """The sum over the best sites, so many at most; how many of each spot stands in `taken`."""
-    for at in range(count):
-        spots[at].gain, spots[at].left, spots[at].taken = 0.0, min(spots[at].largest, size), 0
+def _beyond(pieces: Array, order: Ints, spots: Array, toll: float, sites: int) -> tuple[float, int]:
+    """(what the best sites gain beyond a toll on each GPU, so many sites at most, GPUs that they
+    give); how many of each spot stands in `taken`."""
+    for at in range(len(spots)):
+        spots[at].gain, spots[at].left, spots[at].taken = 0.0, spots[at].most, 0
     for one in order:
-        here = spots[pieces[one].spot]
-        take = min(pieces[one].gpus, here.left)
-        here.gain += take * pieces[one].gain
-        here.left -= take
-    total = 0.0
-    for at in np.argsort(-spots["gain"][:count]):
-        if most == 0 or spots[at].gain == 0:
+        piece = pieces[one]
+        if piece.gain <= toll:
             break
-        spots[at].taken = min(spots[at].sites, most)
-        total += spots[at].taken * spots[at].gain
-        most -= spots[at].taken
-    return total
+        here = spots[piece.spot]
+        take = min(piece.gpus, here.left)
+        here.gain += take * (piece.gain - toll)
+        here.left -= take
+    total, gpus = 0.0, 0
+    while sites > 0:
+        best, most = NOWHERE, 0.0
+        for at in range(len(spots)):
+            if spots[at].gain > most and spots[at].taken == 0:
+                best, most = at, spots[at].gain
+        if best == NOWHERE:
+            break
+        here = spots[best]
+        here.taken = min(here.sites, sites)
+        total += here.taken * here.gain
+        gpus += here.taken * (here.most - here.left)
+        sites -= here.taken
+    return total, gpus
 
 
 @njit(cache=True, nogil=True)
-def _taken(pieces: Array, order: Ints, spots: Array, size: int, few: bool, shares: Array) -> int:
-    """How many shares it buys: the GPUs that gain most, of all sites or of the `few` best."""
+def _taken(pieces: Array, order: Ints, spots: Array, size: int, shares: Array) -> int:
+    """How many shares it buys: the GPUs that gain most, of the spots that are taken."""
     left, count = size, 0
     for one in order:
-        here, take = spots[pieces[one].spot], min(pieces[one].gpus, left)
-        if few:
-            take = min(take, here.taken * min(here.largest, size))
+        here = spots[pieces[one].spot]
+        take = min(pieces[one].gpus, here.taken * here.most, left)
         if take > 0:
             shares[count].cell, shares[count].gpus = pieces[one].cell, take
             count += 1

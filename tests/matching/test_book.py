@@ -323,7 +323,7 @@ def test_matches_come_back_from_their_file(book: Book, path: Path) -> None:
 
 def test_matches_are_refused_by_name(book: Book, path: Path) -> None:
     named = clear(book).as_arrays()
-    for name in results.SCHEMA:
+    for name in results.SCHEMA.keys() - {"balance"}:
         np.savez(path, **{key: array for key, array in named.items() if key != name})
         with pytest.raises(Invalid, match=f"'{name}' is missing"):
             results.load(path)

@@ -9,6 +9,7 @@ import pytest
 
 from scheduler.matching.book import Book, SiteRow
 from scheduler.matching.check import check
+from scheduler.matching.check_bound import proven_bound
 from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
 from tests.matching.rows import a_book, a_node, an_order, edited
@@ -104,6 +105,10 @@ TAMPERS: dict[str, tuple[Callable[[Matches], Matches], str]] = {
     "a ladder that falls": (
         lambda m: tampered(m, cell_price=m.cell_price * [1.5, 1.2, 1.1, 1.0]), "fall with",
     ),
+    "a balance that falls": (
+        lambda m: tampered(m, balance=m.balance * [1.5, 1.2, 1.1, 1.0]), "balance of node 0 fall",
+    ),
+    "a balance that nobody has": (lambda m: tampered(m, balance=m.balance * 2), "bound is"),
     "two prices in one cell": (
         lambda m: tampered(m, cell_price=changed(m.cell_price, (1, 3), 99.0)), "differ in price",
     ),
@@ -116,7 +121,7 @@ TAMPERS: dict[str, tuple[Callable[[Matches], Matches], str]] = {
         lambda m: tampered(m, level=[*m.level, -1], gpu_class=[*m.gpu_class, -1]), "for 5 jobs",
     ),
     "the matches of a book with fewer nodes": (
-        lambda m: tampered(m, cell_price=m.cell_price[:-1]), "for 6 nodes",
+        lambda m: tampered(m, cell_price=m.cell_price[:-1], balance=m.balance[:-1]), "for 6 nodes",
     ),
 }  # fmt: skip
 
@@ -180,7 +185,7 @@ def test_a_buyer_at_the_limit_may_pay_less_than_the_price() -> None:
     book = a_book([an_order(limits={"sxm": 1.5})], [a_node(ask=1.2)])
     matches = clear(book)
     over = tampered(matches, cell_price=np.full((1, 4), 1.6))
-    capped = tampered(over, price=[1.5], bound=8 * 0.4)
+    capped = tampered(over, price=[1.5])
     assert check(book, capped) == []
     assert check(book, tampered(capped, price=[1.4])) != []
     assert check(book, tampered(capped, price=[1.6])) != []
@@ -189,6 +194,12 @@ def test_a_buyer_at_the_limit_may_pay_less_than_the_price() -> None:
 def test_who_is_made_whole_is_counted() -> None:
     book = a_book([an_order(limits={"sxm": 1.5})], [a_node(ask=1.2)])
     below = tampered(clear(book), price=[1.1], cell_price=np.full((1, 4), 1.1))
-    proven = {"bound": 0.4}
-    assert any("make_whole" in fault for fault in check(book, tampered(below, **proven)))
-    assert check(book, tampered(below, make_whole=0.1, **proven)) == []
+    assert any("make_whole" in fault for fault in check(book, below))
+    assert check(book, tampered(below, make_whole=0.1)) == []
+
+
+def test_a_bound_from_before_it_had_prices_of_its_own_may_be_looser(book: Book) -> None:
+    before = replace(clear(book), balance=None)
+    proven = proven_bound(book, before.cell_price)
+    assert check(book, replace(before, bound=proven + 1)) == []
+    assert any("bound is" in fault for fault in check(book, replace(before, bound=proven - 1)))

@@ -1,5 +1,8 @@
 """How near a clearing comes to the optimum, and what it makes of more time."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,7 @@ from scheduler.matching.book import Book, rearranged
 from scheduler.matching.clear import clear, follow
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
-from tests.matching.rows import a_book, a_node, an_order, checked
+from tests.matching.rows import SITE, a_book, a_node, an_order, checked
 from tests.matching.test_clear import cleared, placed
 
 pytestmark = pytest.mark.timeout(300)  # its loops are compiled first
@@ -113,3 +116,25 @@ def test_what_is_left_of_a_market_goes_on_from_its_prices(
     cold = checked(after, clear(after, lambda: False))
     assert checked(after, warm).welfare >= cold.welfare * 0.99
     assert warm.bound <= cold.bound * 1.02
+
+
+def _lone(sizes: Sequence[tuple[int, float, int]]) -> Book:
+    """A gang of 32 GPUs over four sites at most, and sites of one node: (GPUs, ask, tier)."""
+    gang = an_order(gpus_min=32, gpus_max=32, level=2, sync_s=60.0, sites_max=4)
+    nodes = [
+        a_node(n, site=n, gpus=gpus, ask=ask, tier=tier)
+        for n, (gpus, ask, tier) in enumerate(sizes)
+    ]
+    return a_book([gang], nodes, [replace(SITE, id=n) for n in range(len(nodes))])
+
+
+def test_a_gang_over_few_sites_finds_the_large_among_many_cheaper_ones() -> None:
+    book = _lone([(1, 0.5, 0)] * 200 + [(8, 1.0, 0)] * 4)
+    assert checked(book, clear(book)).welfare == pytest.approx(32.0)
+
+
+def test_a_gang_over_few_sites_is_not_thought_to_have_the_best_gpus_of_many() -> None:
+    """Nor all that it wants of each of the few: either would let it gain 48. 33 is the best."""
+    book = _lone([(1, 0.5, 1)] * 32 + [(16, 1.0, 0)] * 3)
+    matches = checked(book, clear(book))
+    assert 32.0 <= matches.welfare <= 33.0 <= matches.bound < 36.0
