@@ -154,12 +154,14 @@ def _draft(
 ) -> Draft:  # fmt: skip
     job, seats, policy = placement.job, placement.seats, settings.POLICY
     resume = known.resumes.get(job.pk)
-    patience = specs.patience(job, seats, resume, policy)
+    brought = specs.brought(job)
+    patience = specs.patience(brought, seats, resume, policy)
     failures = [
         known.failures_per_hour.get(seat.machine.id, known.usual_failures) for seat in seats
     ]
     attempt = specs.Attempt(
         job=job,
+        brought=brought,
         lease=lease,
         epoch=epoch,
         save_s=escrow.save_seconds(job, policy),

@@ -42,8 +42,8 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
     """The same for placements that were drafted before; returns those that could be paid.
 
     The caller knows under that lock that the jobs (locked) are queued and the GPUs free
-    (`seating.still_good`), so nothing here can have moved but money: a job whose wallet no longer covers a start is left out, and stopped
-    with the reason. `gpu_let_once` is the last guard and fails loudly. The number of statements
+    (`seating.still_good`), so nothing here can have moved but money: a job whose wallet no longer
+    covers a start is left out, and stopped with the reason. `gpu_let_once` is the last guard and fails loudly. The number of statements
     does not grow with the placements.
     """
     # 1. Money: every wallet and escrow at once, in one order.
@@ -53,7 +53,7 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
         for ref in (ledger.wallet(each.job.org_id), ledger.escrow(each.job.pk))
     )
     plan = drafting.fund(drafts, balances, now=now)
-    ledger.post(plan.moves, now=now)
+    ledger.post(plan.moves, now=now, held=balances)
     jobends.stop_unfunded(plan.short, now=now)
     # 2. All rows of the round at once.
     placed = plan.funded
@@ -64,7 +64,8 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
         draft.job.pk: f"on {', '.join(share.seat.machine.name for share in draft.shares)}"
         for draft in placed
     }
-    if len(advance([draft.job for draft in placed], "place", now=now, reason=where)) < len(placed):
+    jobs = [draft.job for draft in placed]
+    if len(advance(jobs, "place", now=now, reason=where, held=True)) < len(placed):
         raise Conflict("one of these jobs has moved on; look again")
     # 3. The doorbells.
     _announce(
