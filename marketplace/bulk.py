@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain, islice, repeat
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,7 @@ from django.db.models.expressions import RawSQL
 def ids(keys: Iterable[UUID]) -> str:
     """Thousands of ids as one parameter, for `= ANY(%s::uuid[])` and `unnest(%s::uuid[])`: adapted
     one by one they cost more than the statement."""
-    return "{" + ",".join([key.hex for key in keys]) + "}"
+    return "{" + ",".join(map("%032x".__mod__, map(_INT, keys))) + "}"
 
 
 def among(keys: Iterable[UUID]) -> RawSQL:
@@ -85,25 +86,27 @@ class _Kind(NamedTuple):
 
     width: str | None
     """As `struct` has it; None: each value is as long as it is."""
-    body: Callable[[Any], Any] | None
-    """What of a value is packed, or its bytes; None: itself."""
+    bodies: Callable[[Iterable[Any]], Iterable[Any]]
+    """What of each value is packed, or its bytes."""
 
 
 def _rows(
     columns: Sequence[tuple["Field[Any, Any]", Sequence[Any]]], fields: int, tail: bytes
 ) -> Iterator[tuple[bytes, ...]]:
     """Each row in pieces: how many fields it has, what is of one width, the others, the tail."""
-    form, packed, pieces = ">h", [repeat(fields)], []
+    form = ">h"
+    packed: list[Iterable[Any]] = [repeat(fields)]
+    pieces: list[Iterable[bytes]] = []
     for field, values in columns:
-        width, body = _kind(field)
+        width, bodies = _kind(field)
         if (fixed := _width(field)) is not None:
             form += f"i{fixed}"
-            packed += [repeat(struct.calcsize(f">{fixed}")), map(body, values) if body else values]
+            packed += [repeat(struct.calcsize(f">{fixed}")), bodies(values)]
         elif field.null or width:
             pieces.append([_framed(value, field) for value in values])
         else:
-            bodies = list(map(body, values)) if body else values
-            pieces += [map(_LENGTH.pack, map(len, bodies)), bodies]
+            made = list(bodies(values))
+            pieces += [map(_LENGTH.pack, map(len, made)), made]
     return zip(map(struct.Struct(form).pack, *packed), *pieces, repeat(tail))
 
 
@@ -120,17 +123,25 @@ def _framed(value: Any, field: "Field[Any, Any]") -> bytes:
     """One value with its length."""
     if value is None:
         return _LENGTH.pack(-1)
-    width, body = _kind(field)
-    told = body(value) if body else value
+    width, bodies = _kind(field)
+    (told,) = bodies([value])
     bare: bytes = told if width is None else struct.pack(f">{width}", told)
     return _LENGTH.pack(len(bare)) + bare
 
 
 def _kind(field: "Field[Any, Any]") -> _Kind:
     if isinstance(field, JSONField):
-        return _Kind(None, lambda value: b"\x01" + json.dumps(value, cls=field.encoder).encode())
+        return _Kind(None, lambda values: [_json(value, field) for value in values])
     kind = field.target_field if isinstance(field, ForeignKey) else field
     return _KINDS[kind.get_internal_type()]
+
+
+def _json(value: Any, field: "JSONField[Any, Any]") -> bytes:
+    return b"\x01" + json.dumps(value, cls=field.encoder).encode()
+
+
+def _uuids(values: Iterable[UUID]) -> Iterable[bytes]:
+    return map(int.to_bytes, map(_INT, values), repeat(16))
 
 
 def _width(field: "Field[Any, Any]") -> str | None:
@@ -147,18 +158,20 @@ _LENGTH: Final = struct.Struct(">i")
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
+_INT: Final = attrgetter("int")
+_WORDS: Final = _Kind(None, partial(map, str.encode))
 _KINDS: Final[Mapping[str, _Kind]] = {
-    "UUIDField": _Kind("16s", attrgetter("bytes")),
-    "SmallIntegerField": _Kind("h", None),
-    "PositiveSmallIntegerField": _Kind("h", None),
-    "IntegerField": _Kind("i", None),
-    "PositiveIntegerField": _Kind("i", None),
-    "BigIntegerField": _Kind("q", None),
-    "BigAutoField": _Kind("q", None),
-    "FloatField": _Kind("d", None),
-    "BooleanField": _Kind("?", None),
-    "DateTimeField": _Kind("q", _microseconds),
-    "CharField": _Kind(None, str.encode),
-    "TextField": _Kind(None, str.encode),
-    "BinaryField": _Kind(None, None),
+    "UUIDField": _Kind("16s", _uuids),
+    "SmallIntegerField": _Kind("h", iter),
+    "PositiveSmallIntegerField": _Kind("h", iter),
+    "IntegerField": _Kind("i", iter),
+    "PositiveIntegerField": _Kind("i", iter),
+    "BigIntegerField": _Kind("q", iter),
+    "BigAutoField": _Kind("q", iter),
+    "FloatField": _Kind("d", iter),
+    "BooleanField": _Kind("?", iter),
+    "DateTimeField": _Kind("q", partial(map, _microseconds)),
+    "CharField": _WORDS,
+    "TextField": _WORDS,
+    "BinaryField": _Kind(None, iter),
 }

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
@@ -166,7 +167,7 @@ def advance(
     target = machine.transition(event).target
     before = {row.pk: row.state for row in rows if machine.after(row.state, event)}
     moved = _swap(model, before, {"state": target, "state_since": now, **also}, held=held)
-    if told := sorted(moved):
+    if told := sorted(moved, key=attrgetter("int")):
         said = [reason if isinstance(reason, str) else reason.get(pk, "") for pk in told]
         sources = [before[pk] for pk in told]
         bulk.write(

@@ -52,6 +52,8 @@ class Draft:
 
     id: UUID
     placement: Placement
+    wallet: Ref
+    escrow: Ref
     epoch: int
     save_s: int
     start_by: datetime
@@ -94,6 +96,8 @@ class _Known:
     failures_per_hour: Mapping[UUID, float]
     usual_failures: float
     """Of a node that has no record."""
+    wallets: Mapping[UUID, Ref]
+    """Of the jobs' orgs."""
     files: Files = field(default_factory=dict)
 
 
@@ -116,20 +120,23 @@ def fund(drafts: Sequence[Draft], balances: Mapping[Ref, int], *, now: datetime)
     plan, left, policy = Plan(), dict(balances), settings.POLICY
     for each in drafts:
         job, rate, parts = each.job, each.hourly, len(each.shares)
-        wallet, held = ledger.wallet(job.org_id), ledger.escrow(job.pk)
+        wallet, held = each.wallet, each.escrow
+        in_escrow = left[held]
         needed = escrow.smallest(rate, parts, each.save_s, policy)
         funding = escrow.plan(
-            rate=rate, parts=parts, held=left[held], budget_left=job.budget_left,
+            rate=rate, parts=parts, held=in_escrow, budget_left=job.budget_left,
             wallet=left[wallet], save_s=each.save_s, policy=policy,
         )  # fmt: skip
-        if left[held] + funding.amount >= needed:
+        if in_escrow + funding.amount >= needed:
             plan.funded.append(each)
             for share in each.shares:
                 share.paid_through_s = funding.seconds
-            moves = [escrow.filling(job, each.epoch, funding, now=now)] if funding.amount else []
+            moves = []
+            if funding.amount:
+                moves.append(escrow.filling(wallet, held, each.epoch, funding, now=now))
         else:
             plan.short[job] = needed
-            moves = escrow.rest(job, now=now, held=left[held])
+            moves = escrow.rest(job, now=now, held=in_escrow)
         for move in moves:
             left[move.debit] -= move.amount
             left[move.credit] += move.amount
@@ -145,6 +152,7 @@ def _known(placements: Sequence[Placement], now: datetime) -> _Known:
         specs.furthest_of(jobs),
         {node: it.failures_per_hour for node, it in records.known(nodes, now=now).items()},
         records.unknown().failures_per_hour,
+        {org: ledger.wallet(org) for org in {job.org_id for job in jobs}},
     )
 
 
@@ -177,7 +185,8 @@ def _draft(
         for pk, seat, spec in zip(ids, seats, told, strict=True)
     ]
     start_by = now + timedelta(seconds=max(patience))
-    return Draft(lease, placement, epoch, attempt.save_s, start_by, shares)
+    wallet, escrowed = known.wallets[job.org_id], ledger.escrow(job.pk)
+    return Draft(lease, placement, wallet, escrowed, epoch, attempt.save_s, start_by, shares)
 
 
 def _epochs(count: int) -> list[int]:

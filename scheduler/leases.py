@@ -47,11 +47,7 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
     does not grow with the placements.
     """
     # 1. Money: every wallet and escrow at once, in one order.
-    balances = ledger.hold(
-        ref
-        for each in drafts
-        for ref in (ledger.wallet(each.job.org_id), ledger.escrow(each.job.pk))
-    )
+    balances = ledger.hold(ref for each in drafts for ref in (each.wallet, each.escrow))
     plan = drafting.fund(drafts, balances, now=now)
     ledger.post(plan.moves, now=now, held=balances)
     jobends.stop_unfunded(plan.short, now=now)

@@ -26,7 +26,7 @@ from scheduler import drafting, following, lots, prices, seats
 from scheduler.drafting import Draft, Placement
 from scheduler.lots import Lot
 from scheduler.matching.matches import Matches
-from scheduler.seats import Seat
+from scheduler.seats import Device, Idle, Seat
 from scheduler.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
@@ -101,8 +101,7 @@ def _drafted(
     """Those gangs that can have their seats, beside those that have theirs."""
     if not gangs:
         return []
-    rows = [snapshot.rows[node] for node in {node for gang in gangs for node in gang.rows}]
-    free = _Free(rows, beside, now)
+    free = _Free(snapshot.rows, {node for gang in gangs for node in gang.rows}, beside, now)
     able: list[Gang] = []
     placements: list[Placement] = []
     for gang in gangs:
@@ -130,40 +129,51 @@ _HOLD_QUEUED: Final = """
 
 
 class _Free:
-    """What is free of some offers by now, less what gang after gang takes of it."""
+    """What is free of some nodes of a book by now, less what gang after gang takes of it."""
 
-    def __init__(self, rows: Sequence[Lot], beside: Iterable[Draft], now: datetime) -> None:
-        self._idle = seats.idle([row.offer_id for row in rows])
-        doubted = [row for row in rows if self._is_doubted(row)]
-        self._anew = _read_again(doubted, now) if doubted else {}
+    def __init__(
+        self, book: Sequence[Lot], nodes: Iterable[int], beside: Iterable[Draft], now: datetime
+    ) -> None:
+        rows = {node: book[node] for node in nodes}
+        idle = seats.idle([row.offer_id for row in rows.values()])
+        found = {
+            node: (row, of) for node, row in rows.items() if (of := idle.get(_key(row))) is not None
+        }
+        doubted = [row for row, of in found.values() if _is_doubted(row, of)]
+        anew = _read_again(doubted, now) if doubted else {}
         taken = {gpu.id for draft in beside for seat in draft.placement.seats for gpu in seat.gpus}
-        if taken:
-            for each in self._idle.values():
-                each.devices[:] = [gpu for gpu in each.devices if gpu.id not in taken]
+        self._left: dict[int, tuple[Lot, list[Device]]] = {}
+        for node, (row, of) in found.items():
+            lot = anew.get(_key(row)) if _is_doubted(row, of) else row
+            if lot is not None and (lot is row or _is_alike(lot, row)):
+                devices = (
+                    [gpu for gpu in of.devices if gpu.id not in taken] if taken else of.devices
+                )
+                self._left[node] = lot, devices
 
-    def take(self, row: Lot, gpus: int, price: float) -> Seat | None:
+    def take(self, node: int, gpus: int, price: float) -> Seat | None:
         """So many GPUs of an offer as the book had it, at USD per GPU-hour; None if it has gone,
         changed or is let by now."""
-        idle = self._idle.get(_key(row))
-        if idle is None or len(idle.devices) < gpus:
-            return None
-        lot = self._anew.get(_key(row)) if self._is_doubted(row) else row
-        if lot is None or not (lot is row or _is_alike(lot, row)):
+        lot, devices = self._left.get(node, _NOTHING)
+        if lot is None or len(devices) < gpus:
             return None
         # Floats come back as micros. Below the ask, the fee makes up for it, as far as there is one.
         micros = max(round(price * MICRO), lot.ask_micros)
-        return Seat(lot.offer_id, lot.machine, idle.devices[:gpus], micros, lot.ask_micros)
+        return Seat(lot.offer_id, lot.machine, devices[:gpus], micros, lot.ask_micros)
 
-    def keep(self, taken: Iterable[tuple[Lot, Seat]]) -> None:
-        """These are a gang's."""
-        for row, seat in taken:
-            del self._idle[_key(row)].devices[: len(seat.gpus)]
+    def keep(self, seats: Mapping[int, Seat]) -> None:
+        """These are a gang's, node by node."""
+        for node, seat in seats.items():
+            del self._left[node][1][: len(seat.gpus)]
 
-    def _is_doubted(self, row: Lot) -> bool:
-        """Whether it may be other than the book has it. Of a hold no version tells whether all of it
-        is still free."""
-        idle = self._idle.get(_key(row))
-        return bool(row.stands.held_for) or idle is None or idle.version != row.version
+
+_NOTHING: Final[tuple[None, Sequence[Device]]] = None, ()
+
+
+def _is_doubted(row: Lot, idle: Idle) -> bool:
+    """Whether an offer may be other than the book has it. Of a hold no version tells whether all of
+    it is still free."""
+    return idle.version != row.version or bool(row.stands.held_for)
 
 
 def _read_again(rows: Iterable[Lot], now: datetime) -> dict[tuple[UUID, str, str], Lot]:
@@ -186,16 +196,14 @@ def _is_alike(lot: Lot, row: Lot) -> bool:
 
 def _seats(snapshot: Snapshot, gang: Gang, free: _Free) -> Placement | None:
     """A gang's seats, or None if one of its offers isn't there any more."""
-    taken: list[tuple[Lot, Seat]] = []
+    found: dict[int, Seat] = {}
     for node, (gpus, cost) in gang.rows.items():
-        row = snapshot.rows[node]
-        seat = free.take(row, gpus, cost / gpus)
+        seat = free.take(node, gpus, cost / gpus)
         if seat is None:
             return None
-        taken.append((row, seat))
-    free.keep(taken)
-    found = tuple([seat for _, seat in taken])
-    cells = tuple([prices.cell_of(row.stands) for row, _ in taken])
-    return Placement(
-        snapshot.jobs[gang.job], taken[0][0].stands.gpu_class, gang.level, found, cells
-    )
+        found[node] = seat
+    free.keep(found)
+    stands = [snapshot.rows[node].stands for node in found]
+    cells = tuple(map(prices.cell_of, stands))
+    job = snapshot.jobs[gang.job]
+    return Placement(job, stands[0].gpu_class, gang.level, tuple(found.values()), cells)

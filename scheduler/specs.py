@@ -146,8 +146,8 @@ def _first(
         hang_s=policy.hang_s,
         checkpoint_s=checkpoints.interval(save_s, failures_per_hour=attempt.failures_per_hour),
         gang=gang,
-        packages=brought.packages and _packages(brought.packages),
-        image=brought.image and _image(brought.image),
+        packages=_packages(brought.packages),
+        image=_image(brought.image),
         egress=job.egress,
         secrets=job.secrets,
         lineage=_lineage(job, brought),
@@ -246,7 +246,9 @@ def _files(folder: Folder, known: Files) -> list[protocol.File]:
     return found
 
 
-def _packages(lock: PackageLock) -> protocol.Packages:
+def _packages(lock: PackageLock | None) -> protocol.Packages | None:
+    if lock is None:
+        return None
     return protocol.Packages(
         sha256=lock.sha256,
         text=lock.text,
@@ -259,7 +261,9 @@ def _packages(lock: PackageLock) -> protocol.Packages:
     )
 
 
-def _image(image: ContainerImage) -> protocol.Image:
+def _image(image: ContainerImage | None) -> protocol.Image | None:
+    if image is None:
+        return None
     layers = [protocol.File(**layer) for layer in image.layers]
     return protocol.Image(reference=image.reference, layers=layers, env=image.env)
 
