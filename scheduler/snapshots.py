@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -219,12 +218,7 @@ class _Suited:
 
     def limits(self, wanted: Wants) -> dict[str, float]:
         """Product's name → USD per GPU-hour."""
-        alike = (
-            wanted.org, wanted.memory_bytes, wanted.memory_cpu_bytes, wanted.disk_bytes,
-            wanted.environment, wanted.runs_code, wanted.ray, wanted.avoid, wanted.egress,
-            wanted.python, wanted.torch, wanted.registry, frozenset(wanted.limits),
-            wanted.job if wanted.job in self._held else "",
-        )  # fmt: skip
+        alike = wanted.alike, wanted.job if self._held and wanted.job in self._held else ""
         found = self._known.get(alike)
         if found is None:
             anywhere = _anywhere(wanted)
@@ -288,7 +282,6 @@ def _anywhere(wanted: Wants) -> Wants:
     return replace(wanted, regions=frozenset(), gpus=1)
 
 
-@lru_cache(maxsize=1000)
 def hours_lost(save_s: float | None, policy: Policy) -> float:
     """What an interruption costs, on a machine of which nothing is known yet."""
     save = checkpoints.save_seconds(save_s, policy.save_default_s)

@@ -190,7 +190,7 @@ def furthest_of(jobs: Sequence[Job]) -> dict[UUID, Checkpoint]:
 def read_inputs(jobs: Sequence[Job]) -> None:
     """Fetches what the specs of many jobs tell of, each row once: a constant number of queries."""
     for name, key in zip(_READ, _KEYS, strict=True):
-        some = [job for job in jobs if getattr(job, key)]
+        some = [job for job in jobs if vars(job).get(key, True)]
         prefetch_related_objects(some, name)
 
 

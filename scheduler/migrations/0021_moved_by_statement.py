@@ -55,8 +55,9 @@ BEGIN
         SELECT array_agg(n.id) INTO moved FROM suppliers_node n WHERE n.site_id = NEW.id;
     ELSE
         -- Planned each time: a plan made for one row would be kept for fifty thousand.
-        EXECUTE 'SELECT array_agg(DISTINCT g.node_id) FROM written w'
-            ' JOIN suppliers_gpu g ON g.id = w.gpu_id' INTO moved;
+        EXECUTE 'SELECT array_agg(node_id) FROM ('
+            '   SELECT DISTINCT g.node_id FROM written w JOIN suppliers_gpu g ON g.id = w.gpu_id'
+            ' ) m' INTO moved;
     END IF;
     IF moved IS NOT NULL THEN
         INSERT INTO scheduler_moved (nodes, xid, at)
