@@ -165,7 +165,7 @@ def advance(
         return []
     model, machine = type(rows[0]), rows[0].MACHINE
     target = machine.transition(event).target
-    before = {row.pk: row.state for row in rows if machine.after(row.state, event)}
+    before = {row.id: row.state for row in rows if machine.after(row.state, event)}
     moved = _swap(model, before, {"state": target, "state_since": now, **also}, held=held)
     if told := sorted(moved, key=attrgetter("int")):
         said = [reason if isinstance(reason, str) else reason.get(pk, "") for pk in told]
@@ -176,11 +176,11 @@ def advance(
             {"machine": machine.name, "event": event, "target": target, "by": by[:150], "at": now},
         )
     for row in rows:
-        if row.pk in moved:
+        if row.id in moved:
             row.state, row.state_since = target, now
             for name, value in also.items():
                 setattr(row, name, value)
-    return [row for row in rows if row.pk in moved]
+    return [row for row in rows if row.id in moved]
 
 
 def _swap(

@@ -47,7 +47,7 @@ def keep(round: Round, snapshot: Snapshot, matches: Matches, kept: Collection[UU
     the jobs of `kept`. In the round's transaction."""
     matched = np.flatnonzero(matches.level >= 0).tolist()
     dropped = np.zeros(len(snapshot.jobs), bool)
-    dropped[[at for at in matched if snapshot.jobs[at].pk not in kept]] = True
+    dropped[[at for at in matched if snapshot.jobs[at].id not in kept]] = True
     if dropped.any():
         left = results.without(matches, dropped)
         came_to = amounts(snapshot.book, left)

@@ -139,7 +139,7 @@ def _commit(snapshot: Snapshot, matches: Matches, seated: Seated, *, now: dateti
         book_sha256=digest(snapshot.book),
     )
     placed = leases.place_drafts(drafts, round=round, now=now)
-    kept = {draft.job.pk for draft in placed}
+    kept = {draft.job.id for draft in placed}
     _publish(round, [draft.placement for draft in placed], now)
     archive.keep(round, snapshot, matches, kept)
     return len(kept)

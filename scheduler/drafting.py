@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain, islice
+from typing import NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
 
+from agent import protocol
 from buyers.models import Checkpoint, Job
 from marketplace.core.ids import uuids7
 from marketplace.core.money import with_premium
@@ -22,8 +24,7 @@ from scheduler.seats import Seat
 from scheduler.specs import Files
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """A gang that was decided on: whole, of one GPU class, at prices the buyer has agreed to."""
 
     job: Job
@@ -43,11 +44,11 @@ class Share:
     price_micros: int
     """The seat's, with the job's premium: what the buyer pays per GPU-hour."""
     spec: bytes
+    spec_sha256: str
     paid_through_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A lease before it is written, and its assignments by rank."""
 
     id: UUID
@@ -161,7 +162,7 @@ def _draft(
     now: datetime,
 ) -> Draft:  # fmt: skip
     job, seats, policy = placement.job, placement.seats, settings.POLICY
-    resume = known.resumes.get(job.pk)
+    resume = known.resumes.get(job.id)
     brought = specs.brought(job)
     patience = specs.patience(brought, seats, resume, policy)
     failures = [
@@ -181,11 +182,14 @@ def _draft(
     )
     told = specs.build(attempt, seats, ids, files=known.files, policy=policy)
     shares = [
-        Share(pk, seat, with_premium(seat.price_micros, job.premium_bps), spec)
+        Share(
+            pk, seat, with_premium(seat.price_micros, job.premium_bps), spec,
+            protocol.sha256_hex(spec),
+        )
         for pk, seat, spec in zip(ids, seats, told, strict=True)
-    ]
+    ]  # fmt: skip
     start_by = now + timedelta(seconds=max(patience))
-    wallet, escrowed = known.wallets[job.org_id], ledger.escrow(job.pk)
+    wallet, escrowed = known.wallets[job.org_id], ledger.escrow(job.id)
     return Draft(lease, placement, wallet, escrowed, epoch, attempt.save_s, start_by, shares)
 
 

@@ -7,8 +7,8 @@ node's keeper ends the job by itself there: nothing of ours has to be awake for 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from django.conf import settings
 
@@ -21,8 +21,7 @@ from marketplace.ledger.services import Move, Ref
 from scheduler.models import Assignment, Lease
 
 
-@dataclass(frozen=True)
-class Funding:
+class Funding(NamedTuple):
     """`amount` micros to move into escrow, which then pays for `seconds` of the whole gang."""
 
     amount: int

@@ -14,7 +14,6 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from agent import protocol
 from agent.recipes.catalog import Exit
 from buyers.models import Job
 from marketplace import bulk, telemetry
@@ -57,7 +56,7 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
         _write_leases(placed, round, now)
         _write_shares(placed, now)
     where = {
-        draft.job.pk: f"on {', '.join(share.seat.machine.name for share in draft.shares)}"
+        draft.job.id: f"on {', '.join(share.seat.machine.name for share in draft.shares)}"
         for draft in placed
     }
     jobs = [draft.job for draft in placed]
@@ -65,7 +64,7 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
         raise Conflict("one of these jobs has moved on; look again")
     # 3. The doorbells.
     _announce(
-        (draft.job.pk for draft in placed),
+        (draft.job.id for draft in placed),
         (share.seat.machine.id for draft in placed for share in draft.shares),
     )
     return placed
@@ -77,7 +76,7 @@ def _write_leases(placed: Sequence[Draft], round: Round | None, now: datetime) -
         Lease,
         {
             "id": [draft.id for draft in placed],
-            "job_id": [draft.job.pk for draft in placed],
+            "job_id": [draft.job.id for draft in placed],
             "epoch": [draft.epoch for draft in placed],
             "gpu_class": [draft.placement.gpu_class for draft in placed],
             "level": [draft.placement.level for draft in placed],
@@ -112,7 +111,7 @@ def _write_shares(placed: Sequence[Draft], now: datetime) -> None:
             "price_micros": [share.price_micros for share in shares],
             "take_bps": [_take(share.seat) for share in shares],
             "spec": [share.spec for share in shares],
-            "spec_sha256": [protocol.sha256_hex(share.spec) for share in shares],
+            "spec_sha256": [share.spec_sha256 for share in shares],
             "paid_through_s": [share.paid_through_s for share in shares],
         },
         {"state": Assignment.MACHINE.initial, "state_since": now},

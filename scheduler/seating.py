@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from django.db import connection
@@ -32,8 +32,7 @@ from scheduler.snapshots import Snapshot
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Gang:
+class Gang(NamedTuple):
     """One job's match, by its number in the book."""
 
     job: int
@@ -61,13 +60,13 @@ def still_good(seated: Seated, snapshot: Snapshot, *, now: datetime) -> list[Dra
     """The drafts that hold, under MARKET_LOCK; their jobs are locked."""
     if not seated.drafts:
         return []
-    queued = _unmoved(snapshot, [draft.job.pk for _, draft in seated.drafts])
+    queued = _unmoved(snapshot, [draft.job.id for _, draft in seated.drafts])
     moved = set(following.moved_since(seated.since))
     kept: list[tuple[Gang, Draft]] = []
     again: list[Gang] = []
     for gang, draft in seated.drafts:
-        if draft.job.pk not in queued:
-            log.info("job %s is left to the next round: it has moved", draft.job.pk)
+        if draft.job.id not in queued:
+            log.info("job %s is left to the next round: it has moved", draft.job.id)
         elif moved.isdisjoint(draft.nodes):
             kept.append((gang, draft))
         else:
@@ -92,7 +91,7 @@ def _gangs(snapshot: Snapshot, matches: Matches) -> list[Gang]:
 
 
 def _waiting(snapshot: Snapshot, job: int) -> tuple[datetime, UUID]:
-    return snapshot.jobs[job].queued_at, snapshot.jobs[job].pk
+    return snapshot.jobs[job].queued_at, snapshot.jobs[job].id
 
 
 def _drafted(

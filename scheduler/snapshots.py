@@ -97,7 +97,7 @@ class Read:
 def made(read: Read, offered: Columns, *, now: datetime) -> Snapshot:
     """The book of these jobs and of these rows of offers."""
     secret = secrets.token_bytes(SECRET_BYTES)
-    job_ids = numbers(secret, [str(job.pk) for job in read.jobs])
+    job_ids = numbers(secret, [str(job.id) for job in read.jobs])
     row_ids = numbers(secret, map(name_of, offered.lots))
     # Everything stands in the order of its numbers.
     by_job, by_row = np.argsort(job_ids), np.argsort(row_ids)
@@ -214,11 +214,17 @@ class _Suited:
         for name, stands in zip(products.names, products.sample, strict=True):
             self._of_class.setdefault(stands.gpu_class, []).append((name, stands))
         self._known: dict[object, Sequence[tuple[str, str]]] = {}
+        # To whom some product is all that it is to nobody else.
         self._held = frozenset(stands.held_for for stands in products.sample) - {""}
+        self._own = frozenset(stands.org for stands in products.sample if stands.own_org_only)
 
     def limits(self, wanted: Wants) -> dict[str, float]:
         """Product's name → USD per GPU-hour."""
-        alike = wanted.alike, wanted.job if self._held and wanted.job in self._held else ""
+        alike = (
+            wanted.alike,
+            wanted.job if wanted.job in self._held else "",
+            wanted.org if wanted.org in self._own else "",
+        )
         found = self._known.get(alike)
         if found is None:
             anywhere = _anywhere(wanted)

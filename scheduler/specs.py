@@ -3,7 +3,6 @@
 import ipaddress
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
@@ -78,8 +77,7 @@ class Brought(NamedTuple):
 _NOTHING: Final = Brought({}, {}, None, None)
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What the specs of all ranks of a lease have in common."""
 
     job: Job
@@ -126,7 +124,7 @@ def _first(
     return protocol.AssignmentSpec(
         assignment=assignment,
         lease=attempt.lease,
-        job=job.pk,
+        job=job.id,
         org=job.org_id,
         epoch=attempt.epoch,
         recipe=job.recipe,
@@ -291,7 +289,7 @@ def _resume(checkpoint: Checkpoint | None, known: Files) -> protocol.Resume | No
 
 
 def _lineage(job: Job, brought: Brought) -> dict[str, object]:
-    found: dict[str, object] = {"job": str(job.pk)}
+    found: dict[str, object] = {"job": str(job.id)}
     for name, model in brought.models.items():
         found[name] = {"name": model.name, "sha256": model.sha256}
     for name, folder in brought.datasets.items():

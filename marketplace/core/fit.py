@@ -54,9 +54,9 @@ class Wants:
     @cached_property
     def alike(self) -> Hashable:
         """The same of two jobs that suit the same machines, wherever these are and however large; but
-        for what is held for one of them."""
+        for what is held for one of them, or is only its own org's."""
         return (
-            self.org, self.memory_bytes, self.memory_cpu_bytes, self.disk_bytes, self.environment,
+            self.memory_bytes, self.memory_cpu_bytes, self.disk_bytes, self.environment,
             self.runs_code, self.ray, self.avoid, self.egress, self.python, self.torch,
             self.registry, frozenset(self.limits),
         )  # fmt: skip
