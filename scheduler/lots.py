@@ -27,6 +27,8 @@ from suppliers.models import Offer
 
 _LEAST_WINDOW: Final = timedelta(minutes=10)
 """An offer about to close is not worth moving to."""
+_SITE: Final = 7
+"""Where a row has its site's id."""
 _FEW: Final = 1000
 """The sites of more offers are found slower than all sites are read."""
 
@@ -93,10 +95,12 @@ def read(
     asked = {"offers": bulk.ids(offers or ()), "nodes": bulk.ids(nodes or ())}
     few = not (offers is None and nodes is None) and len(offers or nodes or ()) <= _FEW
     with connection.cursor() as cursor:
-        cursor.execute(_SITES_OF if few else _SITES, asked)
-        sites = {row[0]: Ground(*row) for row in cursor.fetchall()}
         cursor.execute(_ALL if offers is None and nodes is None else _SOME, asked)
         found = cursor.fetchall()
+        # After them, so that a site that changes meanwhile is newer than the version says, never older.
+        of = {"sites": list({row[_SITE] for row in found})} if few else None
+        cursor.execute(_SITES_OF if few else _SITES, of)
+        sites = {row[0]: Ground(*row) for row in cursor.fetchall()}
     about = None if offers is None and nodes is None else [row[1] for row in found]
     tiers = {node: known.tier for node, known in records.known(about, now=now).items()}
     new, take_bps = records.unknown().tier, settings.POLICY.take_bps
@@ -240,9 +244,4 @@ _SITES: Final = (
     "SELECT id::text, org_id::text, region, trust, network, uplink_mbps, name, org_id"
     " FROM suppliers_site"
 )
-_SITES_OF: Final = f"""
-    {_SITES} WHERE id IN (
-        SELECT n.site_id FROM suppliers_offer o JOIN suppliers_node n ON n.id = o.node_id
-        WHERE {_THESE}
-    )
-"""  # noqa: S608 (all of it is written above)
+_SITES_OF: Final = f"{_SITES} WHERE id = ANY(%(sites)s::uuid[])"
