@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
@@ -147,10 +148,12 @@ def advance(
     now: datetime,
     reason: str | Mapping[UUID, str] = "",
     by: str = "market",
+    held: bool = False,
     **also: Any,
 ) -> list[Row]:
     """Takes rows of one model along one event, each with a line of story: `reason` is one for
-    all, or each row's own by its id. Two statements, however many rows there are.
+    all, or each row's own by its id. `held`: the caller has locked the rows. Two statements, however
+    many rows there are.
 
     A compare-and-swap: a row moves only if the database still holds the state that it was read
     with. Returns the rows that moved, with `state`, `state_since` and the fields in `also`
@@ -162,9 +165,9 @@ def advance(
         return []
     model, machine = type(rows[0]), rows[0].MACHINE
     target = machine.transition(event).target
-    before = {row.pk: row.state for row in rows if machine.after(row.state, event)}
-    moved = _swap(model, before, {"state": target, "state_since": now, **also})
-    if told := sorted(moved):
+    before = {row.id: row.state for row in rows if machine.after(row.state, event)}
+    moved = _swap(model, before, {"state": target, "state_since": now, **also}, held=held)
+    if told := sorted(moved, key=attrgetter("int")):
         said = [reason if isinstance(reason, str) else reason.get(pk, "") for pk in told]
         sources = [before[pk] for pk in told]
         bulk.write(
@@ -173,18 +176,20 @@ def advance(
             {"machine": machine.name, "event": event, "target": target, "by": by[:150], "at": now},
         )
     for row in rows:
-        if row.pk in moved:
+        if row.id in moved:
             row.state, row.state_since = target, now
             for name, value in also.items():
                 setattr(row, name, value)
-    return [row for row in rows if row.pk in moved]
+    return [row for row in rows if row.id in moved]
 
 
-def _swap(model: type[Stateful], before: dict[UUID, str], values: dict[str, object]) -> set[UUID]:
+def _swap(
+    model: type[Stateful], before: dict[UUID, str], values: dict[str, object], *, held: bool
+) -> set[UUID]:
     """One UPDATE … FROM unnest … RETURNING: the ids whose row was still as it was read.
 
     Rows are locked in primary-key order first, so that two swaps over the same rows queue up
-    instead of deadlocking.
+    instead of deadlocking; those that are `held` are so already.
     """
     meta = model._meta
     quote = connection.ops.quote_name
@@ -194,18 +199,23 @@ def _swap(model: type[Stateful], before: dict[UUID, str], values: dict[str, obje
         for name, value in values.items()
     }
     # Only names from our own models are put into the text; all values are parameters.
-    sql = f"""
-        WITH expected AS (SELECT * FROM unnest(%s::uuid[], %s::text[]) AS e(id, state)),
-        held AS (
+    lock = f"""
+        , held AS (
             SELECT t.id FROM {quote(meta.db_table)} t JOIN expected e USING (id)
             WHERE t.state = e.state ORDER BY t.id FOR NO KEY UPDATE OF t
         )
+    """  # noqa: S608
+    sql = f"""
+        WITH expected AS (SELECT * FROM unnest(%s::uuid[], %s::text[]) AS e(id, state))
+        {"" if held else lock}
         UPDATE {quote(meta.db_table)} t
         SET {", ".join(f"{column} = %s" for column in assigned)}
-        FROM held JOIN expected e USING (id)
-        WHERE t.id = held.id AND t.state = e.state
+        FROM expected e {"" if held else "JOIN held USING (id)"}
+        WHERE t.id = e.id AND t.state = e.state
         RETURNING t.id
     """  # noqa: S608
+    # States are plain words, which an array of PostgreSQL's takes as they are.
+    states = "{" + ",".join(before.values()) + "}"
     with connection.cursor() as cursor:
-        cursor.execute(sql, [bulk.ids(before), list(before.values()), *assigned.values()])
+        cursor.execute(sql, [bulk.ids(before), states, *assigned.values()])
         return {row[0] for row in cursor.fetchall()}

@@ -10,7 +10,7 @@
 import hashlib
 import io
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -47,7 +47,7 @@ def keep(round: Round, snapshot: Snapshot, matches: Matches, kept: Collection[UU
     the jobs of `kept`. In the round's transaction."""
     matched = np.flatnonzero(matches.level >= 0).tolist()
     dropped = np.zeros(len(snapshot.jobs), bool)
-    dropped[[at for at in matched if snapshot.jobs[at].pk not in kept]] = True
+    dropped[[at for at in matched if snapshot.jobs[at].id not in kept]] = True
     if dropped.any():
         left = results.without(matches, dropped)
         came_to = amounts(snapshot.book, left)
@@ -169,8 +169,8 @@ def _all_of(snapshot: Snapshot, matches: Matches, dropped: Bools) -> dict[str, A
         **book.as_arrays(),
         **matches.as_arrays(),
         DROPPED: dropped.astype("|i1"),
-        "x_job_org": _numbered((str(job.org_id) for job in snapshot.jobs), orgs),
-        "x_node_org": _numbered((row.stands.org for row in snapshot.rows), orgs),
+        "x_job_org": _numbered([str(job.org_id) for job in snapshot.jobs], orgs),
+        "x_node_org": _numbered([row.stands.org for row in snapshot.rows], orgs),
         "x_class_name": names,
         "x_class_open": free,
     }
@@ -184,8 +184,11 @@ def _url(record: Record, name: str) -> str:
     )
 
 
-def _numbered(orgs: Iterable[str], known: dict[str, int]) -> Array:
-    return np.array([known.setdefault(org, len(known)) for org in orgs], "<i4")
+def _numbered(orgs: Sequence[str], known: dict[str, int]) -> Array:
+    """They are thousands of rows of few orgs."""
+    for org in dict.fromkeys(orgs):
+        known.setdefault(org, len(known))
+    return np.array(list(map(known.__getitem__, orgs)), "<i4")
 
 
 def _prove(record: Record) -> None:

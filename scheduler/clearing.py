@@ -139,7 +139,7 @@ def _commit(snapshot: Snapshot, matches: Matches, seated: Seated, *, now: dateti
         book_sha256=digest(snapshot.book),
     )
     placed = leases.place_drafts(drafts, round=round, now=now)
-    kept = {draft.job.pk for draft in placed}
+    kept = {draft.job.id for draft in placed}
     _publish(round, [draft.placement for draft in placed], now)
     archive.keep(round, snapshot, matches, kept)
     return len(kept)
@@ -147,20 +147,21 @@ def _commit(snapshot: Snapshot, matches: Matches, seated: Seated, *, now: dateti
 
 def _publish(round: Round, placements: Sequence[Placement], now: datetime) -> None:
     """What this round's GPUs were let for, cell by cell: a mean where sites are pooled."""
-    let: dict[tuple[str, str, int], list[int]] = {}
+    let: dict[tuple[str, str, int], tuple[int, int]] = {}
     for placement in placements:
         for seat, cell in zip(placement.seats, placement.cells, strict=True):
-            slot = 1 << (len(seat.gpus).bit_length() - 1)
-            paid = let.setdefault((placement.gpu_class, cell, slot), [])
-            paid += [seat.price_micros] * len(seat.gpus)
+            gpus = len(seat.gpus)
+            key = placement.gpu_class, cell, 1 << (gpus.bit_length() - 1)
+            paid, of = let.get(key, (0, 0))
+            let[key] = paid + seat.price_micros * gpus, of + gpus
     if let:
         classes, cells, slots = zip(*let, strict=True)
         bulk.write(
             ClearingPrice,
             {
                 "gpu_class": classes, "cell": cells, "slot": slots,
-                "price_micros": [-(-sum(paid) // len(paid)) for paid in let.values()],
-                "gpus": [len(paid) for paid in let.values()],
+                "price_micros": [-(-paid // gpus) for paid, gpus in let.values()],
+                "gpus": [gpus for _, gpus in let.values()],
             },
             {"round_id": round.pk, "at": now},
         )  # fmt: skip

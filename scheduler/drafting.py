@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain, islice
+from typing import NamedTuple
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
 
+from agent import protocol
 from buyers.models import Checkpoint, Job
 from marketplace.core.ids import uuids7
 from marketplace.core.money import with_premium
@@ -22,8 +24,7 @@ from scheduler.seats import Seat
 from scheduler.specs import Files
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """A gang that was decided on: whole, of one GPU class, at prices the buyer has agreed to."""
 
     job: Job
@@ -43,15 +44,17 @@ class Share:
     price_micros: int
     """The seat's, with the job's premium: what the buyer pays per GPU-hour."""
     spec: bytes
+    spec_sha256: str
     paid_through_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A lease before it is written, and its assignments by rank."""
 
     id: UUID
     placement: Placement
+    wallet: Ref
+    escrow: Ref
     epoch: int
     save_s: int
     start_by: datetime
@@ -94,6 +97,8 @@ class _Known:
     failures_per_hour: Mapping[UUID, float]
     usual_failures: float
     """Of a node that has no record."""
+    wallets: Mapping[UUID, Ref]
+    """Of the jobs' orgs."""
     files: Files = field(default_factory=dict)
 
 
@@ -116,20 +121,23 @@ def fund(drafts: Sequence[Draft], balances: Mapping[Ref, int], *, now: datetime)
     plan, left, policy = Plan(), dict(balances), settings.POLICY
     for each in drafts:
         job, rate, parts = each.job, each.hourly, len(each.shares)
-        wallet, held = ledger.wallet(job.org_id), ledger.escrow(job.pk)
+        wallet, held = each.wallet, each.escrow
+        in_escrow = left[held]
         needed = escrow.smallest(rate, parts, each.save_s, policy)
         funding = escrow.plan(
-            rate=rate, parts=parts, held=left[held], budget_left=job.budget_left,
+            rate=rate, parts=parts, held=in_escrow, budget_left=job.budget_left,
             wallet=left[wallet], save_s=each.save_s, policy=policy,
         )  # fmt: skip
-        if left[held] + funding.amount >= needed:
+        if in_escrow + funding.amount >= needed:
             plan.funded.append(each)
             for share in each.shares:
                 share.paid_through_s = funding.seconds
-            moves = [escrow.filling(job, each.epoch, funding, now=now)] if funding.amount else []
+            moves = []
+            if funding.amount:
+                moves.append(escrow.filling(wallet, held, each.epoch, funding, now=now))
         else:
             plan.short[job] = needed
-            moves = escrow.rest(job, now=now, held=left[held])
+            moves = escrow.rest(job, now=now, held=in_escrow)
         for move in moves:
             left[move.debit] -= move.amount
             left[move.credit] += move.amount
@@ -145,6 +153,7 @@ def _known(placements: Sequence[Placement], now: datetime) -> _Known:
         specs.furthest_of(jobs),
         {node: it.failures_per_hour for node, it in records.known(nodes, now=now).items()},
         records.unknown().failures_per_hour,
+        {org: ledger.wallet(org) for org in {job.org_id for job in jobs}},
     )
 
 
@@ -153,13 +162,15 @@ def _draft(
     now: datetime,
 ) -> Draft:  # fmt: skip
     job, seats, policy = placement.job, placement.seats, settings.POLICY
-    resume = known.resumes.get(job.pk)
-    patience = specs.patience(job, seats, resume, policy)
+    resume = known.resumes.get(job.id)
+    brought = specs.brought(job)
+    patience = specs.patience(brought, seats, resume, policy)
     failures = [
         known.failures_per_hour.get(seat.machine.id, known.usual_failures) for seat in seats
     ]
     attempt = specs.Attempt(
         job=job,
+        brought=brought,
         lease=lease,
         epoch=epoch,
         save_s=escrow.save_seconds(job, policy),
@@ -171,11 +182,15 @@ def _draft(
     )
     told = specs.build(attempt, seats, ids, files=known.files, policy=policy)
     shares = [
-        Share(pk, seat, with_premium(seat.price_micros, job.premium_bps), spec)
+        Share(
+            pk, seat, with_premium(seat.price_micros, job.premium_bps), spec,
+            protocol.sha256_hex(spec),
+        )
         for pk, seat, spec in zip(ids, seats, told, strict=True)
-    ]
+    ]  # fmt: skip
     start_by = now + timedelta(seconds=max(patience))
-    return Draft(lease, placement, epoch, attempt.save_s, start_by, shares)
+    wallet, escrowed = known.wallets[job.org_id], ledger.escrow(job.id)
+    return Draft(lease, placement, wallet, escrowed, epoch, attempt.save_s, start_by, shares)
 
 
 def _epochs(count: int) -> list[int]:

@@ -7,8 +7,8 @@ node's keeper ends the job by itself there: nothing of ours has to be awake for 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from django.conf import settings
 
@@ -17,12 +17,11 @@ from marketplace.core import checkpoints
 from marketplace.core.money import accrued, affordable_seconds
 from marketplace.core.policy import Policy
 from marketplace.ledger import services as ledger
-from marketplace.ledger.services import Move
+from marketplace.ledger.services import Move, Ref
 from scheduler.models import Assignment, Lease
 
 
-@dataclass(frozen=True)
-class Funding:
+class Funding(NamedTuple):
     """`amount` micros to move into escrow, which then pays for `seconds` of the whole gang."""
 
     amount: int
@@ -77,14 +76,15 @@ def top_up(job: Job, lease: Lease, shares: Sequence[Assignment], *, now: datetim
     )
     for share in shares:
         share.paid_through_s = share.billed_s + funding.seconds
-    return [filling(job, lease.epoch, funding, now=now)] if funding.amount else []
+    return [filling(wallet, escrow, lease.epoch, funding, now=now)] if funding.amount else []
 
 
-def filling(job: Job, epoch: int, funding: Funding, *, now: datetime) -> Move:
-    """The move into the job's escrow, for one lease and one moment. Its amount is not 0."""
-    wallet, escrow = ledger.wallet(job.org_id), ledger.escrow(job.pk)
+def filling(wallet: Ref, escrow: Ref, epoch: int, funding: Funding, *, now: datetime) -> Move:
+    """The move into a job's escrow, for one lease and one moment. Its amount is not 0."""
+    if escrow.owner is None:
+        raise ValueError(f"{escrow} is nobody's escrow")
     period = f"{epoch}@{now.isoformat()}"
-    return Move("escrow", wallet, escrow, funding.amount, job.pk, period)
+    return Move("escrow", wallet, escrow, funding.amount, escrow.owner, period)
 
 
 def rest(job: Job, *, now: datetime, held: int | None = None) -> list[Move]:

@@ -117,8 +117,9 @@ class Cleared:
     def names(self) -> Names:
         """What the book's classes trade as: it tells apart what only some jobs mind."""
         called = [""] * len(self.book.class_nvlink)
-        for row, number in zip(self.rows, self.book.node_class.tolist(), strict=True):
-            called[number] = row.stands.gpu_class
+        numbers, first = np.unique(self.book.node_class, return_index=True)
+        for number, at in zip(numbers.tolist(), first.tolist(), strict=True):
+            called[number] = self.rows[at].stands.gpu_class
         return Names(called, ())
 
 

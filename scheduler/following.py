@@ -1,7 +1,7 @@
 """The book that a process keeps from one look to the next: only what has moved is read again. The
 worker that clears keeps all of it, those who quote its offers.
 
-Triggers (migration 0016) write down which node moved in which transaction; whoever follows asks for
+Triggers (migrations 0016, 0021) write down which nodes moved in which transaction; whoever follows asks for
 all that came since the oldest transaction that was under way when it last looked, so one that
 commits late is never missed, and one may be read twice. A job's row is known by the transaction that
 wrote it last. Every so often, and after a restart or a fault, all is read anew: what a node's leases
@@ -149,7 +149,9 @@ def _under_way() -> tuple[int, bool]:
 
 def moved_since(since: int) -> list[UUID]:
     """Nodes of which something moved in this transaction or a later one."""
-    return list(Moved.objects.filter(xid__gte=since).values_list("node", flat=True).distinct())
+    with connection.cursor() as cursor:
+        cursor.execute(_MOVED_SINCE, [since])
+        return [row[0] for row in cursor.fetchall()]
 
 
 _UNDER_WAY: Final = """
@@ -157,6 +159,7 @@ _UNDER_WAY: Final = """
         SELECT FROM scheduler_moved WHERE xid = pg_current_xact_id_if_assigned()::text::bigint
     )
 """
+_MOVED_SINCE: Final = "SELECT DISTINCT unnest(nodes) FROM scheduler_moved WHERE xid >= %s"
 _QUEUED: Final = """
     SELECT id, xmin::text::bigint FROM buyers_job WHERE state = 'queued' ORDER BY queued_at, id
 """

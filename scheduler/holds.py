@@ -1,6 +1,6 @@
 """What is held for a waiting job: offered to it alone for a few rounds, and then to everybody.
 
-A hold ends with its job's waiting, in the same statement: a trigger sees to it (migration 0018).
+A hold ends with its job's waiting, in the same statement: a trigger sees to it (migration 0021).
 """
 
 from collections.abc import Collection, Iterable

@@ -14,7 +14,6 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from agent import protocol
 from agent.recipes.catalog import Exit
 from buyers.models import Job
 from marketplace import bulk, telemetry
@@ -42,18 +41,14 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
     """The same for placements that were drafted before; returns those that could be paid.
 
     The caller knows under that lock that the jobs (locked) are queued and the GPUs free
-    (`seating.still_good`), so nothing here can have moved but money: a job whose wallet no longer covers a start is left out, and stopped
-    with the reason. `gpu_let_once` is the last guard and fails loudly. The number of statements
+    (`seating.still_good`), so nothing here can have moved but money: a job whose wallet no longer
+    covers a start is left out, and stopped with the reason. `gpu_let_once` is the last guard and fails loudly. The number of statements
     does not grow with the placements.
     """
     # 1. Money: every wallet and escrow at once, in one order.
-    balances = ledger.hold(
-        ref
-        for each in drafts
-        for ref in (ledger.wallet(each.job.org_id), ledger.escrow(each.job.pk))
-    )
+    balances = ledger.hold(ref for each in drafts for ref in (each.wallet, each.escrow))
     plan = drafting.fund(drafts, balances, now=now)
-    ledger.post(plan.moves, now=now)
+    ledger.post(plan.moves, now=now, held=balances)
     jobends.stop_unfunded(plan.short, now=now)
     # 2. All rows of the round at once.
     placed = plan.funded
@@ -61,14 +56,15 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
         _write_leases(placed, round, now)
         _write_shares(placed, now)
     where = {
-        draft.job.pk: f"on {', '.join(share.seat.machine.name for share in draft.shares)}"
+        draft.job.id: f"on {', '.join(share.seat.machine.name for share in draft.shares)}"
         for draft in placed
     }
-    if len(advance([draft.job for draft in placed], "place", now=now, reason=where)) < len(placed):
+    jobs = [draft.job for draft in placed]
+    if len(advance(jobs, "place", now=now, reason=where, held=True)) < len(placed):
         raise Conflict("one of these jobs has moved on; look again")
     # 3. The doorbells.
     _announce(
-        (draft.job.pk for draft in placed),
+        (draft.job.id for draft in placed),
         (share.seat.machine.id for draft in placed for share in draft.shares),
     )
     return placed
@@ -80,7 +76,7 @@ def _write_leases(placed: Sequence[Draft], round: Round | None, now: datetime) -
         Lease,
         {
             "id": [draft.id for draft in placed],
-            "job_id": [draft.job.pk for draft in placed],
+            "job_id": [draft.job.id for draft in placed],
             "epoch": [draft.epoch for draft in placed],
             "gpu_class": [draft.placement.gpu_class for draft in placed],
             "level": [draft.placement.level for draft in placed],
@@ -115,7 +111,7 @@ def _write_shares(placed: Sequence[Draft], now: datetime) -> None:
             "price_micros": [share.price_micros for share in shares],
             "take_bps": [_take(share.seat) for share in shares],
             "spec": [share.spec for share in shares],
-            "spec_sha256": [protocol.sha256_hex(share.spec) for share in shares],
+            "spec_sha256": [share.spec_sha256 for share in shares],
             "paid_through_s": [share.paid_through_s for share in shares],
         },
         {"state": Assignment.MACHINE.initial, "state_since": now},

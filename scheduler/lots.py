@@ -22,10 +22,13 @@ from marketplace.core.fit import Stands
 from marketplace.core.hardware import Tier
 from marketplace.core.money import gross_ask
 from scheduler import records
+from scheduler.seats import LETTABLE, VERSION, Machine
 from suppliers.models import Offer
 
 _LEAST_WINDOW: Final = timedelta(minutes=10)
 """An offer about to close is not worth moving to."""
+_SITE: Final = 7
+"""Where a row has its site's id."""
 _FEW: Final = 1000
 """The sites of more offers are found slower than all sites are read."""
 
@@ -40,6 +43,8 @@ class Ground(NamedTuple):
     network: int
     uplink_mbps: float
     name: str
+    supplier: UUID
+    """Its org, as rows have it."""
 
 
 class Lot(NamedTuple):
@@ -57,6 +62,9 @@ class Lot(NamedTuple):
     site: Ground
     place: str
     """What it can be in a gang with: its site, or nobody but itself."""
+    machine: Machine
+    version: int
+    """Of its rows, as they were read: another one, and they may have changed."""
 
     @property
     def offer(self) -> Offer:
@@ -87,12 +95,14 @@ def read(
     asked = {"offers": bulk.ids(offers or ()), "nodes": bulk.ids(nodes or ())}
     few = not (offers is None and nodes is None) and len(offers or nodes or ()) <= _FEW
     with connection.cursor() as cursor:
-        cursor.execute(_SITES_OF if few else _SITES, asked)
-        sites = {row[0]: Ground(*row) for row in cursor.fetchall()}
         cursor.execute(_ALL if offers is None and nodes is None else _SOME, asked)
         found = cursor.fetchall()
-    about = None if offers is None and nodes is None else [UUID(row[1]) for row in found]
-    tiers = {str(node): known.tier for node, known in records.known(about, now=now).items()}
+        # After them, so that a site that changes meanwhile is newer than the version says, never older.
+        of = {"sites": list({row[_SITE] for row in found})} if few else None
+        cursor.execute(_SITES_OF if few else _SITES, of)
+        sites = {row[0]: Ground(*row) for row in cursor.fetchall()}
+    about = None if offers is None and nodes is None else [row[1] for row in found]
+    tiers = {node: known.tier for node, known in records.known(about, now=now).items()}
     new, take_bps = records.unknown().tier, settings.POLICY.take_bps
     return [_lot(row, sites, tiers.get(row[1], new), take_bps) for row in found]
 
@@ -156,8 +166,9 @@ def _silent(now: datetime) -> frozenset[str]:
 
 
 def _lot(row: tuple[Any, ...], sites: dict[str, Ground], tier: Tier, take_bps: int) -> Lot:
-    (offer, node, ask, own_org, scripts, opens, site_id, lan, environment, disk, nvlink, egress,
-     builds, python, torch, registries, ray, gpu_class, gpus, free, memory) = row  # fmt: skip
+    (offer, pk, node, ask, own_org, scripts, opens, site_id, lan, environment, disk, nvlink, egress,
+     builds, python, torch, registries, ray, gpu_class, gpus, free, memory, name, memory_host,
+     bandwidth, fitted, version) = row  # fmt: skip
     site = sites[site_id]
     stands = Stands(
         node, site.org, gpu_class, gpus, free, memory, disk, site.trust, tier, site.region,
@@ -165,7 +176,9 @@ def _lot(row: tuple[Any, ...], sites: dict[str, Ground], tier: Tier, take_bps: i
         builds, python, torch, _names(registries),
     )  # fmt: skip
     place = site.id if lan else f"node-{node}"
-    return Lot(offer, ask, free, stands, "" if opens == "[]" else opens, nvlink, site, place)
+    machine = Machine(pk, name, site.supplier, lan, environment, memory_host, bandwidth, fitted)
+    opens = "" if opens == "[]" else opens
+    return Lot(offer, ask, free, stands, opens, nvlink, site, place, machine, version)
 
 
 @lru_cache(maxsize=10_000)
@@ -180,31 +193,36 @@ def _names(text: str) -> frozenset[str]:
 
 
 # One offer lets one class: a machine of several kinds of GPU lets its most numerous.
-# The nodes are those of Node.objects.lettable. All of the text is ours; values are parameters.
+# All of the text is ours; values are parameters.
 _SELECT: Final = """
-    SELECT o.id, n.id::text, o.ask_micros, o.audience = 'own_org', o.scripts, o.windows::text,
+    SELECT o.id, n.id, n.id::text, o.ask_micros, o.audience = 'own_org', o.scripts, o.windows::text,
         n.site_id::text, n.lan_address, n.environment, n.disk_bytes, n.nvlink, n.egress, n.builds,
         n.python, n.torch, n.registries::text,
         coalesce(n.inventory -> 'environment' -> 'packages' ? 'ray', false),
-        g.gpu_class, g.gpus, g.free, g.memory
+        g.gpu_class, g.gpus, g.free, g.memory, n.name, n.memory_bytes, n.bandwidth_mbps, g.fitted,
+        {version}
     FROM suppliers_offer o
     JOIN suppliers_node n ON n.id = o.node_id
+    JOIN suppliers_site s ON s.id = n.site_id
     JOIN (
         SELECT DISTINCT ON (d.node_id) d.node_id, d.gpu_class, count(*) AS gpus,
-            count(*) FILTER (WHERE l.gpu_id IS NULL AND h.gpu_id IS NULL) AS free, min(d.memory_bytes) AS memory
+            count(*) FILTER (WHERE l.gpu_id IS NULL AND h.gpu_id IS NULL) AS free,
+            min(d.memory_bytes) AS memory,
+            (sum(count(*)) OVER (PARTITION BY d.node_id))::int AS fitted
         FROM suppliers_gpu d
         LEFT JOIN scheduler_leasedgpu l ON l.gpu_id = d.id AND l.released_at IS NULL
         LEFT JOIN scheduler_heldgpu h ON h.gpu_id = d.id
         WHERE d.present {gpus} GROUP BY d.node_id, d.gpu_class
         ORDER BY d.node_id, count(*) DESC, min(d.index)
     ) g ON g.node_id = n.id
-    WHERE o.state = 'open' AND n.state = 'ready' AND n.lost_at IS NULL AND NOT n.owner_busy
-        AND n.boot_id > '' AND n.session IS NOT NULL AND n.last_seen_at IS NOT NULL {offers}
+    WHERE {lettable} {offers}
     ORDER BY o.id
 """
-_ALL: Final = _SELECT.format(gpus="", offers="")
+_ALL: Final = _SELECT.format(version=VERSION, lettable=LETTABLE, gpus="", offers="")
 _THESE: Final = "o.id = ANY(%(offers)s::uuid[]) OR o.node_id = ANY(%(nodes)s::uuid[])"
 _SOME: Final = _SELECT.format(
+    version=VERSION,
+    lettable=LETTABLE,
     gpus=f"AND d.node_id IN (SELECT o.node_id FROM suppliers_offer o WHERE {_THESE})",  # noqa: S608
     offers=f"AND ({_THESE})",
 )
@@ -223,11 +241,7 @@ _HELD: Final = """
     GROUP BY g.node_id, g.gpu_class, o.job_id ORDER BY o.job_id, g.node_id
 """
 _SITES: Final = (
-    "SELECT id::text, org_id::text, region, trust, network, uplink_mbps, name FROM suppliers_site"
+    "SELECT id::text, org_id::text, region, trust, network, uplink_mbps, name, org_id"
+    " FROM suppliers_site"
 )
-_SITES_OF: Final = f"""
-    {_SITES} WHERE id IN (
-        SELECT n.site_id FROM suppliers_offer o JOIN suppliers_node n ON n.id = o.node_id
-        WHERE {_THESE}
-    )
-"""  # noqa: S608 (all of it is written above)
+_SITES_OF: Final = f"{_SITES} WHERE id = ANY(%(sites)s::uuid[])"

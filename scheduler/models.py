@@ -6,6 +6,7 @@ their place: a set's references are looked up at once, not row by row with a loc
 
 from typing import Self
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
@@ -83,17 +84,17 @@ class Told(models.Model):
 
 
 class Moved(models.Model):
-    """A node of which something moved that the book minds, and in which transaction: what
-    `scheduler.following` reads again. Written by triggers, for whoever writes the SQL."""
+    """Nodes of which one statement moved something that the book minds, and in which transaction:
+    what `scheduler.following` reads again. Written by triggers, for whoever writes the SQL."""
 
-    node = models.UUIDField()
+    nodes = ArrayField(models.UUIDField())
     xid = models.BigIntegerField(help_text="Number of the transaction, as pg_current_xact_id says")
     at = models.DateTimeField()
 
     class Meta:
         # For what came since, and to forget what is old.
         indexes = [
-            models.Index(fields=["xid", "node"], name="moved_since"),
+            models.Index(fields=["xid"], name="moved_since"),
             models.Index(fields=["at"], name="moved_at"),
         ]
 

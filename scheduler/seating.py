@@ -1,8 +1,9 @@
 """Who gets which seats: matches become drafts of leases before the market's lock is taken, and under
 it those are kept of which nothing has moved since.
 
-1. Before the lock every offer and GPU of a match is read again, and the gang's lease is drafted
-   (`seat`).
+1. Before the lock the free GPUs of all matched offers are read, with the versions of the offers' rows.
+   An offer of the book's version is as the book has it; any other is read again. Each gang's lease is
+   drafted (`seat`).
 2. Under it one look says which jobs still wait as they were read, and another at which nodes anything
    has moved since 1 began (triggers write that down, `scheduler.following`). What is of such a node
    is read once more, and its gangs drafted anew or dropped (`still_good`).
@@ -11,10 +12,10 @@ it those are kept of which nothing has moved since.
 """
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from django.db import connection
@@ -25,22 +26,19 @@ from scheduler import drafting, following, lots, prices, seats
 from scheduler.drafting import Draft, Placement
 from scheduler.lots import Lot
 from scheduler.matching.matches import Matches
-from scheduler.seats import Seat
+from scheduler.seats import Device, Idle, Seat
 from scheduler.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
 
-Rows = Sequence[tuple[int, int, float]]
-"""A gang as matched: node, GPUs, USD per GPU-hour."""
 
-
-@dataclass(frozen=True)
-class Gang:
+class Gang(NamedTuple):
     """One job's match, by its number in the book."""
 
     job: int
     level: int
-    rows: Rows
+    rows: Mapping[int, tuple[int, float]]
+    """Node → its GPUs, and what they cost together, USD per hour."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,13 @@ def still_good(seated: Seated, snapshot: Snapshot, *, now: datetime) -> list[Dra
     """The drafts that hold, under MARKET_LOCK; their jobs are locked."""
     if not seated.drafts:
         return []
-    queued = _unmoved(snapshot, [draft.job.pk for _, draft in seated.drafts])
+    queued = _unmoved(snapshot, [draft.job.id for _, draft in seated.drafts])
     moved = set(following.moved_since(seated.since))
     kept: list[tuple[Gang, Draft]] = []
     again: list[Gang] = []
     for gang, draft in seated.drafts:
-        if draft.job.pk not in queued:
-            log.info("job %s is left to the next round: it has moved", draft.job.pk)
+        if draft.job.id not in queued:
+            log.info("job %s is left to the next round: it has moved", draft.job.id)
         elif moved.isdisjoint(draft.nodes):
             kept.append((gang, draft))
         else:
@@ -82,16 +80,18 @@ def still_good(seated: Seated, snapshot: Snapshot, *, now: datetime) -> list[Dra
 def _gangs(snapshot: Snapshot, matches: Matches) -> list[Gang]:
     """Numbers fall as they fall: whoever has waited longest has the first say where two can't both
     be."""
-    by_job: dict[int, list[tuple[int, int, float]]] = {}
+    by_job: dict[int, dict[int, tuple[int, float]]] = {}
     columns = (matches.job, matches.node, matches.gpus, matches.price)
     for job, node, gpus, price in zip(*(column.tolist() for column in columns), strict=True):
-        by_job.setdefault(job, []).append((node, gpus, price))
+        rows = by_job.setdefault(job, {})
+        so_far, cost = rows.get(node, (0, 0.0))
+        rows[node] = so_far + gpus, cost + gpus * price
     order = sorted(by_job, key=lambda job: _waiting(snapshot, job))
     return [Gang(job, int(matches.level[job]), by_job[job]) for job in order]
 
 
 def _waiting(snapshot: Snapshot, job: int) -> tuple[datetime, UUID]:
-    return snapshot.jobs[job].queued_at, snapshot.jobs[job].pk
+    return snapshot.jobs[job].queued_at, snapshot.jobs[job].id
 
 
 def _drafted(
@@ -100,18 +100,17 @@ def _drafted(
     """Those gangs that can have their seats, beside those that have theirs."""
     if not gangs:
         return []
-    nodes = {node for gang in gangs for node, _, _ in gang.rows}
-    free = _Free([snapshot.rows[node] for node in nodes], beside, now)
+    free = _Free(snapshot.rows, {node for gang in gangs for node in gang.rows}, beside, now)
     able: list[Gang] = []
     placements: list[Placement] = []
     for gang in gangs:
-        job, found = snapshot.jobs[gang.job], _seats(snapshot, gang.rows, free)
+        found = _seats(snapshot, gang, free)
         if found is None:
+            job = snapshot.jobs[gang.job]
             log.info("job %s is left to the next round: its offer has moved", job.pk)
             continue
-        cells = tuple(prices.cell_of(snapshot.rows[node].stands) for node in _nodes(gang.rows))
         able.append(gang)
-        placements.append(Placement(job, found[0].gpus[0].gpu_class, gang.level, found, cells))
+        placements.append(found)
     return list(zip(able, drafting.draft(placements, now=now), strict=True))
 
 
@@ -129,46 +128,63 @@ _HOLD_QUEUED: Final = """
 
 
 class _Free:
-    """What is free of some offers by now, less what gang after gang takes of it."""
+    """What is free of some nodes of a book by now, less what gang after gang takes of it."""
 
-    def __init__(self, rows: Collection[Lot], beside: Iterable[Draft], now: datetime) -> None:
-        found = lots.read(now=now, offers=[row.offer_id for row in rows])
-        found = lots.standing(found, now=now)
-        self._now = {
-            (lot.offer_id, lot.stands.held_for): lot for lot in (*found, *lots.held(found))
+    def __init__(
+        self, book: Sequence[Lot], nodes: Iterable[int], beside: Iterable[Draft], now: datetime
+    ) -> None:
+        rows = {node: book[node] for node in nodes}
+        idle = seats.idle([row.offer_id for row in rows.values()])
+        found = {
+            node: (row, of) for node, row in rows.items() if (of := idle.get(_key(row))) is not None
         }
-        nodes = {UUID(lot.stands.node) for lot in found}
-        self._machines, self._devices = seats.machines(nodes), seats.free(nodes)
+        doubted = [row for row, of in found.values() if _is_doubted(row, of)]
+        anew = _read_again(doubted, now) if doubted else {}
         taken = {gpu.id for draft in beside for seat in draft.placement.seats for gpu in seat.gpus}
-        if taken:
-            self._devices = {
-                key: [gpu for gpu in devices if gpu.id not in taken]
-                for key, devices in self._devices.items()
-            }
+        self._left: dict[int, tuple[Lot, list[Device]]] = {}
+        for node, (row, of) in found.items():
+            lot = anew.get(_key(row)) if _is_doubted(row, of) else row
+            if lot is not None and (lot is row or _is_alike(lot, row)):
+                devices = (
+                    [gpu for gpu in of.devices if gpu.id not in taken] if taken else of.devices
+                )
+                self._left[node] = lot, devices
 
-    def take(self, row: Lot, gpus: int, price: float) -> Seat | None:
+    def take(self, node: int, gpus: int, price: float) -> Seat | None:
         """So many GPUs of an offer as the book had it, at USD per GPU-hour; None if it has gone,
         changed or is let by now."""
-        lot = self._now.get((row.offer_id, row.stands.held_for))
-        if lot is None or not _is_alike(lot, row):
-            return None
-        devices = self._devices.get(_key(lot), [])
-        if len(devices) < gpus:
+        lot, devices = self._left.get(node, _NOTHING)
+        if lot is None or len(devices) < gpus:
             return None
         # Floats come back as micros. Below the ask, the fee makes up for it, as far as there is one.
         micros = max(round(price * MICRO), lot.ask_micros)
-        machine = self._machines[UUID(lot.stands.node)]
-        return Seat(lot.offer_id, machine, devices[:gpus], micros, lot.ask_micros)
+        return Seat(lot.offer_id, lot.machine, devices[:gpus], micros, lot.ask_micros)
 
-    def keep(self, taken: Iterable[tuple[Lot, Seat]]) -> None:
-        """These are a gang's."""
-        for row, seat in taken:
-            del self._devices[_key(row)][: len(seat.gpus)]
+    def keep(self, seats: Mapping[int, Seat]) -> None:
+        """These are a gang's, node by node."""
+        for node, seat in seats.items():
+            del self._left[node][1][: len(seat.gpus)]
 
 
-def _key(lot: Lot) -> tuple[str, str, str]:
-    """By which its free GPUs are known."""
-    return lot.stands.node, lot.stands.gpu_class, lot.stands.held_for
+_NOTHING: Final[tuple[None, Sequence[Device]]] = None, ()
+
+
+def _is_doubted(row: Lot, idle: Idle) -> bool:
+    """Whether an offer may be other than the book has it. Of a hold no version tells whether all of
+    it is still free."""
+    return idle.version != row.version or bool(row.stands.held_for)
+
+
+def _read_again(rows: Iterable[Lot], now: datetime) -> dict[tuple[UUID, str, str], Lot]:
+    """What of these stands by now."""
+    found = lots.read(now=now, offers=[row.offer_id for row in rows])
+    found = lots.standing(found, now=now)
+    return {_key(lot): lot for lot in (*found, *lots.held(found))}
+
+
+def _key(lot: Lot) -> tuple[UUID, str, str]:
+    """By which what is free of it is known."""
+    return lot.offer_id, lot.stands.gpu_class, lot.stands.held_for
 
 
 def _is_alike(lot: Lot, row: Lot) -> bool:
@@ -177,23 +193,16 @@ def _is_alike(lot: Lot, row: Lot) -> bool:
     return same and lot.windows == row.windows
 
 
-def _seats(snapshot: Snapshot, rows: Rows, free: _Free) -> tuple[Seat, ...] | None:
-    """A gang's seats from its rows, or None if one of its offers isn't there any more."""
-    taken: list[tuple[Lot, Seat]] = []
-    for node, slots in _nodes(rows).items():
-        count = sum(gpus for gpus, _ in slots)
-        exact = sum(gpus * price for gpus, price in slots) / count
-        seat = free.take(snapshot.rows[node], count, exact)
+def _seats(snapshot: Snapshot, gang: Gang, free: _Free) -> Placement | None:
+    """A gang's seats, or None if one of its offers isn't there any more."""
+    found: dict[int, Seat] = {}
+    for node, (gpus, cost) in gang.rows.items():
+        seat = free.take(node, gpus, cost / gpus)
         if seat is None:
             return None
-        taken.append((snapshot.rows[node], seat))
-    free.keep(taken)
-    return tuple([seat for _, seat in taken])
-
-
-def _nodes(rows: Rows) -> dict[int, list[tuple[int, float]]]:
-    """Node → its slots of a gang: GPUs, and USD per GPU-hour."""
-    by_node: dict[int, list[tuple[int, float]]] = {}
-    for node, gpus, price in rows:
-        by_node.setdefault(node, []).append((gpus, price))
-    return by_node
+        found[node] = seat
+    free.keep(found)
+    stands = [snapshot.rows[node].stands for node in found]
+    cells = tuple(map(prices.cell_of, stands))
+    job = snapshot.jobs[gang.job]
+    return Placement(job, stands[0].gpu_class, gang.level, tuple(found.values()), cells)

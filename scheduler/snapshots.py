@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -98,7 +97,7 @@ class Read:
 def made(read: Read, offered: Columns, *, now: datetime) -> Snapshot:
     """The book of these jobs and of these rows of offers."""
     secret = secrets.token_bytes(SECRET_BYTES)
-    job_ids = numbers(secret, [str(job.pk) for job in read.jobs])
+    job_ids = numbers(secret, [str(job.id) for job in read.jobs])
     row_ids = numbers(secret, map(name_of, offered.lots))
     # Everything stands in the order of its numbers.
     by_job, by_row = np.argsort(job_ids), np.argsort(row_ids)
@@ -215,16 +214,17 @@ class _Suited:
         for name, stands in zip(products.names, products.sample, strict=True):
             self._of_class.setdefault(stands.gpu_class, []).append((name, stands))
         self._known: dict[object, Sequence[tuple[str, str]]] = {}
+        # To whom some product is all that it is to nobody else.
         self._held = frozenset(stands.held_for for stands in products.sample) - {""}
+        self._own = frozenset(stands.org for stands in products.sample if stands.own_org_only)
 
     def limits(self, wanted: Wants) -> dict[str, float]:
         """Product's name → USD per GPU-hour."""
         alike = (
-            wanted.org, wanted.memory_bytes, wanted.memory_cpu_bytes, wanted.disk_bytes,
-            wanted.environment, wanted.runs_code, wanted.ray, wanted.avoid, wanted.egress,
-            wanted.python, wanted.torch, wanted.registry, frozenset(wanted.limits),
+            wanted.alike,
             wanted.job if wanted.job in self._held else "",
-        )  # fmt: skip
+            wanted.org if wanted.org in self._own else "",
+        )
         found = self._known.get(alike)
         if found is None:
             anywhere = _anywhere(wanted)
@@ -288,7 +288,6 @@ def _anywhere(wanted: Wants) -> Wants:
     return replace(wanted, regions=frozenset(), gpus=1)
 
 
-@lru_cache(maxsize=1000)
 def hours_lost(save_s: float | None, policy: Policy) -> float:
     """What an interruption costs, on a machine of which nothing is known yet."""
     save = checkpoints.save_seconds(save_s, policy.save_default_s)

@@ -2,9 +2,9 @@
 
 import ipaddress
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -26,6 +26,7 @@ from scheduler.seats import Seat
 _HOST_SHARE = 0.9
 # Each lease's network is its own, so all may use the same addresses.
 _READ = ("base__job__base", "dataset", "script", "mix", "other", "third", "packages", "image")
+_KEYS = tuple(f"{name.partition('__')[0]}_id" for name in _READ)
 _INSIDE = ipaddress.IPv4Network("10.64.0.0/24")
 
 Files: TypeAlias = dict[UUID, list[protocol.File]]
@@ -56,11 +57,31 @@ def gang_of(job: Job, epoch: int, seats: Sequence[Seat], *, gather_s: float) -> 
     )
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Brought(NamedTuple):
+    """What a job brings to a node, by the node's names; looked up once for a lease."""
+
+    models: Mapping[str, Artifact]
+    datasets: Mapping[str, Dataset]
+    packages: PackageLock | None
+    image: ContainerImage | None
+
+    @property
+    def inputs(self) -> list[tuple[str, Folder, bool]]:
+        """(name, folder, whether it is public)."""
+        return [
+            *((name, model, _is_shared(model)) for name, model in self.models.items()),
+            *((name, folder, False) for name, folder in self.datasets.items()),
+        ]
+
+
+_NOTHING: Final = Brought({}, {}, None, None)
+
+
+class Attempt(NamedTuple):
     """What the specs of all ranks of a lease have in common."""
 
     job: Job
+    brought: Brought
     lease: UUID
     epoch: int
     save_s: int
@@ -98,17 +119,17 @@ def build(
 def _first(
     attempt: Attempt, seats: Sequence[Seat], assignment: UUID, files: Files, policy: Policy
 ) -> protocol.AssignmentSpec:
-    job, gang = attempt.job, attempt.gang
+    job, brought, gang = attempt.job, attempt.brought, attempt.gang
     save_s = checkpoints.save_seconds(job.save_s, policy.save_default_s)
     return protocol.AssignmentSpec(
         assignment=assignment,
         lease=attempt.lease,
-        job=job.pk,
+        job=job.id,
         org=job.org_id,
         epoch=attempt.epoch,
         recipe=job.recipe,
         parameters=job.parameters,
-        inputs=_inputs(job, files),
+        inputs=_inputs(brought, files),
         resume=_resume(attempt.resume, files),
         seed=job.seed,
         rank=0,
@@ -123,24 +144,26 @@ def _first(
         hang_s=policy.hang_s,
         checkpoint_s=checkpoints.interval(save_s, failures_per_hour=attempt.failures_per_hour),
         gang=gang,
-        packages=_packages(job),
-        image=_image(job),
+        packages=_packages(brought.packages),
+        image=_image(brought.image),
         egress=job.egress,
         secrets=job.secrets,
-        lineage=_lineage(job),
+        lineage=_lineage(job, brought),
     )
 
 
 def patience(
-    job: Job, seats: Sequence[Seat], resume: Checkpoint | None, policy: Policy
+    brought: Brought, seats: Sequence[Seat], resume: Checkpoint | None, policy: Policy
 ) -> list[float]:
     """Seconds that each seat has from reservation to running: a base, and twice the time that the
     bytes need."""
-    size = sum(folder.bytes for _, folder, _ in inputs_of(job)) + (resume.bytes if resume else 0)
+    size = resume.bytes if resume else 0
     base = policy.start_base_s
-    brought = _packages_of(job) or _image_of(job)
-    if brought is not None:
-        size += brought.bytes
+    if brought is not _NOTHING:
+        size += sum(folder.bytes for _, folder, _ in brought.inputs)
+    made = brought.packages or brought.image
+    if made is not None:
+        size += made.bytes
         base += policy.build_s
     return [base + 16 * size / (max(seat.machine.bandwidth_mbps, 0.1) * 1e6) for seat in seats]
 
@@ -164,20 +187,24 @@ def furthest_of(jobs: Sequence[Job]) -> dict[UUID, Checkpoint]:
 
 def read_inputs(jobs: Sequence[Job]) -> None:
     """Fetches what the specs of many jobs tell of, each row once: a constant number of queries."""
-    for name in _READ:
-        some = [job for job in jobs if getattr(job, f"{name.partition('__')[0]}_id")]
+    for name, key in zip(_READ, _KEYS, strict=True):
+        some = [job for job in jobs if vars(job).get(key, True)]
         prefetch_related_objects(some, name)
 
 
 def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
     """What the job reads: (name, folder, whether it is public)."""
-    return [
-        *((name, model, _is_shared(model)) for name, model in _models(job).items()),
-        *((name, folder, False) for name, folder in _datasets(job).items()),
-    ]
+    return brought(job).inputs
 
 
-# Asking for the row of a key that is null is what takes the time: most jobs name few.
+def brought(job: Job) -> Brought:
+    """What the job reads and runs in. Most jobs name little, and asking for the row of a key that is
+    null is what takes the time; a key that was not read may name something."""
+    if not any(map(vars(job).get, _KEYS, repeat(True))):
+        return _NOTHING
+    packages = job.packages if job.packages_id else None
+    image = job.image if job.image_id else None
+    return Brought(_models(job), _datasets(job), packages, image)
 
 
 def _models(job: Job) -> dict[str, Artifact]:
@@ -200,14 +227,6 @@ def _datasets(job: Job) -> dict[str, Dataset]:
     return {name: folder for name, folder in folders.items() if folder is not None}
 
 
-def _packages_of(job: Job) -> PackageLock | None:
-    return job.packages if job.packages_id else None
-
-
-def _image_of(job: Job) -> ContainerImage | None:
-    return job.image if job.image_id else None
-
-
 def _is_shared(model: Artifact) -> bool:
     """Published, or fetched from an open repository: nodes may keep it for all orgs."""
     return model.public or model.org_id is None
@@ -225,8 +244,7 @@ def _files(folder: Folder, known: Files) -> list[protocol.File]:
     return found
 
 
-def _packages(job: Job) -> protocol.Packages | None:
-    lock = _packages_of(job)
+def _packages(lock: PackageLock | None) -> protocol.Packages | None:
     if lock is None:
         return None
     return protocol.Packages(
@@ -241,8 +259,7 @@ def _packages(job: Job) -> protocol.Packages | None:
     )
 
 
-def _image(job: Job) -> protocol.Image | None:
-    image = _image_of(job)
+def _image(image: ContainerImage | None) -> protocol.Image | None:
     if image is None:
         return None
     layers = [protocol.File(**layer) for layer in image.layers]
@@ -257,10 +274,10 @@ def _host_memory(seat: Seat) -> int:
     return int(machine.memory_bytes * _HOST_SHARE * len(seat.gpus) / max(1, machine.fitted))
 
 
-def _inputs(job: Job, known: Files) -> list[protocol.Input]:
+def _inputs(brought: Brought, known: Files) -> list[protocol.Input]:
     return [
         protocol.Input(name=name, files=_files(folder, known), public=public)
-        for name, folder, public in inputs_of(job)
+        for name, folder, public in brought.inputs
     ]
 
 
@@ -271,14 +288,14 @@ def _resume(checkpoint: Checkpoint | None, known: Files) -> protocol.Resume | No
     return protocol.Resume(step=checkpoint.step, files=files, place=checkpoint.place)
 
 
-def _lineage(job: Job) -> dict[str, object]:
-    models, datasets = _models(job), _datasets(job)
-    return {
-        "job": str(job.pk),
-        **{name: {"name": each.name, "sha256": each.sha256} for name, each in models.items()},
-        **{name: _named(folder) for name, folder in datasets.items()},
-        "recipe": job.recipe,
-    }
+def _lineage(job: Job, brought: Brought) -> dict[str, object]:
+    found: dict[str, object] = {"job": str(job.id)}
+    for name, model in brought.models.items():
+        found[name] = {"name": model.name, "sha256": model.sha256}
+    for name, folder in brought.datasets.items():
+        found[name] = _named(folder)
+    found["recipe"] = job.recipe
+    return found
 
 
 def _named(folder: Dataset) -> dict[str, object]:

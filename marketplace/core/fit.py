@@ -1,7 +1,8 @@
 """Whether a job may run on an offer, and if not, why: one rule for quotes, rounds and pages."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from marketplace.core.hardware import Level, is_cpu
@@ -49,6 +50,16 @@ class Wants:
     """Its id, once it is a job."""
     registry: str = ""
     """From where its image is fetched; empty: it runs on the node's own system."""
+
+    @cached_property
+    def alike(self) -> Hashable:
+        """The same of two jobs that suit the same machines, wherever these are and however large; but
+        for what is held for one of them, or is only its own org's."""
+        return (
+            self.memory_bytes, self.memory_cpu_bytes, self.disk_bytes, self.environment,
+            self.runs_code, self.ray, self.avoid, self.egress, self.python, self.torch,
+            self.registry, frozenset(self.limits),
+        )  # fmt: skip
 
     def memory_on(self, gpu_class: str) -> int:
         """Bytes needed on a device of this class."""

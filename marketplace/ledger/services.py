@@ -14,8 +14,9 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid5
 
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import BigIntegerField, Case, F, Q, QuerySet, Sum, When
+from psycopg.errors import UniqueViolation
 
 from marketplace import bulk
 from marketplace.core.errors import NotEnoughMoney
@@ -123,7 +124,21 @@ class Move:
         return uuid5(_NAMESPACE, f"{self.kind}:{self.subject}:{self.period}")
 
 
-def post(moves: Iterable[Move], *, now: datetime) -> int:
+@dataclass(frozen=True, slots=True)
+class _Held:
+    pk: int
+    balance: int
+
+
+class Balances(dict[Ref, int]):
+    """Micros of locked accounts, as `hold` found them."""
+
+    def __init__(self, accounts: Mapping[Ref, _Held]) -> None:
+        super().__init__((ref, held.balance) for ref, held in accounts.items())
+        self.accounts = accounts
+
+
+def post(moves: Iterable[Move], *, now: datetime, held: Balances | None = None) -> int:
     """Writes the moves down, all or none; returns how many were new.
 
     A batch is judged as a whole: an account may pass on what it gets in the same batch. A move
@@ -134,6 +149,9 @@ def post(moves: Iterable[Move], *, now: datetime) -> int:
     caller's transaction is still good. Must run inside the caller's transaction, which keeps
     the locks of all named accounts (taken together, in primary-key order) until it ends: post
     once, or `hold` everything first; and call nobody on the network in between.
+
+    `held`: what `hold` returned in this transaction for all accounts of these moves, if nothing was
+    posted since: they are then not looked up and locked again.
     """
     _require_transaction()
     by_id = _distinct(moves)
@@ -141,7 +159,10 @@ def post(moves: Iterable[Move], *, now: datetime) -> int:
         return 0
     with transaction.atomic():
         # 1. From here on nobody else moves these accounts.
-        accounts = _lock({ref for move in by_id.values() for ref in (move.debit, move.credit)})
+        if held is None:
+            refs = {ref for move in by_id.values() for ref in (move.debit, move.credit)}
+            held = Balances(_lock(refs))
+        accounts = held.accounts
         # 2. Repeats fall out.
         new = _unwritten(by_id, accounts)
         # 3. Say kindly what the CHECK would say rudely.
@@ -151,14 +172,14 @@ def post(moves: Iterable[Move], *, now: datetime) -> int:
     return len(new)
 
 
-def hold(refs: Iterable[Ref]) -> dict[Ref, int]:
+def hold(refs: Iterable[Ref]) -> Balances:
     """Locks the accounts to the end of the caller's transaction; returns their balances.
 
     For a move whose amount depends on a balance. Name every account that the transaction will
     post to: one locked later, out of order, could deadlock.
     """
     _require_transaction()
-    return {ref: held.balance for ref, held in _lock(set(refs)).items()}
+    return Balances(_lock(set(refs)))
 
 
 def balance(ref: Ref) -> int:
@@ -213,12 +234,6 @@ def statement(ref: Ref) -> QuerySet[Transfer]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    pk: int
-    balance: int
-
-
 def _require_transaction() -> None:
     if not connection.in_atomic_block:
         raise RuntimeError("money moves only inside the transaction of its cause")
@@ -227,8 +242,9 @@ def _require_transaction() -> None:
 def _distinct(moves: Iterable[Move]) -> dict[UUID, Move]:
     by_id: dict[UUID, Move] = {}
     for move in moves:
-        if by_id.setdefault(move.id, move) != move:
-            raise AlteredRepeat(f"one batch holds both {by_id[move.id]} and {move}")
+        known = by_id.setdefault(move.id, move)
+        if known is not move and known != move:
+            raise AlteredRepeat(f"one batch holds both {known} and {move}")
     return by_id
 
 
@@ -262,25 +278,24 @@ def _lock(refs: set[Ref]) -> dict[Ref, _Held]:
 
 
 def _find(refs: set[Ref]) -> dict[Ref, _Held]:
+    """Those that there are. The database says by their places which, and spells no owner out."""
     owned = [ref for ref in refs if ref.owner is not None]
+    ours = [ref for ref in refs if ref.owner is None]
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            SELECT a.kind, a.owner, a.id, a.balance FROM ledger_account a
-            JOIN unnest(%s::text[], %s::uuid[]) AS r(kind, owner) USING (kind, owner)
+            SELECT r.place, a.id, a.balance FROM ledger_account a
+            JOIN unnest(%s::text[], %s::uuid[]) WITH ORDINALITY AS r(kind, owner, place)
+            USING (kind, owner)
             UNION ALL
-            SELECT kind, owner, id, balance FROM ledger_account
-            WHERE owner IS NULL AND kind = ANY(%s::text[])
+            SELECT %s + r.place, a.id, a.balance FROM ledger_account a
+            JOIN unnest(%s::text[]) WITH ORDINALITY AS r(kind, place) USING (kind)
+            WHERE a.owner IS NULL
             """,
-            [
-                _kinds(owned),
-                _owners(owned),
-                _kinds([ref for ref in refs if ref.owner is None]),
-            ],
+            [_kinds(owned), _owners(owned), len(owned), _kinds(ours)],
         )
-        return {
-            Ref(AccountKind(kind), owner): _Held(pk, amount) for kind, owner, pk, amount in cursor
-        }
+        named = [*owned, *ours]
+        return {named[place - 1]: _Held(pk, amount) for place, pk, amount in cursor.fetchall()}
 
 
 def _kinds(refs: Sequence[Ref]) -> str:
@@ -332,28 +347,23 @@ def _require_funds(moves: Iterable[Move], accounts: Mapping[Ref, _Held]) -> None
 def _insert(new: Mapping[UUID, Move], accounts: Mapping[Ref, _Held], now: datetime) -> None:
     if not new:
         return
-    rows = [
-        (pk, move.kind, accounts[move.debit].pk, accounts[move.credit].pk, move.amount,
-         move.subject, move.period)
-        for pk, move in new.items()
-    ]  # fmt: skip
-    ids, kinds, *numbers, subjects, periods = zip(*rows, strict=True)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            INSERT INTO ledger_transfer
-                (id, kind, debit_id, credit_id, amount, reference, period, at)
-            SELECT r.*, %s FROM unnest(
-                %s::uuid[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::uuid[],
-                %s::text[]
-            ) AS r
-            ON CONFLICT (id) DO NOTHING
-            """,
-            [
-                now, bulk.ids(ids), list(kinds), *map(bulk.numbers, numbers), bulk.ids(subjects),
-                list(periods),
-            ],
-        )  # fmt: skip
-        if cursor.rowcount != len(rows):
-            # The same accounts are locked, so whoever was first named others.
-            raise AlteredRepeat("a move was written a moment ago, between other accounts")
+    moves = new.values()
+    try:
+        bulk.write(
+            Transfer,
+            {
+                "id": list(new),
+                "kind": [move.kind for move in moves],
+                "debit_id": [accounts[move.debit].pk for move in moves],
+                "credit_id": [accounts[move.credit].pk for move in moves],
+                "amount": [move.amount for move in moves],
+                "reference": [move.subject for move in moves],
+                "period": [move.period for move in moves],
+            },
+            {"at": now},
+        )
+    except IntegrityError as error:
+        if not isinstance(error.__cause__, UniqueViolation):
+            raise
+        # The same accounts are locked, so whoever was first named others.
+        raise AlteredRepeat("a move was written a moment ago, between other accounts") from None

@@ -17,11 +17,21 @@ from scheduler import costing, snapshots, timing
 from scheduler.columns import ROW, Columns
 from scheduler.lots import Ground, Lot
 from scheduler.matching.quote import Quotes
+from scheduler.seats import Machine
 
 GIB = 2**30
 CLASSES = ("h100-sxm", "a100-sxm", "cpu")
 SITES = [
-    Ground(f"site-{n}", f"org-{n}", ("eu-west", "us-east")[n % 2], n % 4, n % 3, 100.0, f"S{n}")
+    Ground(
+        f"site-{n}",
+        f"org-{n}",
+        ("eu-west", "us-east")[n % 2],
+        n % 4,
+        n % 3,
+        100.0,
+        f"S{n}",
+        UUID(int=n),
+    )
     for n in range(3)
 ]
 
@@ -43,7 +53,19 @@ def a_lot(draw: random.Random, number: int) -> Lot:
         builds=not rare(), python=("3.11", "3.12")[rare()],
     )  # fmt: skip
     place = site.id if gangs else f"node-{number}"
-    lot = Lot(UUID(int=number), stands.ask, free, stands, "", draw.random() < 0.5, site, place)
+    machine = Machine(UUID(int=number), "", site.supplier, "", stands.environment, 0, 100.0, gpus)
+    lot = Lot(
+        UUID(int=number),
+        stands.ask,
+        free,
+        stands,
+        "",
+        draw.random() < 0.5,
+        site,
+        place,
+        machine,
+        0,
+    )
     return lot._replace(windows="[[0, 10080]]") if rare() else lot
 
 

@@ -106,7 +106,7 @@ def test_a_worker_killed_at_any_statement_leaves_nothing_and_at_the_end_the_whol
     stock(buyer, world.org("Supplier", now=now), 4, now)
     held = ledger.balance(ledger.wallet(buyer.pk))
     # 1. In the midst of each COPY, which PostgreSQL has half of.
-    for number in range(1, 6):
+    for number in range(1, 7):
         assert commit(f"copy {number}").returncode == -9
         nothing_is_left(buyer, held)
     # 2. After some of the statements: the lock, the first rows, the last ones.
@@ -131,8 +131,8 @@ def test_the_moments_to_be_killed_at_are_all_of_a_commit(buyer, commit, now):
     done = commit("never")
     assert done.returncode == 0, done.stderr
     counted = json.loads(done.stdout)
-    # Leases, assignments, their GPUs, the jobs' stories, prices.
-    assert counted["copy"] == 5
+    # Transfers, leases, assignments, their GPUs, the jobs' stories, prices.
+    assert counted["copy"] == 6
     assert counted["statement"] > 17
     the_whole_round_is_there()
 

@@ -6,9 +6,9 @@ from django.db import transaction
 
 from marketplace import locks
 from marketplace.core.money import MICRO
-from scheduler import clearing, leases, seating, snapshots
+from scheduler import clearing, leases, lots, seating, snapshots
 from scheduler.drafting import Placement
-from scheduler.models import Lease, LeasedGpu
+from scheduler.models import Lease, LeasedGpu, Moved
 from scheduler.seats import seated
 from suppliers.models import Gpu, Node, Offer
 from tests import world
@@ -62,7 +62,7 @@ def test_what_has_not_moved_is_placed_as_it_was_drafted(buyer, supplier, now, ro
     assert {draft.id for draft in drafts} == set(Lease.objects.values_list("pk", flat=True))
 
 
-@pytest.mark.parametrize(
+TERMS = pytest.mark.parametrize(
     "change",
     [
         lambda node: Offer.objects.filter(node=node).update(state="closed"),
@@ -75,6 +75,9 @@ def test_what_has_not_moved_is_placed_as_it_was_drafted(buyer, supplier, now, ro
         lambda node: type(node.site).objects.filter(pk=node.site_id).update(trust=1),
     ],
 )
+
+
+@TERMS
 def test_whose_terms_moved_is_left_to_the_next_round_and_nobody_else(
     buyer, supplier, now, round_with, change
 ):
@@ -88,6 +91,42 @@ def test_whose_terms_moved_is_left_to_the_next_round_and_nobody_else(
     assert let == {agents[0].node.pk, agents[2].node.pk}
     kept = {draft.id for draft in drafts if moved.pk not in draft.nodes}
     assert kept == set(Lease.objects.values_list("pk", flat=True))
+
+
+@TERMS
+def test_whose_terms_moved_before_is_not_drafted_though_no_move_was_noted(
+    buyer, supplier, now, change
+):
+    """The versions of an offer's rows tell, as if a trigger were missing."""
+    agents = [world.agent(supplier, now=now) for _ in range(2)]
+    for _ in agents:
+        world.job(buyer, now=now)
+    snapshot = snapshots.read(now)
+    matches = clearing.clear(snapshot.book)
+    change(agents[0].node)
+    Moved.objects.all().delete()
+    (draft,) = [draft for _, draft in seating.seat(snapshot, matches, now=now).drafts]
+    assert draft.nodes == [agents[1].node.pk]
+
+
+def test_what_a_spec_tells_of_a_machine_is_as_it_is_now(buyer, supplier, now):
+    agent = world.agent(supplier, now=now)
+    world.job(buyer, now=now)
+    snapshot = snapshots.read(now)
+    matches = clearing.clear(snapshot.book)
+    Node.objects.filter(pk=agent.node.pk).update(name="renamed", bandwidth_mbps=7.0)
+    ((_, draft),) = seating.seat(snapshot, matches, now=now).drafts
+    machine = draft.placement.seats[0].machine
+    assert (machine.name, machine.bandwidth_mbps) == ("renamed", 7.0)
+    # And whoever keeps the book hears of it.
+    assert [node for row in Moved.objects.all() for node in row.nodes].count(agent.node.pk) >= 1
+
+
+def test_a_heartbeat_leaves_an_offer_as_it_was_read(supplier, now):
+    agent = world.agent(supplier, now=now)
+    before = lots.read(now=now)
+    Node.objects.filter(pk=agent.node.pk).update(last_seen_at=now)
+    assert lots.read(now=now) == before
 
 
 def test_a_gang_whose_gpu_was_let_meanwhile_gets_another_of_the_node(
