@@ -252,13 +252,13 @@ def _best_alone(book: Book, ladder: Floats, job: int) -> float:
         several = (np.bincount(book.node_site) > 1)[book.node_site[node]]
         gain = np.where(several, limit * _in_site(book, same, node) - ladder[node, 0], -np.inf)
         place = book.node_site[node].astype(np.int64) * len(book.class_nvlink)
-        gangs = _Alone(gain, risk, free, place + book.node_class[node], whole=True)
+        gangs = _Alone(gain, risk, free, place + book.node_class[node])
         bests.append(gangs.best(max(least, 2), most))
     if most > 1 and book.job_level[job] >= 2 and book.job_sites_max[job] > 1:
         keeps = _over_sites(book, same, node)
         gain = np.where(keeps > 0, limit * keeps - ladder[node, 0], -np.inf)
         gpu_class, site = book.node_class[node].astype(np.int64), book.node_site[node]
-        gangs = _Alone(gain, risk, free, gpu_class, whole=False, site=site)
+        gangs = _Alone(gain, risk, free, gpu_class, site)
         fewest, sites = int(book.job_site_gpus_min[job]), int(book.job_sites_max[job])
         bests.append(gangs.best_over_sites(max(least, 2), most, fewest, sites))
     return max(bests)
@@ -267,19 +267,17 @@ def _best_alone(book: Book, ladder: Floats, job: int) -> float:
 @dataclass(frozen=True, eq=False)
 class _Alone:
     """Nodes that one gang may buy of: what it gains by each GPU, less risk · its size; groups are
-    places or classes, of which it takes one. `whole`: it takes its least, whatever that gains."""
+    places or classes, of which it takes one."""
 
     gain: Floats
     risk: Floats
     free: Ints
     group: Ints
-    whole: bool
     site: Ints | None = None
 
     def best_over_sites(self, least: int, most: int, fewest: int, sites: int) -> float:
-        """Over all classes: no more than so many sites gain beyond a toll on each GPU, and the toll of
-        all GPUs that it needs, whatever the toll. Sites with fewer than `fewest` GPUs don't count, nor
-        classes whose largest sites together have fewer than it needs."""
+        """Over all classes: what so many sites gain beyond a toll, at whatever toll. Sites with fewer
+        than `fewest` GPUs don't count, nor classes whose largest sites have fewer than it needs."""
         return max(
             (self._over(group, least, most, fewest, sites) for group in np.unique(self.group)),
             default=0.0,
@@ -289,7 +287,6 @@ class _Alone:
         here = np.flatnonzero((self.group == group) & np.isfinite(self.gain))
         assert self.site is not None
         _, site = np.unique(self.site[here], return_inverse=True)
-        site = site.reshape(-1)
         has = np.bincount(site, self.free[here])
         if np.sort(has[has >= fewest])[::-1][:sites].sum() < least:
             return 0.0
@@ -313,13 +310,13 @@ class _Alone:
     def _fill(self, group: int, least: int, most: int) -> float:
         here = (self.group == group) & np.isfinite(self.gain)
         free, best = self.free[here], 0.0
-        most = min(most, int(free.sum())) if self.whole else most
+        most = min(most, int(free.sum()))
         while least <= most:
             size = min(2 * least - 1, most)
             gain = self.gain[here] - self.risk[here] * least
             order = np.argsort(-gain)
             before = np.cumsum(free[order]) - free[order]
-            wanted = np.where(gain[order] > 0, size, least if self.whole else 0)
+            wanted = np.where(gain[order] > 0, size, least)
             taken = np.clip(wanted - before, 0, free[order])
             best = max(best, float((taken * gain[order]).sum()))
             least = size + 1
@@ -352,8 +349,7 @@ def _least_tolled(gain: Floats, site: Ints, free: Ints, size: int, sites: int) -
         return total
     for _ in range(_HALVINGS):
         toll = (low + high) / 2
-        total, gpus = at(toll)
-        low, high = (toll, high) if gpus > size else (low, toll)
+        low, high = (toll, high) if at(toll)[1] > size else (low, toll)
     return at(high)[0]
 
 
