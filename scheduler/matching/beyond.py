@@ -67,9 +67,9 @@ def best_over_sites(
         best = int(np.argmax(hope))
         if hope[best] <= score:
             break
-        score, parts = of_class(
-            job, limit[best], size, best, rules, sold, left, room, mood, score, parts
-        )
+        score, count = of_class(job, limit[best], size, best, rules, sold, left, room, mood, score)
+        if count:
+            parts = count
         hope[best] = -FAR
     return score, parts
 

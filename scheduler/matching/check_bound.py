@@ -227,7 +227,7 @@ def _at_most(most: int, site: Ints, free: Ints) -> Ints:
     """What each of these nodes, sorted by site, gives if no site gives more than so many."""
     first, before = _beginnings(site), np.cumsum(free) - free
     before -= np.repeat(before[first], np.diff(first, append=len(free)))
-    return np.clip(most - before, 0, free)
+    return np.asarray(np.clip(most - before, 0, free))
 
 
 def _tolled(gain: Floats, site: Ints, free: Ints, size: int, sites: int, known: float) -> float:

@@ -85,7 +85,8 @@ def choose(
     if job.most == 1 or job.level == NODE:
         return score, level, parts
     for wanted in range(1 if job.least == job.most else 2):
-        size = job.least if wanted == 0 else job.most
+        # A column is 32 bits wide: as it is, all that follows would be compiled for it as well.
+        size = (job.least if wanted == 0 else job.most) + 0
         if size > 1:
             found, count = on_site(job, limit, size, of.rules, sold, left, room, mood, score)
             if count:
@@ -201,25 +202,25 @@ def over_sites(
             continue
         if _hope(job, limit, size, gpu_class, rules, sold) <= score:
             continue
-        score, parts = of_class(
-            job, limit[gpu_class], size, gpu_class, rules, sold, left, room, mood, score, parts
+        score, count = of_class(
+            job, limit[gpu_class], size, gpu_class, rules, sold, left, room, mood, score
         )
+        if count:
+            parts = count
     return score, parts
 
 
 @njit(cache=True, nogil=True)
 def of_class(
     job: Record, limit: float, size: int, gpu_class: int, rules: Rules, sold: Supply, left: Stock,
-    room: Desk, mood: Mood, score: float, parts: int,
+    room: Desk, mood: Mood, score: float,
 ) -> tuple[float, int]:  # fmt: skip
-    """(score, parts) of the best over sites of one class, in `room.chosen`, or else what was known
-    before."""
+    """(score, parts) of the best over sites of one class, in `room.chosen`; no parts if none scores more
+    than so much."""
     known = _spots(job, limit, size, gpu_class, rules, sold, left, room, mood)
     if known < 2:
-        return score, parts
-    return _together(
-        job, limit, size, known, rules.failures, left.shelf, room, mood.guide, score, parts
-    )
+        return score, 0
+    return _together(job, limit, size, known, rules.failures, left.shelf, room, mood.guide, score)
 
 
 @njit(cache=True, nogil=True)
@@ -317,10 +318,10 @@ def _room(job: Record, there: Ints) -> int:
 @njit(cache=True, nogil=True)
 def _together(
     job: Record, limit: float, size: int, known: int, failures: Floats, shelf: Array, room: Desk,
-    guide: float, score: float, parts: int,
+    guide: float, score: float,
 ) -> tuple[float, int]:  # fmt: skip
-    """(score, parts) of the spots put together, in `room.chosen`, or else what was known before."""
-    spots, pieces, work = room.work.spots, room.work.pieces, room.work
+    """(score, parts) of the spots put together, in `room.chosen`; no parts if that scores no more."""
+    spots, pieces, work, parts = room.work.spots, room.work.pieces, room.work, 0
     low, high = pieces[0].gain, pieces[0].gain
     for one in range(known):
         low = min(low, pieces[spots[one].end - 1].gain)

@@ -17,8 +17,9 @@ Ties fall by a hash of the book's seed and the row's id: the order of the rows m
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -60,6 +61,13 @@ class _Ours:
     of: Tables
 
 
+class _Proof(NamedTuple):
+    """Prices [K, 4], and the bound on the welfare that follows from them."""
+
+    price: Floats
+    bound: float
+
+
 def clear(book: Book, more: Callable[[], bool] | None = None) -> Matches:
     """Matches for a book. `more` is asked whether there is time to make them better; without it
     the same book gives the same matches, bit for bit."""
@@ -79,8 +87,8 @@ def follow(
         prices = Ascent(ours.of, steps=steps)
         if book.jobs > _SMALL or not _trades(book):
             prices.climb(steps)
-    market = _matched(ours, prices, more)
-    return _finished(ours, market, prices.best), _by_node(ours, prices.best)
+    market, proof = _proven(ours, prices, more)
+    return _finished(ours, market, proof), _by_node(ours, prices.best)
 
 
 def _going_on(ours: _Ours, last: Floats) -> Ascent | None:
@@ -120,17 +128,30 @@ def _in_our_order(book: Book) -> _Ours:
     return _Ours(book, jobs, nodes, ordered, kinds, tables(ordered, kinds))
 
 
-def _finished(ours: _Ours, market: Market, balance: Floats) -> Matches:
-    """With prices, and what they prove."""
+def _proven(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> tuple[Market, _Proof]:
+    """Who runs where, and what the prices prove. In larger books, where they are known before, that is
+    reckoned beside the choosing, which has use for one thread only."""
+    with ThreadPoolExecutor(1) as beside:
+        if ours.book.jobs > _SMALL:
+            bounded = beside.submit(bound, ours.of, prices.best)
+            market = _matched(ours, prices, more)
+        else:
+            market = _matched(ours, prices, more)
+            bounded = beside.submit(bound, ours.of, prices.best)
+        return market, _Proof(prices.best, bounded.result())
+
+
+def _finished(ours: _Ours, market: Market, proof: _Proof) -> Matches:
+    """With the prices that are paid, and what proves most."""
     book, kinds, of = ours.ordered, ours.kinds, ours.of
     let = _let(book, of, market)
     if book.jobs <= _SMALL:
         lowest = pricing.ladders(book, kinds, let)
-        ladder = settling.lowered(of, let, balance, lowest)
-        balance = min((ladder, balance), key=lambda price: bound(of, price))
+        ladder = settling.lowered(of, let, proof.price, lowest)
+        proof = min(proof, _Proof(ladder, bound(of, ladder)), key=lambda each: each.bound)
     else:
-        ladder = settling.ladders(of, let, balance)
-    return _matches(ours, let, market.gangs["level"], ladder, balance)
+        ladder = settling.ladders(of, let, proof.price)
+    return _matches(ours, let, market.gangs["level"], ladder, proof)
 
 
 def _by_node(ours: _Ours, price: Floats) -> Floats:
@@ -140,7 +161,7 @@ def _by_node(ours: _Ours, price: Floats) -> Floats:
     return found
 
 
-def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, balance: Floats) -> Matches:
+def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, proof: _Proof) -> Matches:
     """In the book's own order."""
     book, jobs, nodes, of = ours.book, ours.jobs, ours.nodes, ours.of
     gpus = np.array(SLOTS)[let["slot"]]
@@ -160,10 +181,10 @@ def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, balance: Fl
         gpu_class=gpu_class.astype("<i2"),
         cell_price=_by_node(ours, ladder),
         welfare=math.fsum(gain),
-        bound=bound(of, balance),
+        bound=proof.bound,
         make_whole=settling.made_whole(of, let, paid),
         seconds=0.0,
-        balance=_by_node(ours, balance),
+        balance=_by_node(ours, proof.price),
     )
 
 
