@@ -172,7 +172,7 @@ class _Job:
             order = np.lexsort((-safe, site))
             # Another site has to give its fewest as well.
             given = _at_most(size - fewest, site[order], free[order])
-            known = _tolled(safe[order], site[order], given, size, sites, known)
+            known = _tolled(safe[order], site[order], given, size=size, sites=sites, known=known)
             least = size + 1
         return known
 
@@ -230,7 +230,7 @@ def _at_most(most: int, site: Ints, free: Ints) -> Ints:
     return np.asarray(np.clip(most - before, 0, free))
 
 
-def _tolled(gain: Floats, site: Ints, free: Ints, size: int, sites: int, known: float) -> float:
+def _tolled(gain: Floats, site: Ints, free: Ints, *, size: int, sites: int, known: float) -> float:
     """What the best sites gain beyond a toll on each GPU, and the toll of `size` of them, at the toll
     that makes it least: below it they give more than so many, above it fewer. Or `known`, if that is
     no less."""
