@@ -38,7 +38,8 @@ def write(model: type[Model], each: Mapping[str, Sequence[Any]], alike: Mapping[
     one for all; by the columns' names (`job_id`). What neither has is the field's default.
 
     In the caller's transaction. Columns of a row are of the field's type or None; keys that the
-    database counts up are left to it. Raises IntegrityError.
+    database counts up are left to it. Raises IntegrityError, and ValueError for columns of several
+    lengths.
     """
     meta, quote = model._meta, connection.ops.quote_name
     fields = {
@@ -48,6 +49,8 @@ def write(model: type[Model], each: Mapping[str, Sequence[Any]], alike: Mapping[
     }
     if unknown := (each.keys() | alike.keys()) - fields.keys():
         raise TypeError(f"{model.__name__} has no column {', '.join(sorted(unknown))}")
+    if len({len(values) for values in each.values()}) != 1:
+        raise ValueError(f"the columns of {model.__name__} are not of one length")
     # Those of one width come first, so that one packing makes all of them.
     names = sorted(each, key=lambda name: _width(fields[name]) is None)
     rest = [name for name in fields if name not in each]
@@ -98,11 +101,11 @@ def _rows(
     packed: list[Iterable[Any]] = [repeat(fields)]
     pieces: list[Iterable[bytes]] = []
     for field, values in columns:
-        width, bodies = _kind(field)
-        if (fixed := _width(field)) is not None:
-            form += f"i{fixed}"
-            packed += [repeat(struct.calcsize(f">{fixed}")), bodies(values)]
-        elif field.null or width:
+        bodies = _kind(field).bodies
+        if (width := _width(field)) is not None:
+            form += f"i{width}"
+            packed += [repeat(struct.calcsize(f">{width}")), bodies(values)]
+        elif field.null or isinstance(field, JSONField):
             pieces.append([_framed(value, field) for value in values])
         else:
             made = list(bodies(values))
@@ -132,8 +135,10 @@ def _framed(value: Any, field: "Field[Any, Any]") -> bytes:
 def _kind(field: "Field[Any, Any]") -> _Kind:
     if isinstance(field, JSONField):
         return _Kind(None, lambda values: [_json(value, field) for value in values])
-    kind = field.target_field if isinstance(field, ForeignKey) else field
-    return _KINDS[kind.get_internal_type()]
+    kind = (field.target_field if isinstance(field, ForeignKey) else field).get_internal_type()
+    if kind not in _KINDS:
+        raise TypeError(f"{field} is a {kind}, which bulk.write doesn't know yet")
+    return _KINDS[kind]
 
 
 def _json(value: Any, field: "JSONField[Any, Any]") -> bytes:

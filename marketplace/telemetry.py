@@ -10,7 +10,7 @@ import functools
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 # subscription, and a socket lives on while Valkey is away.
 NODES_GROUP = "nodes"
 _LOG_BYTES = 64 * 1024
+_JOBS = "job."
 _GROUP_CHANNEL = "asgi__group__"
 """What channels_redis puts before a group's name, where it subscribes to it."""
 _KEEP_S = 24 * 3600
@@ -35,9 +36,9 @@ _TOGETHER = 50
 """Messages on their way at a time, each with a connection."""
 
 
-def job_group(job: UUID | Literal[""]) -> str:
+def job_group(job: UUID) -> str:
     """The Channels group of the pages that watch a job."""
-    return f"job.{job}"
+    return f"{_JOBS}{job}"
 
 
 def publish(group: str, message: Mapping[str, Any]) -> None:
@@ -174,7 +175,7 @@ def _watched(jobs: Sequence[UUID]) -> Sequence[UUID]:
     if not jobs:
         return ()
     # Asked which channels there are: to name thousands of jobs takes longer than to hear of those few.
-    start = f"{_GROUP_CHANNEL}{job_group('')}"
+    start = f"{_GROUP_CHANNEL}{_JOBS}"
     watched = {str(each).removeprefix(start) for each in _redis().pubsub_channels(f"{start}*")}
     return [job for job in jobs if str(job) in watched] if watched else ()
 

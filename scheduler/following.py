@@ -1,10 +1,10 @@
 """The book that a process keeps from one look to the next: only what has moved is read again. The
 worker that clears keeps all of it, those who quote its offers.
 
-Triggers (migrations 0016, 0021) write down which nodes moved in which transaction; whoever follows asks for
-all that came since the oldest transaction that was under way when it last looked, so one that
-commits late is never missed, and one may be read twice. A job's row is known by the transaction that
-wrote it last. Every so often, and after a restart or a fault, all is read anew: what a node's leases
+Triggers (migrations 0016, 0021) write down which nodes moved in which transaction; whoever follows
+asks for all that came since the oldest transaction that was under way when it last looked, so one
+that commits late is never missed, and one may be read twice. A job's row is known by the transaction
+that wrote it last. Every so often, and after a restart or a fault, all is read anew: what a node's leases
 came to, which says its tier, fades with time and moves no row.
 
 A book that is behind can cost a gang, which the commit drops under the market's lock, and never let

@@ -33,7 +33,8 @@ MARKET_LOCK: Final = "market"
 
 
 def place(placements: Sequence[Placement], *, round: Round | None, now: datetime) -> list[Draft]:
-    """Turns placements into leases, in the caller's transaction, under MARKET_LOCK."""
+    """Turns placements into leases, in the caller's transaction, under MARKET_LOCK and with the rows
+    of the jobs locked."""
     return place_drafts(drafting.draft(placements, now=now), round=round, now=now)
 
 
@@ -42,8 +43,8 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
 
     The caller knows under that lock that the jobs (locked) are queued and the GPUs free
     (`seating.still_good`), so nothing here can have moved but money: a job whose wallet no longer
-    covers a start is left out, and stopped with the reason. `gpu_let_once` is the last guard and fails loudly. The number of statements
-    does not grow with the placements.
+    covers a start is left out, and stopped with the reason. `gpu_let_once` is the last guard and fails
+    loudly. The number of statements does not grow with the placements.
     """
     # 1. Money: every wallet and escrow at once, in one order.
     balances = ledger.hold(ref for each in drafts for ref in (each.wallet, each.escrow))

@@ -171,8 +171,11 @@ _NOTHING: Final[tuple[None, Sequence[Device]]] = None, ()
 
 def _is_doubted(row: Lot, idle: Idle) -> bool:
     """Whether an offer may be other than the book has it. Of a hold no version tells whether all of
-    it is still free."""
-    return idle.version != row.version or bool(row.stands.held_for)
+    it is still free, nor that a GPU has less memory than before: a node that comes back has its
+    session a moment before its inventory."""
+    if idle.version != row.version or row.stands.held_for:
+        return True
+    return any(gpu.memory_bytes < row.stands.memory_bytes for gpu in idle.devices)
 
 
 def _read_again(rows: Iterable[Lot], now: datetime) -> dict[tuple[UUID, str, str], Lot]:

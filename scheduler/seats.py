@@ -82,7 +82,7 @@ VERSION: Final = """hash_record_extended(ROW(
         n.egress, n.builds, n.python, n.torch, n.registries, n.name, n.memory_bytes, n.bandwidth_mbps
     ), 0)"""
 """Of offer o on node n at site s: a heartbeat writes a node anew and changes nothing in it. What an
-inventory says is new only in a new session."""
+inventory says is new only in a new session, a moment after it: of that, GPUs tell for themselves."""
 LETTABLE: Final = """o.state = 'open' AND n.state = 'ready' AND n.lost_at IS NULL AND NOT n.owner_busy
         AND n.boot_id > '' AND n.session IS NOT NULL AND n.last_seen_at IS NOT NULL"""
 """The nodes are those of Node.objects.lettable."""

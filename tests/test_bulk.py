@@ -51,7 +51,7 @@ def test_text_is_kept_to_the_letter(text, now):
 
 
 def test_json_and_moments_of_any_age_are_kept(now):
-    says = [{"why": "ünfit", "n": [1, 2.5, None]}, [], "x", None]
+    says = [{"why": "ünfit", "n": [1, 2.5, None]}, [], "x", False]
     ages = [
         datetime(1970, 1, 1, tzinfo=UTC),
         datetime(2261, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
@@ -97,6 +97,10 @@ def test_the_database_has_the_last_word(now):
         bulk.write(ClearingPrice, one, alike)
     with pytest.raises(DataError, match="too long"), transaction.atomic():
         bulk.write(ClearingPrice, one | {"cell": ["c" * 121]}, alike)
+    with pytest.raises(IntegrityError, match="says"), transaction.atomic():
+        bulk.write(Told, {"subject": [uuid7()], "says": [None], "looked_at": [now]}, {})
+    with pytest.raises(ValueError, match="not of one length"):
+        bulk.write(ClearingPrice, one | {"slot": [1, 2]}, alike)
     with pytest.raises(TypeError, match="no column colour"):
         bulk.write(ClearingPrice, one | {"colour": ["red"]}, alike)
     assert ClearingPrice.objects.count() == 1

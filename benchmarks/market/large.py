@@ -2,7 +2,8 @@
 
     python -m benchmarks.market.large [--quick]
 
-"certified" is what the run's own prices prove; the stored bound is that of a long run (`solve`).
+"certified" is what the run's own prices prove, (bound - welfare) / bound as a round publishes it; the
+stored bound is that of a long run (`solve`).
 Warm: the book after 2 % of jobs and asks have changed, from the prices of the round before. Next:
 the book after all who were placed have left with their GPUs, and 2 % of jobs and nodes are new. Given
 "a round": no time, but as many tries as a round of the market makes.
@@ -57,7 +58,7 @@ def _add(result: Result, what: tuple, ours: Timed, known: float | None) -> None:
     matches = ours.matches
     turnover = float((matches.gpus * matches.price).sum())
     result.add(*what, ours.wall, ours.thread, ours.all_threads, matches.welfare,
-               100 * (matches.bound / max(matches.welfare, 1e-9) - 1),
+               100 * (1 - matches.welfare / max(matches.bound, 1e-9)),
                100 * matches.welfare / known if known else "none",
                100 * matches.make_whole / max(turnover, 1e-9))  # fmt: skip
 

@@ -118,7 +118,8 @@ def _draw(plot: Callable[[Axes, Found], None], found: Found, path: Path) -> None
 
 
 def _small(axes: Axes, found: Found) -> None:
-    axes.plot(range(len(found["series"]["share"])), sorted(found["series"]["share"]), "o-")
+    for given, shares in found["series"].items():
+        axes.plot(range(len(shares)), sorted(shares), "o-", label=f"given {given}")
     axes.axhline(99.9, color="grey", linestyle="--", label="goal, mean")
     axes.axhline(99.5, color="grey", linestyle=":", label="goal, worst")
     axes.set(xlabel="books, worst first", ylabel="% of the optimum")
@@ -202,7 +203,8 @@ PLOTS: Final[dict[str, Callable[[Axes, Found], None]]] = {
     "replay": _replay, "misreports": _misreports, "costs": _costs,
 }  # fmt: skip
 CAPTIONS: Final = {
-    "small": "Welfare of each of the small books in 20 ms, % of the optimum that HiGHS proves.",
+    "small": "Welfare of each of the small books in 0.02 s, and as a round searches, % of the optimum"
+    " that HiGHS proves.",
     "middle": "Welfare of books of 1,000 jobs and 5,000 nodes, % of their proven bounds, by the time it"
     " took; the optimum lies below the bound by an unknown part.",
     "large": "Books of 10,000 jobs and 50,000 nodes, started cold: how far the welfare may lie below the"

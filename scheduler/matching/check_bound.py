@@ -161,9 +161,9 @@ class _Job:
         sites, free = int(book.job_sites_max[self._number]), book.node_gpus[node].astype(np.int64)
         first = _beginnings(book.node_site[node])
         has = np.add.reduceat(free, first)
-        large = np.repeat(has >= max(fewest, 1), np.diff(first, append=len(node)))
+        large = np.repeat(has >= fewest, np.diff(first, append=len(node)))
         least, risk = max(self._least, 2), self._risk(node)
-        if np.sort(has[has >= max(fewest, 1)])[::-1][:sites].sum() < least:
+        if np.sort(has[has >= fewest])[::-1][:sites].sum() < least:
             return known
         gain, risk, free, site = gain[large], risk[large], free[large], book.node_site[node][large]
         least = max(least, 2 * fewest)

@@ -131,13 +131,12 @@ def _in_our_order(book: Book) -> _Ours:
 def _proven(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> tuple[Market, _Proof]:
     """Who runs where, and what the prices prove. In larger books, where they are known before, that is
     reckoned beside the choosing, which has use for one thread only."""
+    if ours.book.jobs <= _SMALL:
+        market = _matched(ours, prices, more)
+        return market, _Proof(prices.best, bound(ours.of, prices.best))
     with ThreadPoolExecutor(1) as beside:
-        if ours.book.jobs > _SMALL:
-            bounded = beside.submit(bound, ours.of, prices.best)
-            market = _matched(ours, prices, more)
-        else:
-            market = _matched(ours, prices, more)
-            bounded = beside.submit(bound, ours.of, prices.best)
+        bounded = beside.submit(bound, ours.of, prices.best)
+        market = _matched(ours, prices, more)
         return market, _Proof(prices.best, bounded.result())
 
 

@@ -161,7 +161,7 @@ def promising_sites(
         if not accepts(job, place):
             continue
         found, keeps = there(job, place), kept(job, place.uplink)
-        if found >= max(job.site_least, 1) and keeps > 0:
+        if found >= job.site_least and keeps > 0:
             hope[count] = -(limit * keeps - cheapest[one]) * min(found, job.most)
             which[count], gpus[count] = one, found
             count += 1
@@ -179,7 +179,7 @@ def promising_sources(
         if cell.tier > job.tier or cell.long < job.long or not accepts(job, cell):
             continue
         keeps = kept(job, source.uplink)
-        if source.each >= max(job.site_least, 1) and keeps > 0:
+        if source.each >= job.site_least and keeps > 0:
             gain = limit * keeps - price[source.cell, 0]
             hope[count] = -gain * min(source.gpus, job.most)
             which[count], gpus[count] = number + one, source.each

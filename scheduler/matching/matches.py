@@ -49,7 +49,8 @@ class Matches:
     """Time that the clearing took; the engine has no clock, whoever ran it fills this in."""
     balance: NDArray[np.float64] | None = None
     """[N, 4] what would balance each node's cell: the prices that prove the bound, which is loosened by
-    raising them to the asks that were let. None in files from before it was kept; `cell_price` proves
+    raising them to the asks that were let. In small books `cell_price`, where that proves more. None in
+    files from before it was kept; `cell_price` proves
     those."""
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ the best so far better. In others both make the same matches better, each by its
 thousand jobs they seldom move the same.
 
 The thread that clears looks at the time, and the one beside it stops when it is told to. Without time
-each makes so many tries, and the same book gives the same matches.
+each makes so many tries, where jobs are many none, and the same book gives the same matches.
 """
 
 import math

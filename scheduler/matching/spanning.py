@@ -71,7 +71,7 @@ def over_sites(
             loss[:count] = -pieces["gain"][:count]
             order, spotted = np.argsort(loss[:count]), spots[: to - at]
             for one in range(to - at):
-                spotted[one].most = min(spotted[one].largest, size - max(job.site_least, 1))
+                spotted[one].most = min(spotted[one].largest, size - job.site_least)
             total = _least(pieces, order, spotted, size, job.sites_most, found)
             if total > found:
                 found = total
@@ -162,6 +162,9 @@ def _least(pieces: Array, order: Ints, spots: Array, size: int, sites: int, enou
     falls = size - gpus
     while falls < 0 < rises and min(least, most) > enough:
         toll = (least - most + rises * high - falls * low) / (rises - falls)
+        # So near each other that rounding leaves nothing in between.
+        if not low < toll < high:
+            break
         if min(least, most) - (least + falls * (toll - low)) <= _CLOSE * most:
             break
         total, gpus = _beyond(pieces, order, spots, toll, sites)
