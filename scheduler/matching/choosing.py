@@ -22,6 +22,8 @@ from scheduler.matching.tables import NOWHERE, TIERS, Rules, Tables, accepts, ke
 
 _CANDIDATES: Final = 256
 _TOLLS: Final = 6
+_CLOSE: Final = 1e-9
+"""USD per hour, for which no more tolls are tried."""
 _SEATS: Final = 8
 """So many nodes of a kind are looked at, where prices may make a dearer one the better."""
 
@@ -326,17 +328,20 @@ def _together(
     for one in range(known):
         low = min(low, pieces[spots[one].end - 1].gain)
         high = max(high, pieces[spots[one].first].gain)
-    low, toll = 2 * low - high, 0.0
+    low, toll, most, count = 2 * low - high, 0.0, np.inf, 0
+    sites = min(job.sites_most, size // spots[0].least)
     for _ in range(_TOLLS):
-        total, count, gpus = weigh(known, toll, min(job.sites_most, size // spots[0].least), work)
-        if total + toll * (job.least if toll < 0 else size) <= score:
+        total, count, gpus, same = weigh(known, toll, sites, count, work)
+        # No gang of so many gains more, whatever the toll.
+        most = min(most, total + toll * (job.least if toll < 0 else size))
+        if most <= score + _CLOSE:
             break
         if gpus >= job.least:
             low = toll
         else:
             high = toll
         toll = (low + high) / 2
-        if count < 2:
+        if count < 2 or same:
             continue
         found, gpus, some = gather(
             job, size, limit, work.picked[:count], shelf, failures, guide, work, room.trial
@@ -344,4 +349,6 @@ def _together(
         if gpus >= job.least and found > score:
             score, parts = found, some
             room.chosen[:some] = room.trial[:some]
+            if most <= score + _CLOSE:
+                break
     return score, parts

@@ -94,9 +94,12 @@ def _sort(pieces: Array, work: Bench) -> None:
 
 
 @njit(cache=True, nogil=True)
-def weigh(known: int, toll: float, sites: int, work: Bench) -> tuple[float, int, int]:
+def weigh(
+    known: int, toll: float, sites: int, before: int, work: Bench
+) -> tuple[float, int, int, bool]:  # fmt: skip
     """(what the best of so many spots gain beyond a toll on each GPU, how many they are, GPUs that
-    they give); they stand in `work.picked`, `sites` of them at most."""
+    they give, whether they are those of before); they stand in `work.picked`, `sites` of them at most,
+    and `before` of them stood there."""
     pieces, spots = work.pieces, work.spots
     for one in range(known):
         spot, gain, gives = spots[one], 0.0, 0
@@ -109,7 +112,7 @@ def weigh(known: int, toll: float, sites: int, work: Bench) -> tuple[float, int,
             gain += take * beyond
             gives += take
         spot.gain, spot.gives = gain, gives
-    total, count, gpus = 0.0, 0, 0
+    total, count, gpus, same = 0.0, 0, 0, True
     while count < sites:
         best = 0
         for one in range(1, known):
@@ -120,9 +123,10 @@ def weigh(known: int, toll: float, sites: int, work: Bench) -> tuple[float, int,
         total += spots[best].gain
         gpus += spots[best].gives
         spots[best].gain = 0.0
+        same &= work.picked[count] == best
         work.picked[count] = best
         count += 1
-    return total, count, gpus
+    return total, count, gpus, same and count == before
 
 
 @njit(cache=True, nogil=True)
