@@ -138,12 +138,12 @@ class _Free:
         found = {
             node: (row, of) for node, row in rows.items() if (of := idle.get(_key(row))) is not None
         }
-        doubted = [row for row, of in found.values() if _is_doubted(row, of)]
-        anew = _read_again(doubted, now) if doubted else {}
+        doubted = {node: row for node, (row, of) in found.items() if _is_doubted(row, of)}
+        anew = _read_again(doubted.values(), now) if doubted else {}
         taken = {gpu.id for draft in beside for seat in draft.placement.seats for gpu in seat.gpus}
         self._left: dict[int, tuple[Lot, list[Device]]] = {}
         for node, (row, of) in found.items():
-            lot = anew.get(_key(row)) if _is_doubted(row, of) else row
+            lot = anew.get(_key(row)) if node in doubted else row
             if lot is not None and (lot is row or _is_alike(lot, row)):
                 devices = (
                     [gpu for gpu in of.devices if gpu.id not in taken] if taken else of.devices

@@ -37,13 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
             result.add(seed, best, spent, seconds or "a round", welfare, 100 * welfare / best,
                        1e3 * ours.wall, 1e3 * ours.thread, 100 * (1 - welfare / bound))  # fmt: skip
     for seconds in (SECONDS, "a round"):
-        _, _, _, _, _, shares, walls, _, _ = zip(
-            *(row for row in result.rows if row[3] == seconds), strict=True
-        )
+        rows = [row for row in result.rows if row[3] == seconds]
+        shares, walls = [row[5] for row in rows], [row[6] for row in rows]
         result.notes.append(f"{size} × {size}, given {seconds}: mean {mean(shares):.3f} % of the"
                             f" optimum, worst {min(shares):.3f} %; wall, median {median(walls):.1f}"
                             " ms (goal 99.9 %, 99.5 %, 20 ms)")  # fmt: skip
-        result.series[str(seconds)] = list(shares)
+        result.series[str(seconds)] = shares
     result.finish(given.out)
     return 0
 

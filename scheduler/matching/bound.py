@@ -7,10 +7,10 @@ Lagrangian duality: make supply meet demand in each cell and slot size by its pr
 for whatever is matched, so it never exceeds the best that each job and each node could do alone
 (`scheduler.matching.alone`), were it free to trade at these prices, a job no more of a cell than
 there is. Any prices ≥ 0 give a bound, better ones a tighter bound: those that balance what is wanted
-and offered, not those that are paid, which are raised to the asks that were let. A job's best is loosened where
-that is simpler: a gang over several nodes pays the price of the smallest slot everywhere, and over
-several sites its own choice is bounded in the same way, its size met by a toll alone
-(`scheduler.matching.spanning`).
+and offered, not those that are paid, which are raised to the asks that were let. A job's best is
+loosened where that is simpler: a gang over several nodes pays the price of the smallest slot
+everywhere, and over several sites its own choice is bounded in the same way, its size met by a toll
+alone (`scheduler.matching.spanning`).
 """
 
 from typing import Final

@@ -30,19 +30,19 @@ def proven_bound(book: Book, ladder: Floats) -> float:
     return nodes + math.fsum(_Job(market, job).best() for job in range(book.jobs))
 
 
-def in_node(book: Book, job: Ints, gpu_class: Ints) -> Floats:
-    """The share of their speed that gangs keep in one node of a class."""
+def in_node(book: Book, job: Ints | int, gpu_class: Ints) -> Floats:
+    """The share of its speed that a gang keeps in one node of a class; of one job, or row by row."""
     slow = np.where(book.class_nvlink[gpu_class] > 0, 0, book.params.penalty_node_pcie)
     return np.asarray(1 - slow * book.job_kappa[job].astype(float))
 
 
-def in_site(book: Book, job: Ints, node: Ints) -> Floats:
+def in_site(book: Book, job: Ints | int, node: Ints) -> Floats:
     """The same over the network of a node's site."""
     slow = np.array(book.params.penalty_site)[book.site_net[book.node_site[node]]]
     return np.asarray(1 - slow * book.job_kappa[job].astype(float))
 
 
-def over_sites(book: Book, job: Ints, node: Ints) -> Floats:
+def over_sites(book: Book, job: Ints | int, node: Ints) -> Floats:
     """1 / (1 + 16 · MB / (Mbit/s · s)); nothing where there is no time or no link."""
     uplink = book.site_up_mbps[book.node_site[node]].astype(float)
     pace = uplink * book.job_sync_s[job].astype(float)
@@ -112,7 +112,7 @@ class _Job:
         book, kind = self._market.book, np.flatnonzero(self._accepted)
         n = np.arange(self._least, min(self._most, _LARGEST) + 1)
         node = self._market.of_kind[kind]
-        keeps = in_node(book, np.full(len(kind), self._number), book.node_class[node])
+        keeps = in_node(book, self._number, book.node_class[node])
         limit, risk = self._limit(node), self._risk(node)
         share = np.where(n > 1, keeps[:, None], 1.0)
         gain = n * (limit[:, None] * share - n * risk[:, None]) - self._market.cost[kind][:, n]
@@ -122,7 +122,7 @@ class _Job:
         """The GPUs of each place, a class on a site, that gain most: its least whatever they gain."""
         there = self._there[self._market.has_neighbours[self._there]]
         node, free = self._market.node[there], self._market.free[there]
-        keeps = in_site(self._market.book, np.full(len(node), self._number), node)
+        keeps = in_site(self._market.book, self._number, node)
         gain = self._limit(node) * keeps - self._market.price[there]
         risk, least = self._risk(node), max(self._least, 2)
         first = _beginnings(self._market.book.node_class[node], self._market.book.node_site[node])
@@ -144,7 +144,7 @@ class _Job:
         """Of one class, no more than so many sites gain beyond a toll on each GPU, and the toll of all
         GPUs that it needs, whatever the toll. Sites with too few GPUs don't count."""
         book = self._market.book
-        keeps = over_sites(book, np.full(len(self._there), self._number), self._nodes)
+        keeps = over_sites(book, self._number, self._market.node[self._there])
         there, keeps = self._there[keeps > 0], keeps[keeps > 0]
         node = self._market.node[there]
         gain = self._limit(node) * keeps - self._market.price[there]
@@ -152,13 +152,13 @@ class _Job:
         for start, end in zip(first, _ends(first, len(node)), strict=True):
             at = slice(start, end)
             if gain[at].max() * self._most > best:
-                best = max(best, self._over_sites_of(node[at], gain[at], best))
+                best = max(best, self._over_sites_of(there[at], gain[at], best))
         return best
 
-    def _over_sites_of(self, node: Ints, gain: Floats, known: float) -> float:
-        book = self._market.book
+    def _over_sites_of(self, there: Ints, gain: Floats, known: float) -> float:
+        book, node, free = self._market.book, self._market.node[there], self._market.free[there]
         fewest, most = int(book.job_site_gpus_min[self._number]), self._most
-        sites, free = int(book.job_sites_max[self._number]), book.node_gpus[node].astype(np.int64)
+        sites = int(book.job_sites_max[self._number])
         first = _beginnings(book.node_site[node])
         has = np.add.reduceat(free, first)
         large = np.repeat(has >= fewest, np.diff(first, append=len(node)))
@@ -180,10 +180,6 @@ class _Job:
     def _there(self) -> Ints:
         """Which of the market's nodes it accepts."""
         return np.flatnonzero(self._accepted[self._market.kind])
-
-    @property
-    def _nodes(self) -> Ints:
-        return self._market.node[self._there]
 
     def _limit(self, node: Ints) -> Floats:
         book = self._market.book

@@ -39,6 +39,7 @@ _TRIED: Final = 4
 _OF: Final = 64
 """Among so many jobs one more is looked at for the next that lacks most."""
 LOOK: Final = 16
+"""So many places of each rank are looked at, where not told otherwise."""
 _ROUNDING: Final = 1e-9
 _PLACES: Final = 40
 """So many of the cheapest places may be ruined for a gang."""
