@@ -114,6 +114,7 @@ def _verification(round: Round) -> dict[str, Any]:
         "releases_at": archive.released_at(record) if record else None,
         "files": archive.files(record) if record else None,
         "can_check": bool(record and proving.can_check(record)),
+        "market_url": settings.SITE_URL,
         "now": timezone.now(),
     }
 

@@ -61,14 +61,15 @@ _RENEWALS: Final = 20
 
 
 class Client:
-    """One org's way into one market, by an API key with the scope `buy` (top-ups: `money`).
+    """One org's way into one market, by an API key with the scope `buy` (top-ups: `money`). Without
+    one (None) only rounds can be had, which are public.
 
     Calls raise MarketRefused where the market says no, Unreachable where it says nothing. What
     is safe to send twice is tried again for `patience_s` seconds, so that a market that is
     restarted meanwhile is not noticed.
     """
 
-    def __init__(self, url: str, key: str, *, patience_s: float = 30.0) -> None:
+    def __init__(self, url: str, key: str | None, *, patience_s: float = 30.0) -> None:
         self._http = Http(url, key, patience_s=patience_s)
 
     def __enter__(self) -> Self:

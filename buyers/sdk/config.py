@@ -38,6 +38,11 @@ def load() -> Access:
     return Access(url, key)
 
 
+def address() -> str:
+    """Where the market is, for what needs no key; raises GridloomError."""
+    return os.environ.get("GRIDLOOM_URL", "") or load().url
+
+
 def save(access: Access) -> Path:
     """Keeps it where only this user can read it."""
     target = path()

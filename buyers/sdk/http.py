@@ -22,17 +22,19 @@ _LONGEST_PAUSE_S: Final = 4.0
 class Http:
     """Calls to one market under one key. Retries what may safely be sent twice."""
 
-    def __init__(self, url: str, key: str, *, patience_s: float) -> None:
-        """`patience_s`: how long to go on trying while there is no answer."""
+    def __init__(self, url: str, key: str | None, *, patience_s: float) -> None:
+        """`key`: None for what is public. `patience_s`: how long to go on trying while there is no
+        answer."""
         self.url = url.rstrip("/")
         if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).netloc:
             raise GridloomError(f"the market's address is like https://market.example, not {url!r}")
-        if not key.isascii() or not key.isprintable() or not key:
+        if key is not None and not (key.isascii() and key.isprintable() and key):
             raise GridloomError("an API key is needed, like glk_…; make one in your account")
-        self._patience_s, self.key = patience_s, key
+        self._patience_s, self.key = patience_s, key or ""
         self._client = httpx.Client(
             base_url=f"{self.url}/api/v1/",
-            headers={"Authorization": f"Bearer {key}", "Accept": "application/json"},
+            headers={"Accept": "application/json"}
+            | ({"Authorization": f"Bearer {key}"} if key is not None else {}),
             timeout=httpx.Timeout(60, connect=5),
         )
 

@@ -12,7 +12,7 @@ import typer
 
 from buyers.sdk import proofs, show
 from buyers.sdk.errors import GridloomError
-from buyers.sdk.terminal import client, command, out
+from buyers.sdk.terminal import client, command, out, visitor
 
 _rounds = typer.Typer(help="Rounds: what each committed to, verified.", no_args_is_help=True)
 Round = Annotated[str, typer.Argument(help="The round's id, from its page")]
@@ -28,9 +28,11 @@ def register(app: typer.Typer) -> None:
 def verify(
     round: Round,
     folder: Annotated[Path | None, typer.Option(help="Where the files go; empty: ./<id>")] = None,
+    market: Annotated[str, typer.Option(help="Its address; empty: the one you use")] = "",
 ) -> None:
-    """Fetch a released round and verify all of it: hashes, rules, prices, welfare, bound."""
-    _checked(client().download_round(round, folder or Path(round)))
+    """Fetch a released round and verify all of it: hashes, rules, prices, welfare, bound. No key
+    is needed."""
+    _checked(visitor(market).download_round(round, folder or Path(round)))
 
 
 def prove(

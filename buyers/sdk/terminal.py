@@ -45,6 +45,11 @@ def client() -> Client:
     return Client(access.url, access.key)
 
 
+def visitor(url: str) -> Client:
+    """A market (empty: the one that is known) as anybody sees it, who need not have logged in."""
+    return Client(url or config.address(), None)
+
+
 def bytes_bar(done: str, total: int | None) -> Progress:
     """A bar of bytes."""
     bar = Progress(

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from django.conf import settings
 from django.test import Client
 
 from buyers.models import Job
@@ -105,7 +106,7 @@ def test_the_page_checks_a_released_round_and_says_what_was_found(round, now):
     archive.release(now=now + WEEK)
     Record.objects.update(wanted_at=None)
     page = Client().get(of(round)).content.decode()
-    assert f"gridloom rounds verify {round.pk}" in page
+    assert f"gridloom rounds verify {round.pk} --market {settings.SITE_URL}" in page
     assert "Check it here now" in page
     answer = Client().post(of(round) + "check/", headers={"HX-Request": "true"})
     assert b"Being checked here" in answer.content
