@@ -5,6 +5,7 @@ starts once a session, on a free port, in a temporary folder. A pure test starts
 """
 
 import secrets
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _turn(item: pytest.Item) -> int:
     return next((at for at, path in enumerate(_FIRST) if item.nodeid.startswith(path)), len(_FIRST))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_round_is_checked() -> Iterator[None]:
+    """The checker, which shares no code with the engine, agrees on each round that a test clears."""
+    loaded = [sys.modules.get(f"scheduler.{name}") for name in ("matching.clear", "clearing")]
+    if loaded[0] is None:  # the tests of this session know no rounds
+        yield
+        return
+    from scheduler.matching.check import check
+
+    engine = loaded[0].follow
+
+    def follow(book: Any, *terms: Any) -> Any:
+        matches, balance = engine(book, *terms)
+        assert check(book, matches) == []
+        return matches, balance
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in filter(None, loaded):
+            patch.setattr(module, "follow", follow)
+        yield
 
 
 @pytest.fixture

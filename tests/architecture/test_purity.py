@@ -51,6 +51,23 @@ print("numba" in sys.modules)
 """
 
 
+IMPORT_CHECKER = """
+import sys
+import scheduler.matching.check
+
+print(*sorted(name for name in sys.modules if name.startswith("scheduler.matching.")))
+"""
+CHECKER = {"arrays", "book", "matches", "check", "check_bound"}
+
+
+def test_the_checker_shares_no_code_with_the_engine_but_the_file_formats():
+    """What it finds right would prove nothing if both were wrong in the same way."""
+    said = subprocess.run(
+        [sys.executable, "-c", IMPORT_CHECKER], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {name.rpartition(".")[2] for name in said.stdout.split()} == CHECKER
+
+
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [

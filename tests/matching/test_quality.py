@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.market.books import churned, following
 from benchmarks.market.optimum import optimum
@@ -13,7 +15,7 @@ from scheduler.matching.book import Book, rearranged
 from scheduler.matching.clear import clear, follow
 from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
-from tests.matching.rows import SITE, a_book, a_node, an_order, checked
+from tests.matching.rows import SITE, a_book, a_node, an_order, books, checked, edited
 from tests.matching.test_clear import cleared, placed
 
 pytestmark = pytest.mark.timeout(300)  # its loops are compiled first
@@ -39,6 +41,15 @@ def test_a_gang_that_is_alone_finds_the_best_few_sites(seed: int) -> None:
         reached += checked(alone, clear(alone, lambda: False)).welfare
         possible += optimum(alone)
     assert reached >= 0.98 * possible > 0
+
+
+@given(books(), st.data())
+@settings(max_examples=60)
+def test_a_higher_limit_never_loses_a_job_its_place(book: Book, data: st.DataObject) -> None:
+    for job in placed(clear(book)):
+        limits = book.job_limit.copy()
+        limits[job] *= data.draw(st.sampled_from((1.01, 1.5, 10.0)))
+        assert clear(edited(book, job_limit=limits)).level[job] >= 0
 
 
 def test_more_time_makes_it_better() -> None:
