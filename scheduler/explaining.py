@@ -7,7 +7,7 @@ ask or limit of anybody else is told: all of it follows from what is free and wh
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -46,7 +46,9 @@ _MOST_PAIRS: Final = 200_000
 _CLEAR_S: Final = 0.5
 """So long a round may clear its book again, for jobs and offers together."""
 _CLEARINGS: Final = 5
-"""About so many for each offer."""
+"""At most so many for each offer."""
+_BY_TURNS: Final = timedelta(minutes=5)
+"""Where there is no time for all, offers keep for so long what an earlier round has told them."""
 _MOST_CHANGES: Final = 6
 _REASONS: Final = 3
 
@@ -90,6 +92,8 @@ class OfferTold:
     """It would have been let at this ask."""
     lowest_tried_micros: int | None = None
     """And at no other that was tried, down to this."""
+    at: datetime | None = None
+    """When that round was, of what was told."""
 
     @property
     def ask(self) -> str:
@@ -129,9 +133,10 @@ def tell(round: Cleared, *, now: datetime) -> None:
     looked = _looked_at([*waits.values(), *idles.values()])
     again = int(_CLEAR_S / max(round.seconds, 0.001))
     said: list[tuple[UUID, JobTold | OfferTold]]
+    lately = {at for at, pk in idles.items() if pk in looked and now - looked[pk] < _BY_TURNS}
     said = [
         *_to_jobs(round, _due(waits, looked, now), again // 2, now),
-        *_to_offers(round, _due(idles, looked, now), again // 2),
+        *_to_offers(round, _due(idles, looked, now), again - again // 2, lately),
     ]
     Told.objects.bulk_create(
         [Told(subject=subject, says=asdict(told), looked_at=now) for subject, told in said],
@@ -162,7 +167,7 @@ def of_offers(offers: Iterable[Offer], *, now: datetime) -> dict[UUID, OfferTold
     """Offer's id → what it was told last, if that was lately. One query."""
     asked = [offer.pk for offer in offers if offer.state == "open"]
     found = Told.objects.filter(pk__in=asked, looked_at__gte=now - _LATELY) if asked else ()
-    return {told.pk: OfferTold(**told.says) for told in found}
+    return {told.pk: OfferTold(**{**told.says, "at": told.looked_at}) for told in found}
 
 
 def _looked_at(subjects: Sequence[UUID]) -> Mapping[UUID, datetime]:
@@ -312,24 +317,31 @@ def _micros(usd: float) -> int:
     return round(usd * MICRO)
 
 
-def _to_offers(round: Cleared, due: Sequence[int], again: int) -> Iterator[tuple[UUID, OfferTold]]:
-    """With the ask at which another clearing lets it, where there is time to find that out."""
+def _to_offers(
+    round: Cleared, due: Sequence[int], again: int, lately: Collection[int]
+) -> Iterator[tuple[UUID, OfferTold]]:
+    """With the ask at which another clearing lets it. Where there is no time to find that out, who was
+    told something `lately` keeps that, and is the first whose turn it is in the next round."""
     pairs = 0
     for found in idling.idle(round.book, round.matches, due):
         offer = round.rows[found.node].offer_id
+        has_price = found.why in (Lost.DEAR, Lost.LONG)
+        if has_price and again <= 0 and found.node in lately:
+            continue
         pairs += len(round.jobs) if found.term is Term.LIMIT else 0
         told = OfferTold(found.why, _why_idles(round, found, pairs <= _MOST_PAIRS))
-        if found.why in (Lost.DEAR, Lost.LONG) and again >= _CLEARINGS:
-            again -= _CLEARINGS
-            told = _with_ask(round, found.node, told)
+        if has_price and again > 0:
+            times, again = min(again, _CLEARINGS), again - _CLEARINGS
+            told = _with_ask(round, found.node, told, times)
         yield offer, told
 
 
-def _with_ask(round: Cleared, node: int, told: OfferTold) -> OfferTold:
-    """With the ask at which a second clearing lets the node."""
+def _with_ask(round: Cleared, node: int, told: OfferTold, times: int) -> OfferTold:
+    """With the ask at which a second clearing lets the node, of those that so many can tell apart."""
     tries = idling.tries(round.book, round.matches, node)
     own = round.rows[node].ask_micros
     nets = sorted({net for ask in tries if 0 < (net := _short(_net(ask))) < own}, reverse=True)
+    nets = idling.among(nets, times)
     gross = {_gross(net) / MICRO: net for net in nets}
     found = idling.let_at(round.book, node, gross, round.clear)
     if found is not None:

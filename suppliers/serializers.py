@@ -103,6 +103,7 @@ class OfferToldOut(serializers.Serializer[Any]):
     words = serializers.CharField()
     let_at_micros = serializers.IntegerField(allow_null=True)
     lowest_tried_micros = serializers.IntegerField(allow_null=True)
+    at = serializers.DateTimeField(help_text="When that round was")
 
 
 class ProofOut(serializers.Serializer[Any]):

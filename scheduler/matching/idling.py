@@ -5,7 +5,7 @@ node's own ask; that it would have been let is not argued but seen, by clearing 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -76,6 +76,12 @@ def let_at(
         else:
             asks = asks[middle + 1 :]
     return found
+
+
+def among(asks: Sequence[int], clearings: int) -> list[int]:
+    """Those of the asks, evenly spread, that `let_at` can tell apart by so many clearings."""
+    most = min(2**clearings - 1, len(asks))
+    return [asks[(at + 1) * len(asks) // (most + 1)] for at in range(most)]
 
 
 def tries(book: Book, matches: Matches, node: int) -> list[float]:

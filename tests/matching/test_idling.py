@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from scheduler.matching import clear, synthetic
 from scheduler.matching.book import Book
-from scheduler.matching.idling import Idle, Lost, idle, let_at, tries
+from scheduler.matching.idling import Idle, Lost, among, idle, let_at, tries
 from scheduler.matching.saying import why_idles
 from scheduler.matching.synthetic import Plan
 from tests.matching.rows import SITE, a_book, a_node, an_order, books
@@ -116,6 +116,14 @@ def test_in_a_long_market_a_node_is_told_so() -> None:
         assert why_idles(found) == "its like was let for 1.00, and more was free than wanted"
         ask = let_at(book, found.node, tries(book, clear.clear(book), found.node), clear.clear)
         assert ask == 0.999999
+
+
+def test_fewer_clearings_tell_fewer_asks_apart() -> None:
+    asks = list(range(18, 0, -1))
+    assert among(asks, 1) == [9]
+    assert among(asks, 2) == [14, 9, 5]
+    assert among(asks, 5) == asks
+    assert among([], 3) == []
 
 
 def test_without_jobs_nothing_is_to_be_said_but_that() -> None:

@@ -1,5 +1,6 @@
 """What a round tells the jobs and offers that got nothing, and the changes that a buyer then makes."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -239,6 +240,30 @@ def test_an_idle_node_is_told_the_ask_that_would_have_let_it(buyer, supplier, no
     assert told.words.startswith("its ask was above what its like was let for, 1.00; at ")
     assert told.let_at_micros is not None
     assert told.let_at_micros <= 1 * MICRO
+
+
+def test_where_there_is_time_for_one_idle_nodes_are_told_their_ask_by_turns(
+    buyer, supplier, now, monkeypatch
+):
+    """A round that takes a second, and two for clearing again: one for jobs, one for offers."""
+    cleared = clearing._cleared
+    monkeypatch.setattr(clearing, "_cleared", lambda *of: replace(cleared(*of), seconds=1.0))
+    monkeypatch.setattr(explaining, "_CLEAR_S", 2.0)
+    nodes = [world.agent(supplier, now=now, ask=(7 + n) * MICRO).node for n in range(3)]
+    world.job(buyer, now=now)
+    looks = []
+    for round in range(4):
+        at = now + timedelta(seconds=40 * round)
+        Node.objects.update(last_seen_at=at)
+        clearing.clear_market(now=at)
+        looks.append([board.line(node, now=at).told for node in nodes])
+    asks = [
+        sum(bool(told.let_at_micros or told.lowest_tried_micros) for told in look) for look in looks
+    ]
+    assert asks[0] == 1, "of new ones any is the first"
+    assert asks == sorted(asks), "and keeps what it was told"
+    assert asks[-1] == 3
+    assert len({told.at for told in looks[-1]}) == 3
 
 
 def test_a_new_ask_as_told_lets_the_node(buyer, supplier, now):
