@@ -6,6 +6,7 @@ from datetime import datetime
 from django import template
 
 from marketplace.core import words
+from marketplace.core.hardware import Tier, Trust
 from marketplace.core.money import format_amount
 
 register = template.Library()
@@ -26,6 +27,14 @@ def price(micros: int | str | None, places: int = 2) -> str:
     if not isinstance(micros, int):
         return "–"
     return f"${micros / 1e6:.{places if micros >= 100_000 else 4}f}"
+
+
+@register.filter
+def cell(name: str) -> str:
+    """The public name of a cell, "h100-sxm/eu-west/1/0", in words."""
+    gpu_class, region, trust, tier = name.rsplit("/", 3)
+    known = Trust(int(trust)).name, Tier(int(tier)).name
+    return ", ".join((gpu_class, region, *(each.lower() for each in known)))
 
 
 @register.filter

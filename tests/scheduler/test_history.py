@@ -157,7 +157,13 @@ def test_the_page_asks_as_often_for_many_classes_and_rounds_as_for_one(
 def test_a_round_has_a_page_with_its_prices(client, now):
     round = a_round(now, (2_000_000, 3), (4_500_000, 1), make_whole=0.021)
     page = client.get(f"/market/rounds/{round.pk}/").content.decode()
-    for expected in ("h100-sxm/eu/1/0", "$4.5000", "$10.50 an hour", "0.20 %", "ab" * 32):
+    for expected in (
+        "h100-sxm, eu, verified, steady",
+        "$4.5000",
+        "$10.50 an hour",
+        "0.20 %",
+        "ab" * 32,
+    ):
         assert expected in page
     assert client.get(f"/market/rounds/{uuid7()}/").status_code == 404
 
