@@ -29,6 +29,10 @@ from scheduler.tasks import check_rounds, ring
 
 READERS: Final = ("buyers", "suppliers", "economists")
 """For whom the mechanism is told, each on a page of docs/."""
+_PAGES: Final = {
+    **{reader: f"mechanism-for-{reader}.md" for reader in READERS},
+    "files": "round-files.md",
+}
 
 
 @require_GET
@@ -121,19 +125,21 @@ def _verification(round: Round) -> dict[str, Any]:
 
 @require_GET
 def mechanism(request: HttpRequest, reader: str) -> HttpResponse:
-    """How the market works, for one of those who ask: a page of docs/."""
-    if reader not in READERS:
+    """How the market works, for one of those who ask, or what its files hold: a page of docs/."""
+    if reader not in _PAGES:
         raise Http404
-    text = (settings.BASE_DIR / "docs" / f"mechanism-for-{reader}.md").read_text("utf-8")
+    text = (settings.BASE_DIR / "docs" / _PAGES[reader]).read_text("utf-8")
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     # On the site the pages stand beside each other under the names of their readers.
-    html = re.sub(r'href="mechanism-for-(\w+)\.md"', r'href="../\1/"', html)
+    for name, file in _PAGES.items():
+        html = html.replace(f'href="{file}"', f'href="../{name}/"')
     # What stands beside docs/ is in the source alone.
     html = re.sub(
         r'<a href="\.\./([^"]*)/README\.md">(.*?)</a>', r"\2 (<code>\1</code> in the source)", html
     )
     html = html.replace("<pre>", '<pre tabindex="0">')  # it scrolls on a phone, by keyboard too
-    context = {"reader": reader, "readers": READERS, "html": mark_safe(html)}  # noqa: S308 - ours
+    title = text.partition("\n")[0].removeprefix("# ")
+    context = {"reader": reader, "readers": READERS, "title": title, "html": mark_safe(html)}  # noqa: S308 - ours
     return render(request, "marketplace/mechanism.html", context)
 
 

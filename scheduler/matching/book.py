@@ -2,7 +2,7 @@
 
 Positions are indexes: `node_site[3]` is the site of node 3. Money is USD per GPU-hour, gross (what
 the buyer pays). Row order carries no meaning. The classes' and sites' names stand beside the book,
-not in it: a published book names nobody.
+not in it: a published book names nobody. `docs/round-files.md` tells the file, array by array.
 """
 
 import json

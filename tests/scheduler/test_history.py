@@ -176,3 +176,10 @@ def test_the_mechanism_is_told_on_the_site(client, reader):
         assert f'href="/docs/mechanism/{other}/"' in page
     assert ".md" not in page
     assert client.get("/docs/mechanism/kings/").status_code == 404
+
+
+def test_the_files_of_a_round_are_told_on_the_site(client):
+    page = client.get("/docs/mechanism/files/").content.decode()
+    assert "<code>job_site_gpus_min</code>" in page
+    assert 'href="../economists/"' in page
+    assert 'href="../files/"' in client.get("/docs/mechanism/economists/").content.decode()
