@@ -69,6 +69,8 @@ def _clear(given: argparse.Namespace) -> int:
     from scheduler.matching.clear import clear  # compiled; see above
 
     book = books.load(given.book)
+    # To load the loops takes a second that the clearing was not given.
+    clear(make(Plan(jobs=min(book.jobs, 500), nodes=4, seed=0)), lambda: False)
     started = time.perf_counter()
     until = started + (given.seconds or 0)
     matches = clear(book, None if given.seconds is None else lambda: time.perf_counter() < until)
@@ -149,17 +151,21 @@ def _count(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError("must lie between 0 and 3600")
-    return seconds
+    return _at_most(3600, text)
 
 
 def _share(text: str) -> float:
-    share = float(text)
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError("must lie between 0 and 1")
-    return share
+    return _at_most(1, text)
+
+
+def _at_most(most: float, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= most:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to {most}, not {text!r}")
+    return number
 
 
 if __name__ == "__main__":

@@ -43,6 +43,9 @@ def test_wrong_input_is_told_in_a_line(tmp_path: Path) -> None:
     assert "Traceback" not in missing.stderr
     negative = run("make", "--jobs", -1, "--nodes", 4, "--seed", 1, "--out", tmp_path / "b.npz")
     assert negative.returncode == 2
+    soon = run("clear", tmp_path / "b.npz", "--seconds", "soon", "--out", tmp_path / "m.npz")
+    assert soon.returncode == 2
+    assert "must be a number from 0 to 3600, not 'soon'" in soon.stderr
     (tmp_path / "book.npz").write_bytes(b"not a book")
     garbage = run("clear", tmp_path / "book.npz", "--out", tmp_path / "matches.npz")
     assert garbage.returncode == 2
