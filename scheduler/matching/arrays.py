@@ -78,11 +78,15 @@ def read(path: Source, schema: Schema) -> dict[str, Array]:
 def unpack(path: Source) -> dict[str, Array]:
     """All arrays of a `.npz` file, notes too, unchecked. Raises Invalid, or OSError."""
     what = path if isinstance(path, Path) else "this file"
+    arrays: dict[str, Array] = {}
+    name = ""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            for name in archive.files:
+                arrays[name] = archive[name]
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise Invalid(f"{what} is not a .npz file of plain arrays: {error}") from error
+        why = f"{name}: {error}" if name else error
+        raise Invalid(f"{what} is not a .npz file of plain arrays: {why}", field=name) from error
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # numpy hands out other content as it stands
             raise Invalid(f"{name} in {what} is not an array", field=name)
