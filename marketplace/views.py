@@ -137,7 +137,8 @@ def mechanism(request: HttpRequest, reader: str) -> HttpResponse:
     html = re.sub(
         r'<a href="\.\./([^"]*)/README\.md">(.*?)</a>', r"\2 (<code>\1</code> in the source)", html
     )
-    html = html.replace("<pre>", '<pre tabindex="0">')  # it scrolls on a phone, by keyboard too
+    for each in ("pre", "table"):  # they scroll on a phone, by keyboard too
+        html = html.replace(f"<{each}>", f'<{each} tabindex="0">')
     title = text.partition("\n")[0].removeprefix("# ")
     context = {"reader": reader, "readers": READERS, "title": title, "html": mark_safe(html)}  # noqa: S308 - ours
     return render(request, "marketplace/mechanism.html", context)

@@ -24,6 +24,7 @@ from marketplace.core.money import MICRO
 from marketplace.models import Org
 from scheduler import archive, clearing, metering, proving, quoting
 from scheduler.models import Assignment, Hold, Lease, Round
+from scheduler.record_models import Record
 from tests import debian, world
 from tests.buyers.conftest import client_of, folder, site  # noqa: F401 (a fixture, by its name)
 from tests.buyers.test_browser import FLAGS
@@ -63,6 +64,7 @@ def market() -> tuple[Org, dict[str, str], str]:
     archive.publish()
     archive.release(now=now + timedelta(days=7))
     assert proving.check(now=now)
+    Record.objects.update(wanted_at=now)
     pages = {
         "quote": reverse("quote", args=[quoted(us, rival).pk]),
         "market": reverse("market"),
