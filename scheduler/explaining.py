@@ -2,8 +2,8 @@
 idle offer why it was not let and at which ask it would have been.
 
 The clearing worker writes it down after the round, for it alone has the book; pages and the API read
-one row. So many are looked at in a round, those first that nobody has looked at for longest. No live
-ask or limit of anybody else is told: all of it follows from what is free and what was published.
+one row. So many are looked at in a round, those first that nobody has looked at for longest. Nobody
+else's limit is told, but an ask that would have let an offer says that somebody pays about as much.
 """
 
 from collections import Counter

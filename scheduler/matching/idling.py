@@ -87,7 +87,7 @@ def among(asks: Sequence[int], clearings: int) -> list[int]:
 def tries(book: Book, matches: Matches, node: int) -> list[float]:
     """Asks below its own that are worth a try, falling: a micro less than its like was let for (at
     the same, a tie would fall now so and now so), and some shares of its own ask. None of them tells
-    of anybody's live ask or limit."""
+    of anybody's live ask or limit; but that it would have been let at one tells that somebody pays it."""
     ask = float(book.node_ask[node])
     like = _let_for(book, matches, book.node_class[matches.node] == book.node_class[node], node)
     paid = np.unique(np.floor(like * MICRO + 0.5))
