@@ -93,7 +93,7 @@ def jobs_gain(
         gain, gpus, gpu_class, near = in_one_node(job, limit, slow, failures, wide, width)
         parts = 0
         if job.most > 1 and job.level >= 1:
-            found, count = _together(at, of, lists, price, room, gain)
+            found, count = together(at, of, lists, price, room, gain)
             if count:
                 gain, parts = found, count
         total += gain
@@ -129,10 +129,10 @@ def in_one_node(
 
 
 @njit(cache=True, nogil=True)
-def _together(
+def together(
     at: int, of: Tables, lists: Lists, price: Floats, room: Room, least_gain: float
 ) -> tuple[float, int]:
-    """(gain, parts in `room.best`) of several nodes, if they gain more than so much."""
+    """(gain, parts in `room.best`) of several nodes, if they gain more than so much; else (so much, 0)."""
     job, limit, places, sources = of.jobs[at], of.limit[at], of.places, of.sources
     in_site, failures, place = of.rules.in_site, of.rules.failures, lists.place
     best, now, cheapest, parts = room.best, room.now, room.cheapest, 0
