@@ -188,24 +188,34 @@ def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, proof: _Pro
 
 def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Market:
     """Who runs where."""
-    book, of = ours.ordered, ours.of
-    sold = supply(book, prices.best[ours.kinds.of_node], np.arange(book.nodes))
-    gangs, parts = improving.gangs(of, book)
-    room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
-    nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))
-    market = Market(of, nowhere, sold, stock(sold), room, gangs, parts)
+    book = ours.ordered
     if not _trades(book):
-        return market
+        return _empty(ours, prices.best[ours.kinds.of_node])
     if book.jobs > _SMALL:
+        market = _empty(ours, prices.best[ours.kinds.of_node])
         # Who would lose most by coming late comes first, however large it is.
-        order = searching.from_most(gangs["weight"] * prices.gains)
+        order = searching.from_most(market.gangs["weight"] * prices.gains)
         return searching.larger(_filled(market, order), more)
 
     def climb() -> tuple[Floats, Floats]:
         prices.climb(_FEW)
         return prices.best[ours.kinds.of_node], prices.gains
 
-    return searching.small(market, climb, more)
+    # In small books prices are on their way by the time that all else is ready.
+    with ThreadPoolExecutor(1) as thread:
+        climbing = thread.submit(climb)
+        market = _empty(ours, np.zeros((book.nodes, len(SLOTS))))
+        return searching.small(market, thread, climbing, more)
+
+
+def _empty(ours: _Ours, price: Floats) -> Market:
+    """Nothing is let yet; nodes are guided by these prices [N, 4]."""
+    book, of = ours.ordered, ours.of
+    sold = supply(book, price, np.arange(book.nodes))
+    gangs, parts = improving.gangs(of, book)
+    room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
+    nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))
+    return Market(of, nowhere, sold, stock(sold), room, gangs, parts)
 
 
 def _trades(book: Book) -> bool:

@@ -12,7 +12,7 @@ each makes so many tries, where jobs are many none, and the same book gives the 
 import math
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -44,8 +44,8 @@ _OTHER: Final = 0x9E3779B97F4A7C15
 """What tells the chances of the two threads apart."""
 
 
-Climb: TypeAlias = Callable[[], tuple[Floats, Floats]]
-"""To prices: those of each node [N, 4], and what each job gains by them."""
+Climbed: TypeAlias = tuple[Floats, Floats]
+"""The prices of each node [N, 4], and what each job gains by them."""
 
 
 class _Time:
@@ -67,25 +67,27 @@ class _Time:
         return not self._over
 
 
-def small(empty: Market, climb: Climb, more: Callable[[], bool] | None) -> Market:
+def small(
+    empty: Market, thread: Executor, climbing: Future[Climbed], more: Callable[[], bool] | None
+) -> Market:
     """The best found of a small book of which nothing is let yet, and whose seats have no prices. While
-    one thread climbs to them, the other begins by asks."""
+    one thread climbs to them, we begin by asks."""
     empty, time = _hopeful(empty), _Time(more)
     beside, done = _AFTER + len(empty.gangs), 0
-    with ThreadPoolExecutor(1) as thread:
-        climbing = thread.submit(climb)
-        market = _copy(empty, empty.room)
-        improving.fill(market, _coming(empty, empty.gangs["hope"]), 0.0, improving.LOOK)
-        _while(climbing, market, 2 * _ROUNDS, time)
-        price, gains = climbing.result()
-        for shelf in (empty.sold.shelf, market.left.shelf):
-            priced(empty.sold.seats, shelf, price)
-        begin, spare = _Beginnings(empty, gains).begin, _copy(empty, _apart(empty.room))
-        while not done or (time.ask() and (time.given or done < _TRIES)):
-            beginning = thread.submit(begin, spare, time.told)
-            _while(beginning, market, beside, time)
-            market, spare = _joined(market, beginning.result())
-            done += 2 * beside
+    market = _copy(empty, empty.room)
+    improving.fill(market, _coming(empty, empty.gangs["hope"]), 0.0, improving.LOOK)
+    _while(climbing, market, 2 * _ROUNDS, time)
+    price, gains = climbing.result()
+    for shelf in (empty.sold.shelf, market.left.shelf):
+        priced(empty.sold.seats, shelf, price)
+    begin, spare = _Beginnings(empty, gains).begin, _copy(empty, _apart(empty.room))
+    while not done or (time.ask() and (time.given or done < _TRIES)):
+        # The first time whole, however little time there is.
+        turn = time if done else _Time(None)
+        beginning = thread.submit(begin, spare, turn.told)
+        _while(beginning, market, beside, turn)
+        market, spare = _joined(market, beginning.result())
+        done += 2 * beside
     return market
 
 
