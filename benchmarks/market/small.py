@@ -13,7 +13,7 @@ from benchmarks.market.optimum import optimum
 from scheduler.matching.synthetic import Plan, make
 
 SECONDS = 0.02
-FINISHING = 0.004
+FINISHING = 0.0025
 """Of them, for prices and proof."""
 
 

@@ -18,7 +18,16 @@ from numba import njit
 from scheduler.matching.arrays import Array, Floats, Record
 from scheduler.matching.lending import lent
 from scheduler.matching.lists import Lists, find_cheapest
-from scheduler.matching.offers import FADED, FAR, Offers, in_node, want
+from scheduler.matching.offers import (
+    FADED,
+    FAR,
+    Offers,
+    count_wanted,
+    in_node,
+    look_up,
+    spread,
+    want,
+)
 from scheduler.matching.spanning import Span, over_sites, span
 from scheduler.matching.tables import NOWHERE, SHARE, TIERS, Tables
 
@@ -50,6 +59,28 @@ def room(of: Tables, table: Offers, lists: Lists) -> Room:
         np.zeros(len(of.places)), np.zeros(table.wide.shape), np.zeros((len(of.cells), 4)),
         np.zeros(len(of.jobs)),
     )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def all_gain(
+    of: Tables, lists: Lists, price: Floats, width: Floats, table: Offers, room: Room,
+    excess: Floats, each: int,
+) -> float:  # fmt: skip
+    """What all nodes and jobs would gain, each so many-th job asked alone and counted as often; what
+    they would sell less what they would buy stands in `excess`. In one go: of a hundred jobs it takes
+    no longer than to call its parts one by one."""
+    look_up(of.cells, price, width, table)
+    excess[:] = 0
+    wide = np.empty(len(of.cells))
+    for cell in range(len(wide)):
+        wide[cell] = width[of.cells[cell].gpu_class]
+    total = nodes_gain(of.nodes, price, wide, excess)
+    jobs = len(of.jobs)
+    total += each * jobs_gain(of, lists, price, width, table.wide, room, 0, jobs, each)
+    count_wanted(table, room.wanted, each)
+    excess += each * room.excess
+    spread(of.cells, price, width, table, excess)
+    return total
 
 
 @njit(cache=True, nogil=True)
@@ -93,7 +124,7 @@ def jobs_gain(
         gain, gpus, gpu_class, near = in_one_node(job, limit, slow, failures, wide, width)
         parts = 0
         if job.most > 1 and job.level >= 1:
-            found, count = _together(at, of, lists, price, room, gain)
+            found, count = together(at, of, lists, price, room, gain)
             if count:
                 gain, parts = found, count
         total += gain
@@ -129,10 +160,10 @@ def in_one_node(
 
 
 @njit(cache=True, nogil=True)
-def _together(
+def together(
     at: int, of: Tables, lists: Lists, price: Floats, room: Room, least_gain: float
 ) -> tuple[float, int]:
-    """(gain, parts in `room.best`) of several nodes, if they gain more than so much."""
+    """(gain, parts in `room.best`) of several nodes, if they gain more than so much; else (so much, 0)."""
     job, limit, places, sources = of.jobs[at], of.limit[at], of.places, of.sources
     in_site, failures, place = of.rules.in_site, of.rules.failures, lists.place
     best, now, cheapest, parts = room.best, room.now, room.cheapest, 0

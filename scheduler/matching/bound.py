@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from scheduler.matching.alone import jobs_gain, nodes_gain, room
+from scheduler.matching.alone import all_gain, jobs_gain, nodes_gain, room
 from scheduler.matching.arrays import Floats
 from scheduler.matching.halves import Halves
 from scheduler.matching.lists import Lists
@@ -41,6 +41,9 @@ class Prospects:
         `width` [C]: over how much price a GPU's wishes spread, USD. Only each so many-th job is
         asked, and counted as often."""
         of, table = self._of, self._table
+        if len(self._rooms) == 1:
+            room = self._rooms[0]
+            return float(all_gain(of, self._lists, price, width, table, room, excess, each))
         excess[:] = 0
         look_up(of.cells, price, width, table)
         total = nodes_gain(of.nodes, price, width[of.cells["gpu_class"]], excess)
@@ -58,11 +61,6 @@ class Prospects:
             excess += each * one.excess
         spread(of.cells, price, width, table, excess)
         return float(total)
-
-    def bound(self, price: Floats) -> float:
-        """USD per hour, with nothing spread."""
-        sharp = np.full(self._of.limit.shape[1], _SHARP)
-        return self.gain(price, sharp, np.empty_like(price))
 
     def gains(self) -> Floats:
         """[J] of each job, at the last prices."""

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from scheduler.matching import improving, pricing, searching, settling
+from scheduler.matching import improving, lowering, pricing, searching, settling
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
 from scheduler.matching.ascent import MANY, STEPS, Ascent
 from scheduler.matching.book import Book
@@ -130,10 +130,9 @@ def _in_our_order(book: Book) -> _Ours:
 
 def _proven(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> tuple[Market, _Proof]:
     """Who runs where, and what the prices prove. In larger books, where they are known before, that is
-    reckoned beside the choosing, which has use for one thread only."""
+    reckoned beside the choosing, which has use for one thread only; in others with what is paid."""
     if ours.book.jobs <= _SMALL:
-        market = _matched(ours, prices, more)
-        return market, _Proof(prices.best, bound(ours.of, prices.best))
+        return _matched(ours, prices, more), _Proof(prices.best, math.inf)
     with ThreadPoolExecutor(1) as beside:
         bounded = beside.submit(bound, ours.of, prices.best)
         market = _matched(ours, prices, more)
@@ -146,8 +145,8 @@ def _finished(ours: _Ours, market: Market, proof: _Proof) -> Matches:
     let = _let(book, of, market)
     if book.jobs <= _SMALL:
         lowest = pricing.ladders(book, kinds, let)
-        ladder = settling.lowered(of, let, proof.price, lowest)
-        proof = min(proof, _Proof(ladder, bound(of, ladder)), key=lambda each: each.bound)
+        ladder, proven, before = lowering.lowered(of, let, proof.price, lowest)
+        proof = _Proof(ladder, proven) if proven < before else _Proof(proof.price, before)
     else:
         ladder = settling.ladders(of, let, proof.price)
     return _matches(ours, let, market.gangs["level"], ladder, proof)
@@ -189,24 +188,34 @@ def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, proof: _Pro
 
 def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Market:
     """Who runs where."""
-    book, of = ours.ordered, ours.of
-    sold = supply(book, prices.best[ours.kinds.of_node], np.arange(book.nodes))
-    gangs, parts = improving.gangs(of, book)
-    room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
-    nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))
-    market = Market(of, nowhere, sold, stock(sold), room, gangs, parts)
+    book = ours.ordered
     if not _trades(book):
-        return market
+        return _empty(ours, prices.best[ours.kinds.of_node])
     if book.jobs > _SMALL:
+        market = _empty(ours, prices.best[ours.kinds.of_node])
         # Who would lose most by coming late comes first, however large it is.
-        order = searching.from_most(gangs["weight"] * prices.gains)
+        order = searching.from_most(market.gangs["weight"] * prices.gains)
         return searching.larger(_filled(market, order), more)
 
     def climb() -> tuple[Floats, Floats]:
         prices.climb(_FEW)
         return prices.best[ours.kinds.of_node], prices.gains
 
-    return searching.small(market, climb, more)
+    # In small books prices are on their way by the time that all else is ready.
+    with ThreadPoolExecutor(1) as thread:
+        climbing = thread.submit(climb)
+        market = _empty(ours, np.zeros((book.nodes, len(SLOTS))))
+        return searching.small(market, thread, climbing, more)
+
+
+def _empty(ours: _Ours, price: Floats) -> Market:
+    """Nothing is let yet; nodes are guided by these prices [N, 4]."""
+    book, of = ours.ordered, ours.of
+    sold = supply(book, price, np.arange(book.nodes))
+    gangs, parts = improving.gangs(of, book)
+    room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
+    nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))
+    return Market(of, nowhere, sold, stock(sold), room, gangs, parts)
 
 
 def _trades(book: Book) -> bool:

@@ -113,6 +113,35 @@ def fill(market: Market, order: Ints, guide: float, look: int) -> None:
 
 
 @njit(cache=True, nogil=True)
+def begin(market: Market, whole: Stock, orders: Ints, guides: Floats) -> None:
+    """From nothing, of a stock that is `whole`: all choose in one of these orders [n, J], by its share of
+    prices, and whoever gets nothing so by asks. The order is kept in which most comes of it."""
+    market, whole, orders, guides = lent(market), lent(whole), lent(orders), lent(guides)
+    best, most, last = 0, -np.inf, len(orders) - 1
+    for one in range(len(orders)):
+        worth = _afresh(market, whole, orders[one], guides[one])
+        if worth > most:
+            best, most = one, worth
+    if best != last:
+        _afresh(market, whole, orders[best], guides[best])
+
+
+@njit(cache=True, nogil=True)
+def _afresh(market: Market, whole: Stock, order: Ints, guide: float) -> float:
+    """All choose in this order; what comes of it."""
+    gangs, left, total = market.gangs, market.left, 0.0
+    left.free[:], left.tree[:], left.head[:] = whole.free, whole.tree, whole.head
+    left.shelf[:], left.there[:], left.tenant_count[:] = whole.shelf, whole.there, 0
+    for at in range(len(gangs)):
+        gangs[at].parts, gangs[at].level, gangs[at].surplus, gangs[at].size = 0, NOWHERE, 0.0, 0
+    for by in (guide, 0.0):
+        fill(market, order, by, LOOK)
+    for at in range(len(gangs)):
+        total += gangs[at].weight * gangs[at].surplus
+    return total
+
+
+@njit(cache=True, nogil=True)
 def improve(market: Market, rounds: int, spare: Undo) -> None:
     """So many rounds of ruin and recreate."""
     market, spare = lent(market), lent(spare)

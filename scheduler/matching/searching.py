@@ -1,8 +1,8 @@
 """Who runs where, made better for as long as there is time, on two threads.
 
-What one thread finds the other takes over where it is better (`crossing`). In small books, which get
-stuck where they begin, one begins again and again, each time in another order, while the other makes
-the best so far better. In others both make the same matches better, each by its own chance; of a
+What one thread finds the other takes over where it is better (`crossing`). Small books get stuck where
+they begin, and to begin costs no more than ten rounds of ruin. So one begins again and again, with the
+best of eight other orders, while the other makes the best so far better. In others both make the same matches better, each by its own chance; of a
 thousand jobs they seldom move the same.
 
 The thread that clears looks at the time, and the one beside it stops when it is told to. Without time
@@ -10,10 +10,10 @@ each makes so many tries, where jobs are many none, and the same book gives the 
 """
 
 import math
+import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import cycle
-from typing import Final, TypeAlias
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -26,23 +26,26 @@ from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.supply import Stock, priced, stock
 
-_GUIDES: Final = (0.98, 1.0, 0.9, 0.0)
-"""Whoever keeps to the prices exactly is left with nothing where they are a hair too high."""
+_GUIDES: Final = (0.98, 1.0, 0.9, 0.0) * 2
+"""Of the orders of which one is kept. Whoever keeps to the prices exactly is left with nothing where they
+are a hair too high."""
+_AFTER: Final = 128
+"""Rounds of ruin and recreate for what has just begun: most falls into place by then."""
 _ROUNDS: Final = 512
 """Of ruin and recreate that each thread makes between two meetings."""
 _LOOK: Final = 64
-"""Of them between two looks at the time."""
+"""Of them between two looks at the time; of a small book, where they take less, twice as many."""
 _TRIES: Final = 9216
 """So many of them by both where no time is given. Of 10,000 jobs each takes as long as fifty of a
 hundred jobs, and all of them bring a thousandth: where jobs are many there are none."""
-_JUMBLED: Final = 0.2
+_JUMBLED: Final = 0.5
 """How far a job may come forward where all begin again, as a share of all."""
 _OTHER: Final = 0x9E3779B97F4A7C15
 """What tells the chances of the two threads apart."""
 
 
-Climb: TypeAlias = Callable[[], tuple[Floats, Floats]]
-"""To prices: those of each node [N, 4], and what each job gains by them."""
+Climbed: TypeAlias = tuple[Floats, Floats]
+"""The prices of each node [N, 4], and what each job gains by them."""
 
 
 class _Time:
@@ -56,36 +59,35 @@ class _Time:
         self._over = self._over or (self._more is not None and not self._more())
         return not self._over
 
+    @property
+    def given(self) -> bool:
+        return self._more is not None
+
     def told(self) -> bool:
         return not self._over
 
 
-def small(empty: Market, climb: Climb, more: Callable[[], bool] | None) -> Market:
+def small(
+    empty: Market, thread: Executor, climbing: Future[Climbed], more: Callable[[], bool] | None
+) -> Market:
     """The best found of a small book of which nothing is let yet, and whose seats have no prices. While
-    one thread climbs to them, the other begins by asks."""
-    empty, whole, time = _hopeful(empty), _Time(None), _Time(more)
-    with ThreadPoolExecutor(1) as thread:
-        climbing = thread.submit(climb)
-        market = _begun(empty, _coming(empty, empty.gangs["hope"]), 0.0, whole.ask)
-        _improve(market, lambda: more is None or (not climbing.done() and time.ask()))
-        price, gains = climbing.result()
-        for shelf in (empty.sold.shelf, market.left.shelf):
-            priced(empty.sold.seats, shelf, price)
-        order, other = _coming(empty, gains), empty._replace(room=_apart(empty.room))
-        random = np.random.Generator(np.random.PCG64(int(other.room.random[0])))
-        guides, done = cycle(_GUIDES[1:] + _GUIDES[:1]), 0
-
-        def begin(left: Callable[[], bool]) -> Future[Market]:
-            return thread.submit(_begun, other, _jumbled(order, random), next(guides), left)
-
-        found = begin(whole.told)
-        market = _better(market, _begun(empty, order, _GUIDES[0], whole.ask))
-        market = _better(market, found.result())
-        while time.ask() and (more is not None or done < _TRIES):
-            found = begin(time.told)
-            _improve(market, time.ask)
-            market = _better(market, found.result())
-            done += 2 * _ROUNDS
+    one thread climbs to them, we begin by asks."""
+    empty, time = _hopeful(empty), _Time(more)
+    beside, done = _AFTER + len(empty.gangs), 0
+    market = _copy(empty, empty.room)
+    improving.fill(market, _coming(empty, empty.gangs["hope"]), 0.0, improving.LOOK)
+    _while(climbing, market, 2 * _ROUNDS, time)
+    price, gains = climbing.result()
+    for shelf in (empty.sold.shelf, market.left.shelf):
+        priced(empty.sold.seats, shelf, price)
+    begin, spare = _Beginnings(empty, gains).begin, _copy(empty, _apart(empty.room))
+    while not done or (time.ask() and (time.given or done < _TRIES)):
+        # The first time whole, however little time there is.
+        turn = time if done else _Time(None)
+        beginning = thread.submit(begin, spare, turn.told)
+        _while(beginning, market, beside, turn)
+        market, spare = _joined(market, beginning.result())
+        done += 2 * beside
     return market
 
 
@@ -95,14 +97,11 @@ def larger(market: Market, more: Callable[[], bool] | None) -> Market:
     if not time.ask() or (more is None and not tries):
         return market
     market = _hopeful(market)
-    twin = market._replace(
-        left=Stock._make(each.copy() for each in market.left), room=_apart(market.room),
-        gangs=market.gangs.copy(), parts=market.parts.copy(),
-    )  # fmt: skip
+    twin = _copy(market, _apart(market.room))
     with ThreadPoolExecutor(1) as beside:
         while time.ask() and (more is not None or done < tries):
-            other = beside.submit(_improve, twin, time.told)
-            _improve(market, time.ask)
+            other = beside.submit(_improve, twin, _ROUNDS, time.told)
+            _improve(market, _ROUNDS, time.ask)
             other.result()
             crossing.join(market, twin)
             crossing.join(twin, market)
@@ -141,36 +140,54 @@ def _apart(room: Desk) -> Desk:
     return Desk(room.chosen.copy(), room.trial.copy(), work, random)
 
 
-def _jumbled(order: Ints, random: np.random.Generator) -> Ints:
-    """Much the same order, but another."""
-    late = np.arange(len(order)) + _JUMBLED * len(order) * random.random(len(order))
-    return order[np.argsort(late, kind="stable")]
-
-
-def _begun(empty: Market, order: Ints, guide: float, left: Callable[[], bool]) -> Market:
-    """From nothing; chance goes on from where it was."""
-    market = empty._replace(
-        left=stock(empty.sold), gangs=empty.gangs.copy(), parts=empty.parts.copy()
+def _copy(market: Market, room: Desk) -> Market:
+    """The same matches, which may come to differ."""
+    left = Stock._make(each.copy() for each in market.left)
+    return market._replace(
+        left=left, room=room, gangs=market.gangs.copy(), parts=market.parts.copy()
     )
-    improving.fill(market, order, guide, improving.LOOK)
-    improving.fill(market, order, 0.0, improving.LOOK)
-    _improve(market, left)
-    return market
 
 
-def _improve(market: Market, left: Callable[[], bool]) -> None:
-    spare = improving.undo(market)
-    for _ in range(_ROUNDS // _LOOK):
-        improving.improve(market, _LOOK, spare)
-        if not left():
-            break
+class _Beginnings:
+    """Ever other matches of a small book, each from nothing."""
+
+    def __init__(self, empty: Market, gains: Floats) -> None:
+        self._whole, self._order = stock(empty.sold), _coming(empty, gains)
+        self._random = np.random.Generator(np.random.PCG64(int(empty.room.random[0])))
+
+    def begin(self, market: Market, left: Callable[[], bool]) -> Market:
+        """The best of some, a little better; in the place of `market`."""
+        count = len(self._order)
+        early = _JUMBLED * count * self._random.random((len(_GUIDES), count))
+        late = np.arange(count) + early
+        orders = self._order[np.argsort(late, axis=1, kind="stable")]
+        improving.begin(market, self._whole, orders, np.array(_GUIDES))
+        _improve(market, _AFTER, left, 2 * _LOOK)
+        return market
 
 
-def _better(one: Market, other: Market) -> Market:
-    """The best of both, in the room of the first."""
+def _while(other: Future[Any], market: Market, tries: int, time: _Time) -> None:
+    """Makes it better while the other thread is busy; so often, if no time is given."""
+    if time.given:
+        _improve(market, sys.maxsize, lambda: not other.done() and time.ask(), 2 * _LOOK)
+    else:
+        _improve(market, tries, time.ask, tries)
+
+
+def _improve(market: Market, tries: int, left: Callable[[], bool], look: int = _LOOK) -> None:
+    """So many rounds, with a look at the time after each `look` of them."""
+    spare, done = improving.undo(market), 0
+    while done < tries and left():
+        some = min(look, tries - done)
+        improving.improve(market, some, spare)
+        done += some
+
+
+def _joined(one: Market, other: Market) -> tuple[Market, Market]:
+    """The best of both, and the other; each thread keeps its room."""
     best, second = sorted((one, other), key=_worth, reverse=True)
     crossing.join(best, second)
-    return best._replace(room=one.room)
+    return best._replace(room=one.room), second._replace(room=other.room)
 
 
 def _worth(market: Market) -> float:

@@ -12,8 +12,7 @@ no fractions of them. So a seller is made whole out of the market's fee, or the 
    that the cell has, and saves it for each that was let at a higher ask. The cells in which those are
    the greater share are raised, until no more than a thousandth of the turnover is made whole.
 
-In small books nobody is made whole, and prices fall to the lowest that support the trades where these
-would prove as tight a bound: of all cells at once or else of those in which most is paid above it.
+In small books nobody is made whole, and prices are lower where they can be (`lowering`).
 
 A gang to which the prices are too dear pays what it is worth to it: for each row what is asked, or
 less where the price is less, and the same share of what the price is above it.
@@ -27,10 +26,7 @@ from typing import Final
 import numpy as np
 
 from scheduler.matching.arrays import Array, Floats
-from scheduler.matching.bound import Prospects
 from scheduler.matching.cells import SLOTS
-from scheduler.matching.halves import Halves
-from scheduler.matching.lists import Length, lists
 from scheduler.matching.ordering import sorted_by
 from scheduler.matching.pricing import raised, whole_micros
 from scheduler.matching.tables import Tables
@@ -45,10 +41,6 @@ _MADE_WHOLE: Final = 0.001
 _BELOW_ASK: Final = 0.05
 """How far a price may lie below an ask that was let, as a share of it."""
 _HALVINGS: Final = 12
-_LOOSER: Final = 1e-4
-"""By so much, as a share, the bound may rise for lower prices."""
-_TRIALS: Final = 8
-"""So many cells may be lowered."""
 
 
 def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
@@ -70,32 +62,6 @@ def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
         else:
             high = middle
     return found
-
-
-def lowered(of: Tables, let: Array, balance: Floats, lowest: Floats) -> Floats:
-    """[K, 4] the same for few jobs: nobody is made whole, and the cells in which it saves buyers most
-    have the `lowest` prices that support their trades, unless that loosens the bound."""
-    price = raised(whole_micros(balance), let, of.nodes["ask"][let["node"]])
-    low = np.minimum(price, lowest)
-    # What gains nothing at the lowest prices gains nothing at any that are tried.
-    halves = Halves(len(of.jobs))
-    prospects = Prospects(of, lists(of, low, halves, Length()), halves)
-    proven = prospects.bound(price)
-    if prospects.bound(lowest) <= proven * (1 + _LOOSER):
-        return lowest
-    # Where lower prices save buyers most, first.
-    saved = np.zeros(len(price))
-    fall = (price - low)[let["cell"], let["slot"]]
-    np.add.at(saved, let["cell"], _GPUS[let["slot"]] * fall)
-    for cell in np.argsort(-saved, kind="stable")[:_TRIALS]:
-        if saved[cell] <= 0:
-            break
-        tried = price.copy()
-        tried[cell] = low[cell]
-        found = prospects.bound(tried)
-        if found <= proven * (1 + _LOOSER):
-            price, proven = tried, min(proven, found)
-    return price
 
 
 def made_whole(of: Tables, let: Array, paid: Floats) -> float:
