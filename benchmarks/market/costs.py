@@ -27,6 +27,11 @@ and pays for saves, for what is repeated after an interruption and for five minu
 again. Interruptions, each so many hours: ours a day, what checkpoints are made for, and after a
 day's lease it moves; a cloud's 50,000 (the best of our tiers); a moving price's a day as ours,
 for want of a figure. What is kept and what goes out is left out everywhere: listings don't say it.
+
+A second table says where the distance to the cheapest cloud comes from, each step on top of the one
+before. It begins with a floor that no market goes below while owners net what they ask: as many GPUs
+as ours let, the cheapest of all that are offered, whether or not a job fits on their nodes, with no take,
+at each its own ask, as rarely interrupted as a cloud.
 """
 
 import csv
@@ -43,6 +48,9 @@ from marketplace.core import checkpoints
 from marketplace.core.policy import Policy
 from scheduler.matching.book import Book, ClassRow, Order, Params, SiteRow, Supply, build
 
+STEPS: Final = ["asks", "GPUs wanted", "floor / cheapest cloud", "jobs fit on few nodes",
+                "one price for all", "take", "interruptions", "ours / cheapest cloud",
+                "least floor of a kind", "most", "kinds whose floor misses 0.9"]  # fmt: skip
 JOB_HOURS: Final = 24.0
 STARTING_HOURS: Final = 5 / 60
 CLOUD_RATE: Final = Params().failures_per_gpu_hour[0]
@@ -68,11 +76,14 @@ class Moment(NamedTuple):
 
 
 class Cleared(NamedTuple):
-    """Mean USD per GPU-hour, also of the same jobs one by one at the asks; the share that runs."""
+    """Mean USD per GPU-hour, also of the same jobs one by one at the asks; the share that runs; what
+    the owners ask who let, and what as many GPUs would ask that are the cheapest of all."""
 
     price: float
     posted: float
     run: float
+    asked: float
+    least: float
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,19 +94,24 @@ def main(arguments: list[str] | None = None) -> int:
                "finished job: ours / cheapest cloud", "ours / one by one", "ours / moving price",
                "ours / hyperscaler", "jobs run, %"]  # fmt: skip
     result = Result("costs", columns, [0], given.quick)
+    steps = Result("floor", STEPS, [0], given.quick)
     compile_engine()
     listed = read(next((given.traces / "prices").glob("gpu_prices_*.csv.gz")))
     shares = open_market(given.traces / "prices_2026_vast_verda.csv")
     with (HERE / "list_prices.csv").open() as file:
         hyper = {(row["gpu"], row["socket"]): float(row["usd_per_gpu_hour"])
                  for row in csv.DictReader(file)}  # fmt: skip
+    found: dict[tuple[str, str], list[list[float]]] = {}
     for kind, moments in sorted(listed.items()):
         some = moments[:: max(1, len(moments) // (3 if given.quick else 30))]
         for asks, asked_of in ((CLOUDS, None), (OPEN, shares.get(kind[0]))):
             for load in LOADS if asks == CLOUDS or asked_of else ():
-                _add(result, (kind, asks, load), some, asked_of, hyper.get(kind))
+                rounds = _add(result, (kind, asks, load), some, asked_of, hyper.get(kind))
+                found[asks, load] = [*found.get((asks, load), []), _steps(some, rounds)]
     _sum_up(result)
     result.finish(given.out)
+    _add_floors(steps, found)
+    steps.finish(given.out)
     return 0
 
 
@@ -152,7 +168,7 @@ def _add(
     moments: list[Moment],
     asked_of: list[float] | None,
     hyper: float | None,
-) -> None:
+) -> list[Cleared]:
     kind, asks, load = what
     rounds = [_cleared(one, asked_of, LOADS[load], at) for at, one in enumerate(moments)]
     pairs = [(one, found) for one, found in zip(moments, rounds, strict=True) if found.run]
@@ -170,6 +186,28 @@ def _add(
         ours * day / (cheapest * at_cloud), ours * day / (posted * at_cloud), over,
         ours * day / (hyper * at_cloud) if hyper else "none", 100 * mean(one.run for one in rounds),
     )  # fmt: skip
+    return rounds
+
+
+def _steps(moments: list[Moment], rounds: list[Cleared]) -> list[float]:
+    """Over the cheapest cloud's finished job: the floor, and what each step in turn makes of it."""
+    pairs = [(one, found) for one, found in zip(moments, rounds, strict=True) if found.run]
+    cheapest = mean(one.on_demand[0] for one, _ in pairs)
+    price = mean(found.price for _, found in pairs)
+    longer = hours_paid(OUR_RATE, moved=1 / 24) / hours_paid(CLOUD_RATE)
+    usd = [mean(found.least for _, found in pairs), mean(found.asked for _, found in pairs),
+           price * (1 - TAKE), price, price * longer]  # fmt: skip
+    return [each / cheapest for each in usd]
+
+
+def _add_floors(result: Result, found: dict[tuple[str, str], list[list[float]]]) -> None:
+    """The mean of the kinds, and at how many of them the floor alone misses the goal."""
+    for (asks, load), kinds in sorted(found.items()):
+        floor, *steps = (mean(each) for each in zip(*kinds, strict=True))
+        before = [floor, *steps[:-1]]
+        floors = [each[0] for each in kinds]
+        result.add(asks, load, floor, *(b - a for a, b in zip(before, steps, strict=True)), steps[-1],
+                   min(floors), max(floors), f"{sum(each > 0.9 for each in floors)} of {len(kinds)}")  # fmt: skip
 
 
 def _sum_up(result: Result) -> None:
@@ -214,8 +252,11 @@ def _cleared(one: Moment, asked_of: list[float] | None, load: float, seed: int) 
         return build(orders, nodes, sites, [ClassRow("it", nvlink=True)], seed=seed)
 
     matches, alone = clear(book(TAKE)), greedy.place(book(0.0), greedy.FIRST_COME)
+    let = int(matches.gpus.sum(dtype=np.int64))
+    cheapest = np.sort(np.repeat(asks, free))[:let]
     return Cleared(_mean(matches.gpus, matches.price), _mean(alone.gpus, alone.ask),
-                   float((matches.level >= 0).mean()))  # fmt: skip
+                   float((matches.level >= 0).mean()), _mean(matches.gpus, asks[matches.node]),
+                   _mean(np.ones(let), cheapest))  # fmt: skip
 
 
 def _mean(gpus: np.ndarray, price: np.ndarray) -> float:

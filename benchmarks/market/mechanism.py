@@ -13,7 +13,11 @@ elsewhere. So that this is no bias:
 - truth and lie are cleared under the same seeds, and differ in the one number only;
 - the row "a millionth" is a lie too small to bring anything: what it shows is the search.
 
-Means are Σ gains / Σ utilities of all agents of that side, ± one standard error over agents.
+A few gangs of many GPUs have most of what buyers gain or lose. So of each book as many buyers of more
+than 8 GPUs are drawn as of fewer, and of one, where there are so many; each then counts for those of its
+kind who trade and were not drawn. Means are Σ gains / Σ utilities, so weighted, ± one standard error over
+agents. The sizes differ in how many take part: 100 × 500, 300 × 1,500 and 1,000 × 5,000 have as many nodes
+for each job.
 """
 
 from collections.abc import Iterable
@@ -32,10 +36,22 @@ from scheduler.matching.matches import Matches
 from scheduler.matching.synthetic import Plan, make
 
 NOISE: Final = 1e-6
-SIZES: Final = {(100, 100): (NOISE, 0.05, 0.20), (300, 1500): (0.05,), (1000, 5000): (0.05,)}
-"""Jobs and nodes → lies."""
-AGENTS: Final = 16
-"""Of each side and book."""
+LIE: Final = 0.05
+OTHERS: Final = (NOISE, 0.20)
+"""The lies that are told in a few small books besides."""
+FEW: Final = 5
+
+
+class Sample(NamedTuple):
+    """How many books, and agents of each side in each."""
+
+    books: int
+    agents: int
+
+
+SIZES: Final = {(100, 100): Sample(20, 40), (100, 500): Sample(10, 40), (300, 1500): Sample(5, 60),
+                (1000, 5000): Sample(5, 18)}  # fmt: skip
+"""Jobs and nodes → who is drawn."""
 PARTS: Final = ("one GPU", "2 to 8", "more", "at its limit")
 """Of the buyers: by size; those whose payment is all that it is worth stand apart."""
 _SIDES: Final = ("buyers", "sellers")
@@ -50,12 +66,14 @@ class Market(NamedTuple):
 
 
 class Agents(NamedTuple):
-    """One row each: number of the market, row in its book, honest utility, and what it is."""
+    """One row each: number of the market, row in its book, honest utility, what it is, and for how
+    many it stands."""
 
     market: np.ndarray
     row: np.ndarray
     truth: np.ndarray
     part: np.ndarray
+    weight: np.ndarray
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,13 +118,14 @@ def _misreport(seeds: range, quick: bool, out: Path | None) -> None:
     columns = ["book", "who", "says", "agents", "mean gain, % of all's utility", "± (one s. e.)",
                "median, %", "95th percentile, %", "who gain over 2 %, %"]  # fmt: skip
     result = Result("misreports", columns, list(seeds), quick)
-    sizes = {(40, 60): (NOISE, 0.05)} if quick else SIZES
-    for (jobs, nodes), lies in sizes.items():
-        made = [make(Plan(jobs=jobs, nodes=nodes, seed=seed)) for seed in seeds]
+    for (jobs, nodes), sample in ({(40, 60): Sample(1, 4)} if quick else SIZES).items():
+        made = [make(Plan(jobs=jobs, nodes=nodes, seed=seed)) for seed in range(sample.books)]
         markets = [_honest(book) for book in made]
         for side in _SIDES:
-            agents = _drawn(made, markets, side, 4 if quick else AGENTS)
-            for lie in lies:
+            drawn = _drawn(made, markets, side, sample.agents)
+            for lie in (LIE, *OTHERS) if (jobs, nodes) == min(SIZES) or quick else (LIE,):
+                few = drawn.market < (sample.books if lie == LIE else FEW)
+                agents = Agents(*(column[few] for column in drawn))
                 lied = [_lied(markets[at], side, row, lie)
                         for at, row in zip(agents.market, agents.row, strict=True)]  # fmt: skip
                 _add_lie(result, (f"{jobs:,} × {nodes:,}", side, lie), agents, np.array(lied))
@@ -121,14 +140,22 @@ def _honest(book: Book) -> Market:
 
 
 def _drawn(made: list[Book], markets: list[Market], side: str, count: int) -> Agents:
-    """So many of each book's that trade under the book's own seed."""
+    """So many of each book's that trade under the book's own seed, of each size of job alike."""
     rows = []
     for at, (book, market) in enumerate(zip(made, markets, strict=True)):
         trading = np.flatnonzero(utilities(book, clear(book))[side] > 1e-9)
         random = np.random.Generator(np.random.PCG64([at, 4]))
-        picked = random.permutation(trading)[:count]
-        part = _parts(market) if side == "buyers" else np.zeros(book.nodes, int)
-        rows += [(at, row, market.honest[side][row], part[row]) for row in picked]
+        trading, left = random.permutation(trading), count
+        part, size = np.zeros((2, book.nodes), int)
+        if side == "buyers":
+            part, size = _parts(market), np.digitize(book.job_gpus_min, [2, 9])
+        kinds = np.unique(size[trading])
+        for number, kind in enumerate(kinds[::-1]):
+            there = trading[size[trading] == kind]
+            picked = there[: left // (len(kinds) - number)]
+            left -= len(picked)
+            rows += [(at, row, market.honest[side][row], part[row], len(there) / len(picked))
+                     for row in picked]  # fmt: skip
     return Agents(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
@@ -163,21 +190,19 @@ def _add_lie(
     name, side, lie = what
     says = "a millionth" if lie == NOISE else f"{100 * lie:.0f} %"
     says += " less" if side == "buyers" else " more"
-    result.add(name, side, says, *_gains(agents.truth, lied))
-    if side == "buyers" and lie == 0.05:
+    result.add(name, side, says, *_gains(agents, lied, np.ones(len(lied), bool)))
+    if side == "buyers" and lie == LIE:
         for number, part in enumerate(PARTS):
-            result.add(name, f"of it {part}", says, *_gains(agents.truth, lied, agents.part == number))  # fmt: skip
+            result.add(name, f"of it {part}", says, *_gains(agents, lied, agents.part == number))
 
 
-def _gains(
-    truth: np.ndarray, lied: np.ndarray, part: np.ndarray | None = None
-) -> tuple[int | float, ...]:
+def _gains(agents: Agents, lied: np.ndarray, among: np.ndarray) -> tuple[int | float, ...]:
     """How many; mean and its error, % of the utility of all; median, 95th and who gain over 2 %,
-    each over its own utility, of those that have a hundredth of the mean."""
-    among = np.ones(len(truth), bool) if part is None else part
-    gain, total = np.where(among, lied - truth, 0.0), max(float(truth.sum()), 1e-9)
-    mean = float(gain.sum()) / total
-    error = float(np.sqrt(((gain - mean * truth) ** 2).sum())) / total
+    each over its own utility, of those drawn that have a hundredth of the mean."""
+    truth, weight = agents.truth, agents.weight
+    gain, total = np.where(among, lied - truth, 0.0), max(float((weight * truth).sum()), 1e-9)
+    mean = float((weight * gain).sum()) / total
+    error = float(np.sqrt(((weight * (gain - mean * truth)) ** 2).sum())) / total
     some = among & (truth > 0.01 * truth.mean())
     own = 100 * gain[some] / truth[some]
     low, high = np.percentile(own, [50, 95]) if len(own) else (0.0, 0.0)

@@ -39,8 +39,9 @@ RUNS: Final = (
     "mechanism",
     "costs",
     "replay",
+    "ceiling",
 )
-NEED_TRACES: Final = {"costs", "replay"}
+NEED_TRACES: Final = {"costs", "replay", "ceiling"}
 
 
 def main(

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.market import greedy, harness, report
+from benchmarks.market import ceiling, costs, greedy, harness, mechanism, replay, report
 from benchmarks.market.books import churned, large
 from benchmarks.market.optimum import optimum
 from benchmarks.market.program import prove
 from benchmarks.market.worth import utilities
+from scheduler.matching.book import ClassRow, Order, SiteRow, Supply, build
 from scheduler.matching.check import check
 from scheduler.matching.clear import clear
 from scheduler.matching.matches import Matches
@@ -51,12 +52,12 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "name",
     ["small", "middle", "large", "quote", "quotepage", "room", "baselines", "mechanism", "replay",
-     "costs", "commit"],
+     "costs", "commit", "ceiling"],
 )  # fmt: skip
 def test_a_quick_run_leaves_a_table_that_the_report_reads(
     name: str, traces: Path, tmp_path: Path
 ) -> None:
-    needs = ["--traces", str(traces)] if name in {"replay", "costs"} else []
+    needs = ["--traces", str(traces)] if name in report.NEED_TRACES else []
     script = importlib.import_module(f"benchmarks.market.{name}")
     assert script.main(["--quick", "--out", str(tmp_path), *needs]) == 0
     shutil.copy(harness.HERE / "README.md", tmp_path)
@@ -100,6 +101,54 @@ def test_churn_changes_about_as_much_as_it_says() -> None:
     assert 10 < (after.job_id != book.job_id).sum() < 90
     assert 10 < (after.node_ask != book.node_ask).sum() < 90
     assert (after.job_id == book.job_id).mean() > 0.9
+
+
+@pytest.mark.parametrize("load", ["slack", "congested"])
+def test_no_way_to_match_exceeds_the_ceiling(load: str, traces: Path) -> None:
+    trace = replay.read(traces / "philly" / "philly.csv.gz")
+    kind = replay.LOADS[load]._replace(each=1)
+    jobs, book = replay.market(trace, kind, seed=3)
+    together, alone = ceiling.bounds(jobs, book, ((1, 20), (2, 20)))
+    toll = together.price.mean(axis=1)
+    runs = [replay.Run(book, jobs, ceiling.first_come), replay.Run(book, jobs, replay.matched),
+            ceiling.Tolled(book, jobs, ceiling.first_come, toll)]  # fmt: skip
+    for run in runs:
+        run.play()
+        assert 0 < run.welfare <= together.bound
+    assert together.bound < alone
+
+
+def test_the_ceiling_of_one_gpu_that_two_jobs_want_all_the_time_is_the_better_one() -> None:
+    orders = [
+        Order(at, {"it": limit}, 1, 1, hours_lost=0.0) for at, limit in enumerate((3.0, 2.0, 9.0))
+    ]
+    book = build(orders, [Supply(0, "it", 0, 1, 1.0)], [SiteRow(0, region=0)],
+                 [ClassRow("it", nvlink=True)], seed=0)  # fmt: skip
+    hours = np.array([3.0, 2.0, 1.0])
+    jobs = replay.Trace(
+        np.array([0.0, 0.0, 7200.0]), np.ones(3, int), 3600 * hours
+    )  # the last ends it
+    together, alone = ceiling.bounds(jobs, book, ((1, 40), (4, 40)))
+    assert alone == pytest.approx(2 * (3 - 1) + 2 * (2 - 1))
+    assert together.bound == pytest.approx(2 * (3 - 1), rel=0.01)
+    assert together.bound >= 2 * (3 - 1) - 1e-9
+
+
+def test_nothing_costs_less_than_the_floor() -> None:
+    moment = costs.Moment((1.0, 1.4, 2.0), 0.5)
+    for seed in range(5):
+        found = costs._cleared(moment, None, 1 / 3, seed)
+        assert 1.0 <= found.least <= found.asked <= found.price * (1 - costs.TAKE) * (1 + 1e-6)
+
+
+def test_who_is_drawn_stands_for_all_who_trade() -> None:
+    book = make(Plan(jobs=60, nodes=90, seed=3))
+    market = mechanism._honest(book)
+    trading = utilities(book, clear(book))
+    for side in ("buyers", "sellers"):
+        agents = mechanism._drawn([book], [market], side, 9)
+        assert len(agents.row) <= 9
+        assert agents.weight.sum() == pytest.approx((trading[side] > 1e-9).sum())
 
 
 def _as_matches(book, placed: greedy.Placed) -> Matches:
