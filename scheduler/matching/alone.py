@@ -18,7 +18,7 @@ from numba import njit
 from scheduler.matching.arrays import Array, Floats, Record
 from scheduler.matching.lending import lent
 from scheduler.matching.lists import Lists, find_cheapest
-from scheduler.matching.offers import FADED, FAR, Offers, in_node, want
+from scheduler.matching.offers import FADED, FAR, in_node, want
 from scheduler.matching.spanning import Span, over_sites, span
 from scheduler.matching.tables import NOWHERE, SHARE, TIERS, Tables
 
@@ -34,20 +34,20 @@ class Room(NamedTuple):
     cheapest: Floats
     """[places] the least price of a GPU at each."""
     wanted: Floats
-    """By how many jobs each offer is wanted; zero again once it is counted."""
+    """By how many jobs each offer is wanted; zero again once that is spread."""
     excess: Floats
     """[K, 4] what gangs buy, less than nothing."""
     gains: Floats
     """[J] what each could gain."""
 
 
-def room(of: Tables, table: Offers, lists: Lists) -> Room:
-    """For these tables and lists."""
+def room(of: Tables, wanted: Floats, lists: Lists) -> Room:
+    """For these tables and lists, and for what is `wanted` of offers."""
     longest = int(np.diff(lists.spot_start).max(initial=0))
     parts = 2 * TIERS * (longest + 1)
     return Room(
         np.zeros(parts, SHARE), np.zeros(parts, SHARE), span(longest),
-        np.zeros(len(of.places)), np.zeros(table.wide.shape), np.zeros((len(of.cells), 4)),
+        np.zeros(len(of.places)), wanted, np.zeros((len(of.cells), 4)),
         np.zeros(len(of.jobs)),
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ def in_one_node(
 ) -> tuple[float, int, int, float]:
     """(gain, GPUs, class, gain with all that are near) of the best single node."""
     best, size, chosen, nearly = 0.0, 0, 0, -FAR
-    for gpus in range(job.least, min(job.most, wide.shape[0]) + 1):
+    for gpus in range(job.least, min(job.most, wide.shape[4]) + 1):
         for gpu_class in range(len(limit)):
             if limit[gpu_class] <= 0:
                 continue

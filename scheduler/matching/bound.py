@@ -21,7 +21,7 @@ from scheduler.matching.alone import jobs_gain, nodes_gain, room
 from scheduler.matching.arrays import Floats
 from scheduler.matching.halves import Halves
 from scheduler.matching.lists import Lists
-from scheduler.matching.offers import count_wanted, look_up, offers, spread
+from scheduler.matching.offers import look_up, offers, spread
 from scheduler.matching.proving import Priced, best_alone, ranks
 from scheduler.matching.tables import Tables
 
@@ -33,8 +33,8 @@ class Prospects:
 
     def __init__(self, of: Tables, listed: Lists, halves: Halves) -> None:
         self._of, self._lists, self._halves = of, listed, halves
-        self._table = offers(of)
-        self._rooms = [room(of, self._table, listed) for _ in halves.edges]
+        self._table = offers(of, len(halves.edges))
+        self._rooms = [room(of, wanted, listed) for wanted in self._table.wanted]
 
     def gain(self, price: Floats, width: Floats, excess: Floats, each: int = 1) -> float:
         """USD per hour; what they would sell less what they would buy stands in `excess` [K, 4].
@@ -42,7 +42,7 @@ class Prospects:
         asked, and counted as often."""
         of, table = self._of, self._table
         excess[:] = 0
-        look_up(of.cells, price, width, table)
+        look_up(price, width, table)
         total = nodes_gain(of.nodes, price, width[of.cells["gpu_class"]], excess)
 
         def half(number: int, first: int, end: int) -> float:
@@ -54,9 +54,8 @@ class Prospects:
 
         total += each * sum(self._halves.each(half))
         for one in self._rooms:
-            count_wanted(table, one.wanted, each)
             excess += each * one.excess
-        spread(of.cells, price, width, table, excess)
+        spread(price, width, table, each, excess)
         return float(total)
 
     def bound(self, price: Floats) -> float:
@@ -71,9 +70,9 @@ class Prospects:
 
 def bound(of: Tables, ladder: Floats) -> float:
     """USD per hour; `ladder` [K, 4] is each cell's price for slots of 1, 2, 4 and 8 GPUs."""
-    halves, table = Halves(len(of.jobs)), offers(of)
+    halves, table = Halves(len(of.jobs)), offers(of, 0)
     sharp = np.full(of.limit.shape[1], _SHARP)
-    look_up(of.cells, ladder, sharp, table)
+    look_up(ladder, sharp, table)
     priced = Priced(ladder, ranks(of, ladder), sharp, table.wide)
 
     def half(_: int, first: int, end: int) -> float:
