@@ -16,7 +16,7 @@ from numba import njit
 
 from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.bound import Prospects
-from scheduler.matching.cells import distinct
+from scheduler.matching.cells import told_apart
 from scheduler.matching.halves import Halves
 from scheduler.matching.lending import lent
 from scheduler.matching.lists import Length, lists
@@ -109,7 +109,7 @@ def _levels(of: Tables) -> _Levels:
     cells, nodes = of.cells, of.nodes
     gpus = np.maximum(np.bincount(nodes["cell"], nodes["free"], len(cells)), 1.0)
     names = ("gpu_class", "tier", "region", "trust", "long")
-    _, _, kind = distinct(np.stack([cells[n] for n in names], axis=1).astype(np.int64))
+    _, kind = told_apart(*(cells[name] for name in names))
     gpu_class = np.ascontiguousarray(cells["gpu_class"])
     of_kind, of_class = np.bincount(kind, gpus), np.bincount(gpu_class, gpus)
     return _Levels(kind, gpu_class, gpus, of_kind.astype(float), of_class.astype(float))

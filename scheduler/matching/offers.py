@@ -15,8 +15,9 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS
-from scheduler.matching.cells import distinct
+from scheduler.matching.cells import distinct, told_apart
 from scheduler.matching.lending import lent
+from scheduler.matching.ordering import in_groups
 from scheduler.matching.tables import NOWHERE, TIERS, TRUSTS, Tables
 
 FAR: Final = 1e300
@@ -58,12 +59,12 @@ def offers(of: Tables, halves: int) -> Offers:
     regions = int(cells["region"].max(initial=0)) + 1
     most = int(min(max(cells["largest"].max(initial=1), 1), NODE_GPUS))
     names = ("gpu_class", "tier", "region", "trust", "long")
-    kinds, _, of_cell = distinct(np.stack([cells[n] for n in names], axis=1).astype(np.int64))
+    first, of_cell = told_apart(*(cells[name] for name in names))
+    kinds = np.stack([cells[name][first] for name in names], axis=1)
     column, _, of_kind = distinct(kinds[:, :3])
     kind = np.full((len(column), 2 * TRUSTS), NOWHERE, np.int32)
     kind[of_kind, 2 * kinds[:, 3] + kinds[:, 4]] = np.arange(len(kinds))
-    cell = np.argsort(of_cell, kind="stable")
-    start = np.searchsorted(of_cell[cell], np.arange(len(kinds) + 1))
+    cell, start = in_groups(of_cell, len(kinds))
     shape = (of.limit.shape[1], TIERS, TRUSTS, 2, most, regions + 1)
     return Offers(
         cell, start, np.minimum(cells["largest"][cell], most), kinds[:, 0].copy(), column, kind,

@@ -13,8 +13,8 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS, Book
-from scheduler.matching.cells import distinct
-from scheduler.matching.ordering import sorted_by
+from scheduler.matching.cells import told_apart
+from scheduler.matching.ordering import in_groups, sorted_by
 from scheduler.matching.tables import TIERS, rows
 
 DOUBLINGS: Final = 13
@@ -84,36 +84,34 @@ class Stock(NamedTuple):
     """[place, 2 · tier + long] free GPUs."""
 
 
-def supply(book: Book, price: Floats, tie: Ints) -> Supply:
-    """`price` [N, 4] guides; equal asks fall by free GPUs, the fewest first, then by `tie` [N]."""
-    site = book.node_site
+def supply(book: Book, price: Floats) -> Supply:
+    """`price` [N, 4] guides. The book's nodes stand by ask, among equals by free GPUs, the fewest
+    first: as they do, they are tried."""
+    site, classes = book.node_site, len(book.class_nvlink)
     columns = (
         book.node_class, book.node_tier, book.site_region[site], book.site_trust[site],
         book.node_long,
     )  # fmt: skip
-    each, _, kind = distinct(np.stack(columns, axis=1).astype(np.int64))
-    order = sorted_by(kind, book.node_ask, book.node_gpus, tie)
-    places, _, place = distinct(np.stack([book.node_class, site], axis=1).astype(np.int64))
-    seats = rows(
-        SEAT, ask=book.node_ask[order], price=price[order], node=order, kind=kind[order],
-        place=place[order], tier=book.node_tier[order], long=book.node_long[order],
-        gpus=book.node_gpus[order],
+    first, kind = told_apart(*columns)
+    order, start = in_groups(kind, len(first))
+    gpu_class, tier, region, trust, long = (column[first] for column in columns)
+    kinds = rows(
+        KIND, gpu_class=gpu_class, tier=tier, region=region, trust=trust, long=long,
+        first=start[:-1], end=start[1:],
     )  # fmt: skip
-    kinds = np.zeros(len(each), KIND)
-    for name, column in zip(KIND.names or (), each.T, strict=False):
-        kinds[name] = column
-    kinds["first"] = np.searchsorted(seats["kind"], np.arange(len(kinds)))
-    kinds["end"] = np.searchsorted(seats["kind"], np.arange(len(kinds)), side="right")
-    shelf = _shelf(seats)
-    first = np.searchsorted(seats["place"][shelf["seat"]], np.arange(len(places) + 1))
-    gpu_class, where = places.T
-    spots = rows(
-        PLACE, gpu_class=gpu_class, region=book.site_region[where], trust=book.site_trust[where],
-        net=book.site_net[where], uplink=book.site_up_mbps[where], first=first[:-1],
-        end=first[1:],
+    first, place = told_apart(book.node_class, site)
+    shelved, start = in_groups(place, len(first))
+    where = site[first]
+    places = rows(
+        PLACE, gpu_class=book.node_class[first], region=book.site_region[where],
+        trust=book.site_trust[where], net=book.site_net[where], uplink=book.site_up_mbps[where],
+        first=start[:-1], end=start[1:],
     )  # fmt: skip
-    classes = len(book.class_nvlink)
-    return Supply(seats, kinds, spots, shelf, *_ranks(classes, spots, shelf, shelf["ask"]))
+    seats, shelf = np.empty(book.nodes, SEAT), np.empty(book.nodes, SHELVED)
+    columns = (book.node_tier, book.node_long, book.node_gpus)
+    _seat(order, kind, place, book.node_ask, price, *columns, seats)
+    _shelve(shelved, order, seats, shelf)
+    return Supply(seats, kinds, places, shelf, *_ranks(classes, places, shelf, shelf["ask"]))
 
 
 def ranked_by_prices(of: Supply, guide: float) -> Supply:
@@ -127,52 +125,80 @@ def ranked_by_prices(of: Supply, guide: float) -> Supply:
     return of._replace(ranked=ranked, rank_start=start)
 
 
-def _shelf(seats: Array) -> Array:
-    """The shelf of these seats, which learn where they stand in it."""
-    order = sorted_by(seats["place"], seats["ask"]).astype(np.int32)
-    seats["shelved"][order] = np.arange(len(seats))
-    of = seats[order]
-    return rows(
-        SHELVED, ask=of["ask"], price=of["price"], seat=order, tier=of["tier"],
-        long=of["long"], free=of["gpus"],
-    )  # fmt: skip
-
-
-def _ranks(classes: int, places: Array, shelf: Array, cost: Floats) -> tuple[Array, Ints]:
-    place, tier, doubling, ask = _means(places, shelf["tier"], shelf["free"], cost)
-    shape = (classes, NETS, TIERS, DOUBLINGS)
-    where = (places["gpu_class"][place], places["net"][place], tier, doubling)
-    number = np.ravel_multi_index(where, shape)
-    order = sorted_by(number, ask, place)
-    ranked = rows(RANKED, ask=ask[order], place=place[order])
-    start = np.searchsorted(number[order], np.arange(np.prod(shape) + 1))
-    return ranked, start
+@njit(cache=True, nogil=True)
+def _seat(
+    order: Ints, kind: Ints, place: Ints, ask: Floats, price: Floats, tier: Ints, long: Ints,
+    gpus: Ints, seats: Array,
+) -> None:  # fmt: skip
+    """Fills the seats, which stand in this order of the nodes."""
+    for at in range(len(order)):
+        node, seat = order[at], seats[at]
+        seat.ask, seat.node, seat.kind, seat.place = ask[node], node, kind[node], place[node]
+        seat.tier, seat.long, seat.gpus = tier[node], long[node], gpus[node]
+        for slot in range(4):
+            seat.price[slot] = price[node, slot]
 
 
 @njit(cache=True, nogil=True)
-def _means(
-    places: Array, tiers: Ints, free: Ints, cost: Floats
-) -> tuple[Ints, Ints, Ints, Floats]:  # fmt: skip
-    """(place, worst tier, doubling, mean cost of the cheapest 2^doubling GPUs) for each that has as
-    many; seats stand by place and cost."""
+def _shelve(shelved: Ints, order: Ints, seats: Array, shelf: Array) -> None:
+    """Fills the shelf, on which nodes stand in the order `shelved`, and tells seats where."""
+    seat_of = np.empty(len(order), np.int32)
+    for at in range(len(order)):
+        seat_of[order[at]] = at
+    for at in range(len(shelved)):
+        one, here = seat_of[shelved[at]], shelf[at]
+        seat = seats[one]
+        seat.shelved = at
+        here.ask, here.seat, here.tier, here.long = seat.ask, one, seat.tier, seat.long
+        here.free = seat.gpus
+        for slot in range(4):
+            here.price[slot] = seat.price[slot]
+
+
+def _ranks(classes: int, places: Array, shelf: Array, cost: Floats) -> tuple[Array, Ints]:
+    """Places by what they cost: the ranks of each list, and where the lists begin."""
+    lists = classes * NETS * TIERS * DOUBLINGS
+    number, place, mean = _means(places, shelf, cost)
+    order = sorted_by(mean)
+    ranked = np.empty(len(order), RANKED)
+    return ranked, _rank(order, number, place, mean, lists, ranked)
+
+
+@njit(cache=True, nogil=True)
+def _rank(
+    order: Ints, number: Ints, place: Ints, mean: Floats, lists: int, ranked: Array
+) -> Ints:  # fmt: skip
+    """Fills `ranked`, list by list in this order; where each of them begins."""
+    by_list, start = in_groups(number[order], lists)
+    for at in range(len(order)):
+        one = order[by_list[at]]
+        ranked[at].ask, ranked[at].place = mean[one], place[one]
+    return start
+
+
+@njit(cache=True, nogil=True)
+def _means(places: Array, shelf: Array, cost: Floats) -> tuple[Ints, Ints, Floats]:
+    """(list, place, mean cost of its cheapest GPUs, as many as the list is for) of each place in each
+    list; seats stand by place and cost."""
     most = len(places) * TIERS * DOUBLINGS
-    place, tier = np.empty(most, np.int32), np.empty(most, np.int32)
-    doubling, mean = np.empty(most, np.int32), np.empty(most)
+    number, which, mean = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most)
     found = 0
     for at in range(len(places)):
+        place = places[at]
         for worst in range(TIERS):
+            list_of = ((place.gpu_class * NETS + place.net) * TIERS + worst) * DOUBLINGS
             power, gpus, paid = 0, 0, 0.0
-            for one in range(places[at].first, places[at].end):
-                left = free[one] if tiers[one] <= worst else 0
+            for one in range(place.first, place.end):
+                left = shelf[one].free if shelf[one].tier <= worst else 0
                 while left > 0 and power < DOUBLINGS:
                     take = min(left, (1 << power) - gpus)
                     gpus, paid, left = gpus + take, paid + take * cost[one], left - take
                     if gpus == 1 << power:
-                        place[found], tier[found] = at, worst
-                        doubling[found], mean[found] = power, paid / gpus
+                        number[found], which[found] = list_of + power, at
+                        mean[found] = paid / gpus
                         found += 1
                         power += 1
-    return place[:found], tier[:found], doubling[:found], mean[:found]
+    return number[:found], which[:found], mean[:found]
 
 
 def stock(of: Supply) -> Stock:
