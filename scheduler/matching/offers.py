@@ -8,6 +8,7 @@ made smooth (Nesterov, Math. Program. 2005; McFadden's logit), and exact sums ov
 walk over them: they add up like minima, over better trust, longer windows and regions.
 """
 
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -72,6 +73,27 @@ def offers(of: Tables, halves: int) -> Offers:
     )  # fmt: skip
 
 
+def apart(table: Offers, parts: int) -> list[Offers]:
+    """The same tables in so many parts, each of some of the classes, that can be filled and spread
+    beside each other; what jobs read and want of them is the same."""
+    cells = np.searchsorted(table.start, np.linspace(0, len(table.cell), parts + 1)[1:-1])
+    classes = [0, *table.gpu_class[cells], table.wide.shape[0]]
+    found = []
+    for first, end in pairwise(classes):
+        kinds = slice(*np.searchsorted(table.gpu_class, (first, end)))
+        columns = slice(*np.searchsorted(table.column[:, 0], (first, end)))
+        kind = table.kind[columns]
+        found.append(
+            table._replace(
+                start=table.start[kinds.start : kinds.stop + 1],
+                gpu_class=table.gpu_class[kinds], column=table.column[columns],
+                kind=np.where(kind == NOWHERE, NOWHERE, kind - kinds.start).astype(np.int32),
+                exact=table.exact[kinds],
+            )
+        )  # fmt: skip
+    return found
+
+
 @njit(cache=True, nogil=True)
 def look_up(price: Floats, width: Floats, table: Offers) -> None:
     """Fills the tables. `width` [C]: over how much of its cost a GPU's wishes spread, USD."""
@@ -92,10 +114,10 @@ def spread(price: Floats, width: Floats, table: Offers, times: int, excess: Floa
     price, width, table, excess = lent((price, width, table, excess))
     wanted = np.zeros(table.exact.shape)
     for one in range(len(table.column)):
-        _narrow(one, width[table.column[one, 0]], table, times, wanted)
-    for one in range(len(table.column)):
         gpu_class, tier, _ = table.column[one]
-        table.wanted[:, gpu_class, tier, :, :, :, table.wide.shape[5] - 1] = 0.0
+        _narrow(one, width[gpu_class], table, times, wanted)
+        if one + 1 == len(table.column) or (table.column[one, :2] != table.column[one + 1, :2]).any():
+            table.wanted[:, gpu_class, tier, :, :, :, table.wide.shape[5] - 1] = 0.0
     costs = _room(table)
     for kind in range(len(table.exact)):
         if wanted[kind].any():

@@ -25,6 +25,7 @@ for what such gangs pay.
 from typing import Final
 
 import numpy as np
+from numba import njit
 
 from scheduler.matching.arrays import Array, Floats
 from scheduler.matching.bound import Prospects
@@ -59,17 +60,53 @@ def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
     over = ask > least[let["cell"], let["slot"]]
     short, asked, above = let[over], ask[over], above[over]
     # The fewest cells are raised that will do; at 0 all are, and nobody needs making whole.
-    low, high, found = 0.0, 1.0, raised(least, let, ask)
+    low, high, tried, room = 0.0, 1.0, least.copy(), np.empty((3, len(of.jobs)))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         dear = above >= middle
-        tried = raised(least, short[dear], asked[dear])
-        paid = payments(of, let, tried)
-        if made_whole(of, let, paid) <= _MADE_WHOLE * (_GPUS[let["slot"]] * paid).sum():
-            low, found = middle, tried
+        _lift(tried, least, let, short[dear], asked[dear])
+        missing, turnover = _missing(let, ask, tried, room)
+        if missing <= _MADE_WHOLE * turnover:
+            low = middle
         else:
             high = middle
-    return found
+    dear = above >= low
+    return raised(least, short[dear], asked[dear])
+
+
+@njit(cache=True, nogil=True)
+def _lift(price: Floats, least: Floats, let: Array, short: Array, asked: Floats) -> None:
+    """The prices of what was `let` are the `least`, or where they are `short` of it what is asked."""
+    for row in let:
+        price[row.cell] = least[row.cell]
+    for one in range(len(short)):
+        for slot in range(short[one].slot, price.shape[1]):
+            price[short[one].cell, slot] = max(price[short[one].cell, slot], asked[one])
+
+
+@njit(cache=True, nogil=True)
+def _missing(let: Array, ask: Floats, ladder: Floats, room: Floats) -> tuple[float, float]:
+    """(what sellers miss, what is paid), USD per hour: see `payments`. `room` is for three numbers of
+    each job."""
+    pays, worth, lowest = room
+    room[:] = 0
+    for one in range(len(let)):
+        row, gpus = let[one], SLOTS[let[one].slot]
+        price = ladder[row.cell, row.slot]
+        pays[row.job] += gpus * price
+        worth[row.job] += gpus * row.worth
+        lowest[row.job] += gpus * min(price, ask[one])
+    missing, turnover = 0.0, 0.0
+    for one in range(len(let)):
+        row, gpus = let[one], SLOTS[let[one].slot]
+        paid, job = ladder[row.cell, row.slot], row.job
+        if pays[job] > worth[job]:
+            least = min(paid, ask[one])
+            share = (worth[job] - lowest[job]) / (pays[job] - lowest[job])
+            paid = least + min(max(share, 0.0), 1.0) * (paid - least)
+        missing += gpus * max(ask[one] - paid, 0.0)
+        turnover += gpus * paid
+    return missing, turnover
 
 
 def lowered(of: Tables, let: Array, balance: Floats, lowest: Floats) -> Floats:
