@@ -79,7 +79,7 @@ class Prospects:
 
 def bound(of: Tables, ladder: Floats) -> float:
     """USD per hour; `ladder` [K, 4] is each cell's price for slots of 1, 2, 4 and 8 GPUs."""
-    halves, table = Halves(len(of.jobs)), offers(of, 0)
+    halves, table = Halves(len(of.jobs)), offers(of)
     sharp = np.full(of.limit.shape[1], _SHARP)
     look_up(ladder, sharp, table)
     priced = Priced(ladder, ranks(of, ladder), sharp, table.wide)

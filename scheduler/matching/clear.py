@@ -34,7 +34,7 @@ from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
 from scheduler.matching.ordering import in_our_order, mixed, sorted_by
-from scheduler.matching.supply import ranked_by_prices, stock, supply
+from scheduler.matching.supply import Supply, priced, ranked_by_prices, stock, supply
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows
 
@@ -82,14 +82,18 @@ def follow(
     """`clear`, and [N, 4] the prices that balance each node's cell, for the next round to go on from:
     raised to the asks that were let they would rise from round to round. `last` [N, 4] are those of
     the round before (0: none), from which large books start. The same two give the same matches."""
-    ours = _in_our_order(book)
-    prices = None if last is None or book.jobs <= _SMALL else _going_on(ours, last[ours.nodes])
-    if prices is None:
-        steps = STEPS if book.jobs >= MANY else _FEW
-        prices = Ascent(ours.of, steps=steps)
-        if book.jobs > _SMALL or not _trades(book):
-            prices.climb(steps)
-    market, proof = _proven(ours, prices, more)
+    jobs, nodes, ordered = _in_our_order(book)
+    with ThreadPoolExecutor(1) as beside:
+        sold = beside.submit(supply, ordered)
+        kinds = cells(ordered)
+        ours = _Ours(book, jobs, nodes, ordered, kinds, tables(ordered, kinds))
+        prices = None if last is None or book.jobs <= _SMALL else _going_on(ours, last[nodes])
+        if prices is None:
+            steps = STEPS if book.jobs >= MANY else _FEW
+            prices = Ascent(ours.of, steps=steps)
+            if book.jobs > _SMALL or not _trades(book):
+                prices.climb(steps)
+    market, proof = _proven(ours, prices, sold.result(), more)
     return _finished(ours, market, proof), _by_node(ours, prices.best)
 
 
@@ -123,24 +127,26 @@ def _of_cells(kinds: Cells, price: Floats) -> Floats | None:
     return np.maximum.accumulate(found, axis=1)
 
 
-def _in_our_order(book: Book) -> _Ours:
-    """By ids and seed alone: where things are tried in turn, it is fair."""
+def _in_our_order(book: Book) -> tuple[Ints, Ints, Book]:
+    """(jobs, nodes, the book so ordered) by asks, ids and seed alone: where things are tried in turn, it
+    is fair."""
     jobs = sorted_by(mixed(book.job_id, book.params.seed))
     nodes = sorted_by(book.node_ask, book.node_gpus, mixed(book.node_id, book.params.seed))
     ordered, _ = in_our_order(book, jobs, nodes)
-    kinds = cells(ordered)
-    return _Ours(book, jobs, nodes, ordered, kinds, tables(ordered, kinds))
+    return jobs, nodes, ordered
 
 
-def _proven(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> tuple[Market, _Proof]:
+def _proven(
+    ours: _Ours, prices: Ascent, sold: Supply, more: Callable[[], bool] | None
+) -> tuple[Market, _Proof]:
     """Who runs where, and what the prices prove. In larger books, where they are known before, that is
     reckoned beside the choosing, which has use for one thread only."""
     if ours.book.jobs <= _SMALL:
-        market = _matched(ours, prices, more)
+        market = _matched(ours, prices, sold, more)
         return market, _Proof(prices.best, bound(ours.of, prices.best))
     with ThreadPoolExecutor(1) as beside:
         bounded = beside.submit(bound, ours.of, prices.best)
-        market = _matched(ours, prices, more)
+        market = _matched(ours, prices, sold, more)
         return market, _Proof(prices.best, bounded.result())
 
 
@@ -191,10 +197,12 @@ def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, proof: _Pro
     )
 
 
-def _matched(ours: _Ours, prices: Ascent, more: Callable[[], bool] | None) -> Market:
+def _matched(
+    ours: _Ours, prices: Ascent, sold: Supply, more: Callable[[], bool] | None
+) -> Market:
     """Who runs where."""
     book, of = ours.ordered, ours.of
-    sold = supply(book, prices.best[ours.kinds.of_node])
+    priced(sold.seats, sold.shelf, prices.best[ours.kinds.of_node])
     gangs, parts = improving.gangs(of, book)
     room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
     nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))

@@ -54,7 +54,7 @@ class Offers(NamedTuple):
     spread."""
 
 
-def offers(of: Tables, halves: int) -> Offers:
+def offers(of: Tables, halves: int = 1) -> Offers:
     """Room for them, and for what so many halves of the jobs want."""
     cells = of.cells
     regions = int(cells["region"].max(initial=0)) + 1

@@ -84,9 +84,9 @@ class Stock(NamedTuple):
     """[place, 2 · tier + long] free GPUs."""
 
 
-def supply(book: Book, price: Floats) -> Supply:
-    """`price` [N, 4] guides. The book's nodes stand by ask, among equals by free GPUs, the fewest
-    first: as they do, they are tried."""
+def supply(book: Book) -> Supply:
+    """At no prices. The book's nodes stand by ask, among equals by free GPUs, the fewest first: as they
+    do, they are tried."""
     site, classes = book.node_site, len(book.class_nvlink)
     columns = (
         book.node_class, book.node_tier, book.site_region[site], book.site_trust[site],
@@ -107,9 +107,9 @@ def supply(book: Book, price: Floats) -> Supply:
         trust=book.site_trust[where], net=book.site_net[where], uplink=book.site_up_mbps[where],
         first=start[:-1], end=start[1:],
     )  # fmt: skip
-    seats, shelf = np.empty(book.nodes, SEAT), np.empty(book.nodes, SHELVED)
+    seats, shelf = np.zeros(book.nodes, SEAT), np.zeros(book.nodes, SHELVED)
     columns = (book.node_tier, book.node_long, book.node_gpus)
-    _seat(order, kind, place, book.node_ask, price, *columns, seats)
+    _seat(order, kind, place, book.node_ask, *columns, seats)
     _shelve(shelved, order, seats, shelf)
     return Supply(seats, kinds, places, shelf, *_ranks(classes, places, shelf, shelf["ask"]))
 
@@ -127,16 +127,14 @@ def ranked_by_prices(of: Supply, guide: float) -> Supply:
 
 @njit(cache=True, nogil=True)
 def _seat(
-    order: Ints, kind: Ints, place: Ints, ask: Floats, price: Floats, tier: Ints, long: Ints,
-    gpus: Ints, seats: Array,
+    order: Ints, kind: Ints, place: Ints, ask: Floats, tier: Ints, long: Ints, gpus: Ints,
+    seats: Array,
 ) -> None:  # fmt: skip
     """Fills the seats, which stand in this order of the nodes."""
     for at in range(len(order)):
         node, seat = order[at], seats[at]
         seat.ask, seat.node, seat.kind, seat.place = ask[node], node, kind[node], place[node]
         seat.tier, seat.long, seat.gpus = tier[node], long[node], gpus[node]
-        for slot in range(4):
-            seat.price[slot] = price[node, slot]
 
 
 @njit(cache=True, nogil=True)
@@ -151,8 +149,6 @@ def _shelve(shelved: Ints, order: Ints, seats: Array, shelf: Array) -> None:
         seat.shelved = at
         here.ask, here.seat, here.tier, here.long = seat.ask, one, seat.tier, seat.long
         here.free = seat.gpus
-        for slot in range(4):
-            here.price[slot] = seat.price[slot]
 
 
 def _ranks(classes: int, places: Array, shelf: Array, cost: Floats) -> tuple[Array, Ints]:
@@ -222,10 +218,14 @@ def stock(of: Supply) -> Stock:
     return Stock(free, tree, head, tenants, none, of.shelf.copy(), there)
 
 
+@njit(cache=True, nogil=True)
 def priced(seats: Array, shelf: Array, price: Floats) -> None:
     """Seats and a shelf of theirs are guided by other prices [N, 4]."""
-    seats["price"] = price[seats["node"]]
-    shelf["price"] = seats["price"][shelf["seat"]]
+    for at in range(len(seats)):
+        seat, here = seats[at], shelf[seats[at].shelved]
+        for slot in range(4):
+            seat.price[slot] = price[seat.node, slot]
+            here.price[slot] = price[seat.node, slot]
 
 
 @njit(cache=True, nogil=True)
