@@ -33,7 +33,7 @@ from scheduler.matching.choosing import desk
 from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
-from scheduler.matching.ordering import in_our_order, mixed, sorted_by
+from scheduler.matching.ordering import in_groups, in_our_order, mixed, sorted_by
 from scheduler.matching.supply import Supply, priced, ranked_by_prices, stock, supply
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows
@@ -115,10 +115,12 @@ def _going_on(ours: _Ours, last: Floats) -> Ascent | None:
 def _of_cells(kinds: Cells, price: Floats) -> Floats | None:
     """[K, 4] the price of each cell by those of its nodes [N, 4]; of one that has none, the mean of
     its class. None if there are hardly any."""
-    found = np.zeros((len(kinds), price.shape[1]))
-    np.maximum.at(found, kinds.of_node, price)
+    if not len(price):
+        return None
+    order, start = in_groups(kinds.of_node, len(kinds))
+    found = np.maximum.reduceat(price[order], start[:-1])
     known: Bools = np.all(found > 0, axis=1)
-    if not len(price) or known[kinds.of_node].mean() < _KNOWN:
+    if known[kinds.of_node].mean() < _KNOWN:
         return None
     for gpu_class in np.unique(kinds.gpu_class[~known]):
         alike = kinds.gpu_class == gpu_class
@@ -165,9 +167,9 @@ def _finished(ours: _Ours, market: Market, proof: _Proof) -> Matches:
 
 def _by_node(ours: _Ours, price: Floats) -> Floats:
     """[N, 4] of each node's cell, in the book's own order."""
-    found = np.empty((len(ours.nodes), len(SLOTS)))
-    found[ours.nodes] = price[ours.kinds.of_node]
-    return found
+    cell = np.empty(len(ours.nodes), np.int64)
+    cell[ours.nodes] = ours.kinds.of_node
+    return price.take(cell, axis=0)
 
 
 def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, proof: _Proof) -> Matches:
