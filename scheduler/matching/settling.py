@@ -27,7 +27,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
-from scheduler.matching.arrays import Array, Floats
+from scheduler.matching.arrays import Array, Bools, Floats
 from scheduler.matching.bound import Prospects
 from scheduler.matching.cells import SLOTS
 from scheduler.matching.halves import Halves
@@ -58,30 +58,33 @@ def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
     least = raised(whole_micros(balance), let, whole_micros(ask * (1 - _BELOW_ASK)))
     above = _share_above(of, let, ask)
     over = ask > least[let["cell"], let["slot"]]
-    short, asked, above = let[over], ask[over], above[over]
     # The fewest cells are raised that will do; at 0 all are, and nobody needs making whole.
     low, high, tried, room = 0.0, 1.0, least.copy(), np.empty((3, len(of.jobs)))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        dear = above >= middle
-        _lift(tried, least, let, short[dear], asked[dear])
+        _lift(tried, least, let, over, ask, above >= middle)
         missing, turnover = _missing(let, ask, tried, room)
         if missing <= _MADE_WHOLE * turnover:
             low = middle
         else:
             high = middle
-    dear = above >= low
-    return raised(least, short[dear], asked[dear])
+    dear = over & (above >= low)
+    return raised(least, let[dear], ask[dear])
 
 
 @njit(cache=True, nogil=True)
-def _lift(price: Floats, least: Floats, let: Array, short: Array, asked: Floats) -> None:
-    """The prices of what was `let` are the `least`, or where they are `short` of it what is asked."""
+def _lift(
+    price: Floats, least: Floats, let: Array, over: Bools, ask: Floats, dear: Bools
+) -> None:  # fmt: skip
+    """The prices of what was `let` are the `least`, or where an ask lies `over` that and the cell is
+    `dear` what is asked."""
     for row in let:
-        price[row.cell] = least[row.cell]
-    for one in range(len(short)):
-        for slot in range(short[one].slot, price.shape[1]):
-            price[short[one].cell, slot] = max(price[short[one].cell, slot], asked[one])
+        for slot in range(price.shape[1]):
+            price[row.cell, slot] = least[row.cell, slot]
+    for one in range(len(let)):
+        row = let[one]
+        for slot in range(row.slot if over[one] and dear[one] else price.shape[1], price.shape[1]):
+            price[row.cell, slot] = max(price[row.cell, slot], ask[one])
 
 
 @njit(cache=True, nogil=True)
@@ -101,9 +104,9 @@ def _missing(let: Array, ask: Floats, ladder: Floats, room: Floats) -> tuple[flo
         row, gpus = let[one], SLOTS[let[one].slot]
         paid, job = ladder[row.cell, row.slot], row.job
         if pays[job] > worth[job]:
-            least = min(paid, ask[one])
-            share = (worth[job] - lowest[job]) / (pays[job] - lowest[job])
-            paid = least + min(max(share, 0.0), 1.0) * (paid - least)
+            least, spare = min(paid, ask[one]), pays[job] - lowest[job]
+            share = max(worth[job] - lowest[job], 0.0) / spare if spare > 0 else 0.0
+            paid = least + share * (paid - least)
         missing += gpus * max(ask[one] - paid, 0.0)
         turnover += gpus * paid
     return missing, turnover

@@ -22,6 +22,8 @@ DOUBLINGS: Final = 13
 SIZES: Final = 5
 """1, 2, 4, 8 and 16 GPUs in one node."""
 NETS: Final = 3
+_FEW: Final = 32
+"""Nodes of a place, up to which they are put in order one by one."""
 
 SEAT: Final = np.dtype(
     [
@@ -111,7 +113,8 @@ def supply(book: Book) -> Supply:
     columns = (book.node_tier, book.node_long, book.node_gpus)
     _seat(order, kind, place, book.node_ask, *columns, seats)
     _shelve(shelved, order, seats, shelf)
-    return Supply(seats, kinds, places, shelf, *_ranks(classes, places, shelf, shelf["ask"]))
+    by_ask = np.arange(book.nodes)
+    return Supply(seats, kinds, places, shelf, *_ranks(classes, places, shelf, by_ask, shelf["ask"]))
 
 
 def ranked_by_prices(of: Supply, guide: float) -> Supply:
@@ -119,10 +122,27 @@ def ranked_by_prices(of: Supply, guide: float) -> Supply:
     gangs find the best at once, and soon know that no other is better."""
     shelf = of.shelf
     cost = np.maximum(shelf["ask"], guide * shelf["price"][:, 0])
-    order = sorted_by(of.seats["place"][shelf["seat"]], cost)
+    by_cost = np.arange(len(shelf))
+    _sort_places(of.places, cost, by_cost)
     classes = len(of.rank_start) // (NETS * TIERS * DOUBLINGS)
-    ranked, start = _ranks(classes, of.places, shelf[order], cost[order])
+    ranked, start = _ranks(classes, of.places, shelf, by_cost, cost)
     return of._replace(ranked=ranked, rank_start=start)
+
+
+@njit(cache=True, nogil=True)
+def _sort_places(places: Array, cost: Floats, order: Ints) -> None:
+    """Puts each place's part of the shelf, which stands by ask, in the order of what it costs."""
+    for at in range(len(places)):
+        first, end = places[at].first, places[at].end
+        if end - first > _FEW:
+            order[first:end] = first + np.argsort(cost[first:end], kind="mergesort")
+            continue
+        for one in range(first + 1, end):
+            to = one
+            while to > first and cost[order[to - 1]] > cost[one]:
+                order[to] = order[to - 1]
+                to -= 1
+            order[to] = one
 
 
 @njit(cache=True, nogil=True)
@@ -151,10 +171,13 @@ def _shelve(shelved: Ints, order: Ints, seats: Array, shelf: Array) -> None:
         here.free = seat.gpus
 
 
-def _ranks(classes: int, places: Array, shelf: Array, cost: Floats) -> tuple[Array, Ints]:
-    """Places by what they cost: the ranks of each list, and where the lists begin."""
+def _ranks(
+    classes: int, places: Array, shelf: Array, stand: Ints, cost: Floats
+) -> tuple[Array, Ints]:
+    """Places by what they cost: the ranks of each list, and where the lists begin. The shelf's GPUs
+    cost so much, and in each place they `stand` by that."""
     lists = classes * NETS * TIERS * DOUBLINGS
-    number, place, mean = _means(places, shelf, cost)
+    number, place, mean = _means(places, shelf, stand, cost)
     order = sorted_by(mean)
     ranked = np.empty(len(order), RANKED)
     return ranked, _rank(order, number, place, mean, lists, ranked)
@@ -173,9 +196,11 @@ def _rank(
 
 
 @njit(cache=True, nogil=True)
-def _means(places: Array, shelf: Array, cost: Floats) -> tuple[Ints, Ints, Floats]:
+def _means(
+    places: Array, shelf: Array, stand: Ints, cost: Floats
+) -> tuple[Ints, Ints, Floats]:  # fmt: skip
     """(list, place, mean cost of its cheapest GPUs, as many as the list is for) of each place in each
-    list; seats stand by place and cost."""
+    list."""
     most = len(places) * TIERS * DOUBLINGS
     number, which, mean = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most)
     found = 0
@@ -184,7 +209,8 @@ def _means(places: Array, shelf: Array, cost: Floats) -> tuple[Ints, Ints, Float
         for worst in range(TIERS):
             list_of = ((place.gpu_class * NETS + place.net) * TIERS + worst) * DOUBLINGS
             power, gpus, paid = 0, 0, 0.0
-            for one in range(place.first, place.end):
+            for at_cost in range(place.first, place.end):
+                one = stand[at_cost]
                 left = shelf[one].free if shelf[one].tier <= worst else 0
                 while left > 0 and power < DOUBLINGS:
                     take = min(left, (1 << power) - gpus)
