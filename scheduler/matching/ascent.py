@@ -135,19 +135,21 @@ def _move(
     unit, floor, steps = lent((unit, floor, steps))
     kinds, classes = np.zeros(len(levels.kind_gpus)), np.zeros(len(levels.class_gpus))
     for cell in range(len(price)):
+        total = 0.0
         for slot in range(4):
             # What isn't worth its lowest ask pulls nobody else down.
             if price[cell, slot] <= floor[cell] and excess[cell, slot] > 0:
                 excess[cell, slot] = 0
-        total = excess[cell].sum()
+            total += excess[cell, slot]
         kinds[levels.kind[cell]] += total
         classes[levels.gpu_class[cell]] += total
     kinds, classes = kinds / levels.kind_gpus, classes / levels.class_gpus
     for cell in range(len(price)):
         common = steps[1] * _share(kinds[levels.kind[cell]])
         common += steps[2] * _share(classes[levels.gpu_class[cell]])
+        part = 1 / levels.cell_gpus[cell]
         for slot in range(4):
-            own = steps[0] * _share(excess[cell, slot] / levels.cell_gpus[cell])
+            own = steps[0] * _share(excess[cell, slot] * part)
             moving[cell, slot] *= _MOMENTUM
             moving[cell, slot] += (1 - _MOMENTUM) * (own + common)
             moved = price[cell, slot] - unit[cell] * moving[cell, slot]
@@ -155,12 +157,12 @@ def _move(
         _rise(price[cell])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _share(amount: float) -> float:
     return min(max(amount, -1.0), 1.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _rise(ladder: Floats) -> None:
     """Makes neighbours that fall alike, at their mean."""
     for slot in range(1, 4):

@@ -63,7 +63,7 @@ class Prospects:
 
         total = sum(self._halves.each(offered)) + each * sum(self._halves.each(wished))
         for one in self._rooms:
-            excess += each * one.excess
+            excess += np.multiply(one.excess, each, out=one.excess)
         self._halves.each(wanted)
         return float(total)
 

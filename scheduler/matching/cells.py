@@ -13,7 +13,6 @@ import numpy as np
 from marketplace.core.hardware import REGIONS
 from scheduler.matching.arrays import Bools, Floats, Ints
 from scheduler.matching.book import Book
-from scheduler.matching.ordering import sorted_by
 
 SLOTS: Final = (1, 2, 4, 8)
 """Sizes in which the GPUs of one node are let; a gang's share of a node is cut into the fewest."""
@@ -104,20 +103,21 @@ def distinct(rows: Ints) -> tuple[Ints, Ints, Ints]:
 def told_apart(*columns: Ints) -> tuple[Ints, Ints]:
     """Where each distinct row of these columns first appears, in their order, and for each row which
     it is."""
-    # As one number each they are told apart in a fifth of the time.
-    number, span = np.zeros(len(columns[0]), np.int64), 1
+    # As one number each, with the row behind it, they sort ten times faster.
+    number, span, rows = np.zeros(len(columns[0]), np.int64), 1, np.arange(len(columns[0]))
     for column in columns:
         least, most = int(column.min(initial=0)), int(column.max(initial=0))
         span *= most - least + 1
         number = number * (most - least + 1) + column - least
-    order = sorted_by(*((number,) if span < _PACKED else columns))
-    new = np.ones(len(order), bool)
-    if span < _PACKED:
-        number = number[order]
+    new, bits = np.ones(len(rows), bool), len(rows).bit_length()
+    if span << bits <= _PACKED:
+        packed = np.sort(number << bits | rows)
+        order, number = packed & (1 << bits) - 1, packed >> bits
         new[1:] = number[1:] != number[:-1]
     else:
+        order = np.lexsort(columns[::-1])
         new[1:] = np.any([column[order[1:]] != column[order[:-1]] for column in columns], axis=0)
-    of_row = np.empty(len(order), np.int64)
+    of_row = np.empty(len(rows), np.int64)
     of_row[order] = np.cumsum(new) - 1
     return order[new], of_row
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+from numba import njit
 
 from scheduler.matching import improving, pricing, searching, settling
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
@@ -33,7 +34,7 @@ from scheduler.matching.choosing import desk
 from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
-from scheduler.matching.ordering import in_groups, in_our_order, mixed, sorted_by
+from scheduler.matching.ordering import in_our_order, mixed, sorted_by
 from scheduler.matching.supply import Supply, priced, ranked_by_prices, stock, supply
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows
@@ -115,18 +116,24 @@ def _going_on(ours: _Ours, last: Floats) -> Ascent | None:
 def _of_cells(kinds: Cells, price: Floats) -> Floats | None:
     """[K, 4] the price of each cell by those of its nodes [N, 4]; of one that has none, the mean of
     its class. None if there are hardly any."""
-    if not len(price):
-        return None
-    order, start = in_groups(kinds.of_node, len(kinds))
-    found = np.maximum.reduceat(price[order], start[:-1])
+    found = np.zeros((len(kinds), price.shape[1]))
+    _find_highest(kinds.of_node, price, found)
     known: Bools = np.all(found > 0, axis=1)
-    if known[kinds.of_node].mean() < _KNOWN:
+    if not len(price) or known[kinds.of_node].mean() < _KNOWN:
         return None
     for gpu_class in np.unique(kinds.gpu_class[~known]):
         alike = kinds.gpu_class == gpu_class
         if known[alike].any():
             found[alike & ~known] = found[alike & known].mean(axis=0)
     return np.maximum.accumulate(found, axis=1)
+
+
+@njit(cache=True, nogil=True)
+def _find_highest(cell: Ints, price: Floats, found: Floats) -> None:
+    """Raises `found` [K, 4] to the prices of each cell's nodes [N, 4]."""
+    for node in range(len(cell)):
+        for slot in range(price.shape[1]):
+            found[cell[node], slot] = max(found[cell[node], slot], price[node, slot])
 
 
 def _in_our_order(book: Book) -> tuple[Ints, Ints, Book]:
@@ -199,9 +206,7 @@ def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, proof: _Pro
     )
 
 
-def _matched(
-    ours: _Ours, prices: Ascent, sold: Supply, more: Callable[[], bool] | None
-) -> Market:
+def _matched(ours: _Ours, prices: Ascent, sold: Supply, more: Callable[[], bool] | None) -> Market:
     """Who runs where."""
     book, of = ours.ordered, ours.of
     priced(sold.seats, sold.shelf, prices.best[ours.kinds.of_node])

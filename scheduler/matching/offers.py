@@ -116,7 +116,10 @@ def spread(price: Floats, width: Floats, table: Offers, times: int, excess: Floa
     for one in range(len(table.column)):
         gpu_class, tier, _ = table.column[one]
         _narrow(one, width[gpu_class], table, times, wanted)
-        if one + 1 == len(table.column) or (table.column[one, :2] != table.column[one + 1, :2]).any():
+        if (
+            one + 1 == len(table.column)
+            or (table.column[one, :2] != table.column[one + 1, :2]).any()
+        ):
             table.wanted[:, gpu_class, tier, :, :, :, table.wide.shape[5] - 1] = 0.0
     costs = _room(table)
     for kind in range(len(table.exact)):

@@ -25,7 +25,7 @@ def mixed(ids: Array, seed: int) -> Array:
 def sorted_by(*keys: Array) -> Ints:
     """The order of rows by the first of these columns, among equals by the second, and so on; who is
     equal in all stays as it came."""
-    order = np.arange(len(keys[0]))
+    order: Ints = np.arange(len(keys[0]))
     for key in keys[::-1]:
         order = _sorted(_as_bits(key), order)
     return order

@@ -110,11 +110,13 @@ def supply(book: Book) -> Supply:
         first=start[:-1], end=start[1:],
     )  # fmt: skip
     seats, shelf = np.zeros(book.nodes, SEAT), np.zeros(book.nodes, SHELVED)
-    columns = (book.node_tier, book.node_long, book.node_gpus)
-    _seat(order, kind, place, book.node_ask, *columns, seats)
+    terms = book.node_tier, book.node_long, book.node_gpus
+    _seat(order, kind, place, book.node_ask, *terms, seats)
     _shelve(shelved, order, seats, shelf)
     by_ask = np.arange(book.nodes)
-    return Supply(seats, kinds, places, shelf, *_ranks(classes, places, shelf, by_ask, shelf["ask"]))
+    return Supply(
+        seats, kinds, places, shelf, *_ranks(classes, places, shelf, by_ask, shelf["ask"])
+    )
 
 
 def ranked_by_prices(of: Supply, guide: float) -> Supply:
