@@ -43,7 +43,7 @@ _FEW, _AGAIN = 30, 5
 """Steps that prices take where there are not many jobs, and from last round's."""
 _SETTLED: Final = 0.003
 """Last round's prices are still right if the first of these lowers the bound by no more than this
-share: where 2 % of a book changed by a thousandth at most, of a book of those who are left by 1 % or
+share: where 2 % of a book changed by a thousandth at most, of a book of those who are left by 0.9 % or
 more."""
 _KNOWN: Final = 0.5
 """The share of nodes whose prices must be known to go on from them."""
