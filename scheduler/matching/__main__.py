@@ -83,17 +83,21 @@ def _clear(given: argparse.Namespace) -> int:
 
 
 def _compile(_: argparse.Namespace) -> int:
-    """numba keeps what it compiles beside the modules; the first book makes it.
+    """numba keeps what it compiles beside the modules; the first book makes it, and what only larger
+    ones need the first of these that follows another.
 
     It looks at each module's age alone, not at those that its loops call: what was kept of older
     loops goes first."""
-    from scheduler.matching.clear import clear  # compiled; see above
+    from scheduler.matching.clear import clear, follow  # compiled; see above
     from scheduler.matching.quote import Quotes
 
     for kept in Path(__file__).parent.glob("__pycache__/*.nb[ci]"):
         kept.unlink(missing_ok=True)
     book = make(Plan(jobs=4, nodes=4, seed=0))
     clear(book)
+    larger = make(Plan(jobs=600, nodes=600, seed=0))
+    balance = follow(larger, None, lambda: False)[1]
+    follow(larger, balance, lambda: False)
     Quotes(book, CLASSES).warm_up()
     return 0
 
