@@ -89,15 +89,19 @@ def _compile(_: argparse.Namespace) -> int:
 
     It looks at each module's age alone, not at those that its loops call: what was kept of older
     loops goes first."""
-    from scheduler.matching.clear import clear  # compiled; see above
+    from scheduler.matching.clear import clear, follow  # compiled; see above
     from scheduler.matching.quote import Quotes
 
     for kept in Path(__file__).parent.glob("__pycache__/*.nb[ci]"):
         kept.unlink(missing_ok=True)
-    # Large books, and those in which nothing is offered, are cleared by some loops of their own.
-    for jobs, nodes in ((4, 4), (500, 4), (4, 0)):
-        clear(make(Plan(jobs=jobs, nodes=nodes, seed=0)))
-    Quotes(make(Plan(jobs=4, nodes=4, seed=0)), CLASSES).warm_up()
+    # Large books, those that follow others, and those in which nothing is offered are cleared by some
+    # loops of their own.
+    small, larger = (make(Plan(jobs=many, nodes=many, seed=0)) for many in (4, 600))
+    for book in (small, make(Plan(jobs=4, nodes=0, seed=0))):
+        clear(book)
+    _, balance = follow(larger, None, lambda: False)
+    follow(larger, balance, lambda: False)
+    Quotes(small, CLASSES).warm_up()
     return 0
 
 

@@ -18,16 +18,7 @@ from numba import njit
 from scheduler.matching.arrays import Array, Floats, Record
 from scheduler.matching.lending import lent
 from scheduler.matching.lists import Lists, find_cheapest
-from scheduler.matching.offers import (
-    FADED,
-    FAR,
-    Offers,
-    count_wanted,
-    in_node,
-    look_up,
-    spread,
-    want,
-)
+from scheduler.matching.offers import FADED, FAR, Offers, in_node, look_up, spread, want
 from scheduler.matching.spanning import Span, over_sites, span
 from scheduler.matching.tables import NOWHERE, SHARE, TIERS, Tables
 
@@ -43,43 +34,38 @@ class Room(NamedTuple):
     cheapest: Floats
     """[places] the least price of a GPU at each."""
     wanted: Floats
-    """By how many jobs each offer is wanted; zero again once it is counted."""
+    """By how many jobs each offer is wanted; zero again once that is spread."""
     excess: Floats
     """[K, 4] what gangs buy, less than nothing."""
     gains: Floats
     """[J] what each could gain."""
 
 
-def room(of: Tables, table: Offers, lists: Lists) -> Room:
-    """For these tables and lists."""
+def room(of: Tables, wanted: Floats, lists: Lists) -> Room:
+    """For these tables and lists, and for what is `wanted` of offers."""
     longest = int(np.diff(lists.spot_start).max(initial=0))
     parts = 2 * TIERS * (longest + 1)
     return Room(
         np.zeros(parts, SHARE), np.zeros(parts, SHARE), span(longest),
-        np.zeros(len(of.places)), np.zeros(table.wide.shape), np.zeros((len(of.cells), 4)),
+        np.zeros(len(of.places)), wanted, np.zeros((len(of.cells), 4)),
         np.zeros(len(of.jobs)),
     )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
 def all_gain(
-    of: Tables, lists: Lists, price: Floats, width: Floats, table: Offers, room: Room,
-    excess: Floats, each: int,
+    of: Tables, nodes: Array, lists: Lists, table: Offers, room: Room, price: Floats,
+    width: Floats, of_cell: Floats, excess: Floats, each: int,
 ) -> float:  # fmt: skip
     """What all nodes and jobs would gain, each so many-th job asked alone and counted as often; what
-    they would sell less what they would buy stands in `excess`. In one go: of a hundred jobs it takes
-    no longer than to call its parts one by one."""
-    look_up(of.cells, price, width, table)
-    excess[:] = 0
-    wide = np.empty(len(of.cells))
-    for cell in range(len(wide)):
-        wide[cell] = width[of.cells[cell].gpu_class]
-    total = nodes_gain(of.nodes, price, wide, excess)
+    they would sell less what they would buy is added to `excess`. In one go: of a hundred jobs it takes
+    no longer than to call its parts one by one. `width` [C] and `of_cell` [K]: see below."""
+    look_up(price, width, table)
+    total = nodes_gain(nodes, price, of_cell, excess)
     jobs = len(of.jobs)
     total += each * jobs_gain(of, lists, price, width, table.wide, room, 0, jobs, each)
-    count_wanted(table, room.wanted, each)
     excess += each * room.excess
-    spread(of.cells, price, width, table, excess)
+    spread(price, width, table, each, excess)
     return total
 
 
@@ -145,7 +131,7 @@ def in_one_node(
 ) -> tuple[float, int, int, float]:
     """(gain, GPUs, class, gain with all that are near) of the best single node."""
     best, size, chosen, nearly = 0.0, 0, 0, -FAR
-    for gpus in range(job.least, min(job.most, wide.shape[0]) + 1):
+    for gpus in range(job.least, min(job.most, wide.shape[4]) + 1):
         for gpu_class in range(len(limit)):
             if limit[gpu_class] <= 0:
                 continue

@@ -16,7 +16,7 @@ from numba import njit
 
 from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.bound import Prospects
-from scheduler.matching.cells import distinct
+from scheduler.matching.cells import told_apart
 from scheduler.matching.halves import Halves
 from scheduler.matching.lending import lent
 from scheduler.matching.lists import Length, lists
@@ -109,7 +109,7 @@ def _levels(of: Tables) -> _Levels:
     cells, nodes = of.cells, of.nodes
     gpus = np.maximum(np.bincount(nodes["cell"], nodes["free"], len(cells)), 1.0)
     names = ("gpu_class", "tier", "region", "trust", "long")
-    _, _, kind = distinct(np.stack([cells[n] for n in names], axis=1).astype(np.int64))
+    _, kind = told_apart(*(cells[name] for name in names))
     gpu_class = np.ascontiguousarray(cells["gpu_class"])
     of_kind, of_class = np.bincount(kind, gpus), np.bincount(gpu_class, gpus)
     return _Levels(kind, gpu_class, gpus, of_kind.astype(float), of_class.astype(float))
@@ -135,19 +135,21 @@ def _move(
     unit, floor, steps = lent((unit, floor, steps))
     kinds, classes = np.zeros(len(levels.kind_gpus)), np.zeros(len(levels.class_gpus))
     for cell in range(len(price)):
+        total = 0.0
         for slot in range(4):
             # What isn't worth its lowest ask pulls nobody else down.
             if price[cell, slot] <= floor[cell] and excess[cell, slot] > 0:
                 excess[cell, slot] = 0
-        total = excess[cell].sum()
+            total += excess[cell, slot]
         kinds[levels.kind[cell]] += total
         classes[levels.gpu_class[cell]] += total
     kinds, classes = kinds / levels.kind_gpus, classes / levels.class_gpus
     for cell in range(len(price)):
         common = steps[1] * _share(kinds[levels.kind[cell]])
         common += steps[2] * _share(classes[levels.gpu_class[cell]])
+        part = 1 / levels.cell_gpus[cell]
         for slot in range(4):
-            own = steps[0] * _share(excess[cell, slot] / levels.cell_gpus[cell])
+            own = steps[0] * _share(excess[cell, slot] * part)
             moving[cell, slot] *= _MOMENTUM
             moving[cell, slot] += (1 - _MOMENTUM) * (own + common)
             moved = price[cell, slot] - unit[cell] * moving[cell, slot]
@@ -155,12 +157,12 @@ def _move(
         _rise(price[cell])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _share(amount: float) -> float:
     return min(max(amount, -1.0), 1.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _rise(ladder: Floats) -> None:
     """Makes neighbours that fall alike, at their mean."""
     for slot in range(1, 4):

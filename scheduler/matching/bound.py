@@ -18,10 +18,11 @@ from typing import Final
 import numpy as np
 
 from scheduler.matching.alone import all_gain, jobs_gain, nodes_gain, room
-from scheduler.matching.arrays import Floats
+from scheduler.matching.arrays import Array, Floats
 from scheduler.matching.halves import Halves
 from scheduler.matching.lists import Lists
-from scheduler.matching.offers import count_wanted, look_up, offers, spread
+from scheduler.matching.offers import Offers, apart, look_up, offers, spread
+from scheduler.matching.ordering import in_groups
 from scheduler.matching.proving import Priced, best_alone, ranks
 from scheduler.matching.tables import Tables
 
@@ -33,33 +34,40 @@ class Prospects:
 
     def __init__(self, of: Tables, listed: Lists, halves: Halves) -> None:
         self._of, self._lists, self._halves = of, listed, halves
-        self._table = offers(of)
-        self._rooms = [room(of, self._table, listed) for _ in halves.edges]
+        self._table = offers(of, len(halves.edges))
+        self._rooms = [room(of, wanted, listed) for wanted in self._table.wanted]
+        self._offers = apart(self._table, len(halves.edges))
+        self._nodes = _nodes_of(of, self._offers)
+        self._gpu_class = np.ascontiguousarray(of.cells["gpu_class"])
 
     def gain(self, price: Floats, width: Floats, excess: Floats, each: int = 1) -> float:
         """USD per hour; what they would sell less what they would buy stands in `excess` [K, 4].
         `width` [C]: over how much price a GPU's wishes spread, USD. Only each so many-th job is
         asked, and counted as often."""
-        of, table = self._of, self._table
-        if len(self._rooms) == 1:
-            room = self._rooms[0]
-            return float(all_gain(of, self._lists, price, width, table, room, excess, each))
+        of, wide, of_cell = self._of, self._table.wide, width[self._gpu_class]
         excess[:] = 0
-        look_up(of.cells, price, width, table)
-        total = nodes_gain(of.nodes, price, width[of.cells["gpu_class"]], excess)
+        if len(self._rooms) == 1:
+            work = self._lists, self._offers[0], self._rooms[0]
+            return float(all_gain(of, self._nodes[0], *work, price, width, of_cell, excess, each))
 
-        def half(number: int, first: int, end: int) -> float:
+        def offered(part: int, _: int, __: int) -> float:
+            look_up(price, width, self._offers[part])
+            return float(nodes_gain(self._nodes[part], price, of_cell, excess))
+
+        def wished(number: int, first: int, end: int) -> float:
             return float(
                 jobs_gain(
-                    of, self._lists, price, width, table.wide, self._rooms[number], first, end, each
+                    of, self._lists, price, width, wide, self._rooms[number], first, end, each
                 )
             )
 
-        total += each * sum(self._halves.each(half))
+        def wanted(part: int, _: int, __: int) -> None:
+            spread(price, width, self._offers[part], each, excess)
+
+        total = sum(self._halves.each(offered)) + each * sum(self._halves.each(wished))
         for one in self._rooms:
-            count_wanted(table, one.wanted, each)
-            excess += each * one.excess
-        spread(of.cells, price, width, table, excess)
+            excess += np.multiply(one.excess, each, out=one.excess)
+        self._halves.each(wanted)
         return float(total)
 
     def gains(self) -> Floats:
@@ -71,7 +79,7 @@ def bound(of: Tables, ladder: Floats) -> float:
     """USD per hour; `ladder` [K, 4] is each cell's price for slots of 1, 2, 4 and 8 GPUs."""
     halves, table = Halves(len(of.jobs)), offers(of)
     sharp = np.full(of.limit.shape[1], _SHARP)
-    look_up(of.cells, ladder, sharp, table)
+    look_up(ladder, sharp, table)
     priced = Priced(ladder, ranks(of, ladder), sharp, table.wide)
 
     def half(_: int, first: int, end: int) -> float:
@@ -79,3 +87,12 @@ def bound(of: Tables, ladder: Floats) -> float:
 
     nodes = nodes_gain(of.nodes, ladder, sharp[of.cells["gpu_class"]], np.empty_like(ladder))
     return float(nodes + sum(halves.each(half)))
+
+
+def _nodes_of(of: Tables, parts: list[Offers]) -> list[Array]:
+    """The nodes that each of these parts has offers of, cell by cell."""
+    place = np.empty(len(of.cells), np.int64)
+    place[parts[0].cell] = np.arange(len(place))
+    order, start = in_groups(place[of.nodes["cell"]], len(place))
+    nodes = of.nodes[order]
+    return [nodes[start[part.start[0]] : start[part.start[-1]]] for part in parts]

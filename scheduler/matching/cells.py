@@ -4,7 +4,6 @@ A cell is a GPU class, a site and a service tier (reliability and long window). 
 site is pooled with its like: same class, region, trust and service tier.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,8 +18,7 @@ SLOTS: Final = (1, 2, 4, 8)
 """Sizes in which the GPUs of one node are let; a gang's share of a node is cut into the fewest."""
 POOL: Final = -1
 """The site of a pooled cell."""
-_TABLE: Final = 32
-"""So many numbers for each row may be looked up in a table."""
+_PACKED: Final = 2**63
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +57,8 @@ def cells(book: Book) -> Cells:
     region, trust = book.site_region[site].astype(np.int64), book.site_trust[site].astype(np.int64)
     where = np.where(alone, POOL - 4 * region - trust, site)
     columns = (book.node_class, where, book.node_tier, book.node_long)
-    of_node, first = _by_first_appearance(np.stack(columns, axis=1).astype(np.int64))
-    place, _ = _by_first_appearance(np.stack([book.node_class, site], axis=1))
+    of_node, first = _by_first_appearance(*columns)
+    place, _ = _by_first_appearance(book.node_class, site)
     gpu_class, tier, long = (column[first] for column in columns if column is not where)
     params, net = book.params, book.site_net[site[first]]
     return Cells(
@@ -88,9 +86,9 @@ def slots(gpus: int) -> list[int]:
     return [8] * (gpus // 8) + [size for size in (4, 2, 1) if gpus & size]
 
 
-def _by_first_appearance(rows: Ints) -> tuple[Ints, Ints]:
+def _by_first_appearance(*columns: Ints) -> tuple[Ints, Ints]:
     """A number for each distinct row, counted as they first appear, and where that is."""
-    _, first, number = distinct(rows)
+    first, number = told_apart(*columns)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[number], np.sort(first)
@@ -98,19 +96,30 @@ def _by_first_appearance(rows: Ints) -> tuple[Ints, Ints]:
 
 def distinct(rows: Ints) -> tuple[Ints, Ints, Ints]:
     """The distinct rows in order, where each first appears, and for each row which it is."""
-    least = rows.min(axis=0, initial=0)
-    spans = rows.max(axis=0, initial=0) - least + 1
-    # As one number each they sort ten times faster, and a table of few numbers needs no sorting.
-    number = np.ravel_multi_index(tuple((rows - least).T), tuple(spans))
-    if math.prod(spans.tolist()) > _TABLE * (len(rows) + 64):
-        _, first, of_row = np.unique(number, return_index=True, return_inverse=True)
-        return rows[first], first, of_row
-    table = np.full(math.prod(spans.tolist()), len(rows))
-    table[number[::-1]] = np.arange(len(rows))[::-1]
-    each = np.flatnonzero(table < len(rows))
-    first = table[each]
-    table[each] = np.arange(len(each))
-    return rows[first], first, table[number]
+    first, of_row = told_apart(*rows.T)
+    return rows[first], first, of_row
+
+
+def told_apart(*columns: Ints) -> tuple[Ints, Ints]:
+    """Where each distinct row of these columns first appears, in their order, and for each row which
+    it is."""
+    # As one number each, with the row behind it, they sort ten times faster.
+    number, span, rows = np.zeros(len(columns[0]), np.int64), 1, np.arange(len(columns[0]))
+    for column in columns:
+        least, most = int(column.min(initial=0)), int(column.max(initial=0))
+        span *= most - least + 1
+        number = number * (most - least + 1) + column - least
+    new, bits = np.ones(len(rows), bool), len(rows).bit_length()
+    if span << bits <= _PACKED:
+        packed = np.sort(number << bits | rows)
+        order, number = packed & (1 << bits) - 1, packed >> bits
+        new[1:] = number[1:] != number[:-1]
+    else:
+        order = np.lexsort(columns[::-1])
+        new[1:] = np.any([column[order[1:]] != column[order[:-1]] for column in columns], axis=0)
+    of_row = np.empty(len(rows), np.int64)
+    of_row[order] = np.cumsum(new) - 1
+    return order[new], of_row
 
 
 def _label(kinds: Cells, names: Names, cell: int) -> str:

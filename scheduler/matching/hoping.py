@@ -61,27 +61,29 @@ def _hopes(
     of, kinds, ask, number = lent((of, kinds, ask, number))
     start_of, which = lent((start_of, which))
     counts, heads = np.zeros(len(which), np.int64), np.zeros(len(start_of), _HEAD)
+    turn = np.empty(len(start_of), np.int32)
     kind, gain = np.empty(4096 + most, np.int32), np.empty(4096 + most)
     total = 0
     for row, at in enumerate(which):
         job, before = of.jobs[at], total
         if total + most > len(kind):
             kind, gain = _twice(kind, total), _twice(gain, total)
-        left = _heads(job, of.limit[at], of.rules, kinds, ask, start_of, heads)
+        left = _heads(job, of.limit[at], of.rules, kinds, ask, start_of, heads, turn)
         while left and total - before < most:
-            head = heads[0]
+            head = heads[turn[0]]
             kind[total], gain[total] = number[head.at], head.gain
             total += 1
-            left = _moved_on(job, kinds, ask, heads, left)
+            left = _moved_on(job, kinds, ask, heads, turn, left)
         counts[row] = total - before
     return counts, kind[:total].copy(), gain[:total].copy()
 
 
 @njit(cache=True, nogil=True)
 def _heads(
-    job: Record, limit: Floats, rules: Rules, kinds: Array, ask: Floats, start_of: Ints, heads: Array
+    job: Record, limit: Floats, rules: Rules, kinds: Array, ask: Floats, start_of: Ints,
+    heads: Array, turn: Ints,
 ) -> int:  # fmt: skip
-    """How many classes and tiers promise a job anything; the best first."""
+    """How many classes and tiers promise a job anything; whose `turn` it is, the best first."""
     slow, failures, left = rules.in_node, rules.failures, 0
     for gpu_class in range(len(limit)):
         keeps = 1 - job.kappa * slow[gpu_class] if job.least > 1 else 1.0
@@ -91,12 +93,14 @@ def _heads(
             end = start_of[one + 1]
             first = _accepted(job, kinds, ask, worth, start_of[one], end)
             if first < end:
-                _stand(heads, left, worth, first, end, ask)
+                head = heads[left]
+                head.worth, head.gain, head.at, head.end = worth, worth - ask[first], first, end
+                _stand(heads, turn, left)
                 left += 1
     return left
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _accepted(
     job: Record, kinds: Array, ask: Floats, worth: float, first: int, end: int
 ) -> int:  # fmt: skip
@@ -109,31 +113,32 @@ def _accepted(
     return end
 
 
-@njit(cache=True, nogil=True)
-def _moved_on(job: Record, kinds: Array, ask: Floats, heads: Array, left: int) -> int:
+@njit(cache=True, nogil=True, forceinline=True)
+def _moved_on(
+    job: Record, kinds: Array, ask: Floats, heads: Array, turn: Ints, left: int
+) -> int:  # fmt: skip
     """How many heads are left once the best has moved on to what it promises next."""
-    worth, end = heads[0].worth, heads[0].end
-    first = _accepted(job, kinds, ask, worth, heads[0].at + 1, end)
-    gain, at = worth - ask[first] if first < end else NOTHING, 0
-    while at + 1 < left and heads[at + 1].gain > gain:
-        heads[at] = heads[at + 1]
+    now = turn[0]
+    head = heads[now]
+    first = _accepted(job, kinds, ask, head.worth, head.at + 1, head.end)
+    gain, at = head.worth - ask[first] if first < head.end else NOTHING, 0
+    while at + 1 < left and heads[turn[at + 1]].gain > gain:
+        turn[at] = turn[at + 1]
         at += 1
-    if first == end:
+    if first == head.end:
         return left - 1
-    heads[at].gain, heads[at].worth, heads[at].at, heads[at].end = gain, worth, first, end
+    head.gain, head.at, turn[at] = gain, first, now
     return left
 
 
 @njit(cache=True, nogil=True)
-def _stand(
-    heads: Array, left: int, worth: float, first: int, end: int, ask: Floats
-) -> None:  # fmt: skip
-    """Puts another head among so many, where it belongs."""
-    at, gain = left, worth - ask[first]
-    while at > 0 and heads[at - 1].gain < gain:
-        heads[at] = heads[at - 1]
+def _stand(heads: Array, turn: Ints, last: int) -> None:
+    """Puts the last of these heads where its turn is."""
+    at = last
+    while at > 0 and heads[turn[at - 1]].gain < heads[last].gain:
+        turn[at] = turn[at - 1]
         at -= 1
-    heads[at].gain, heads[at].worth, heads[at].at, heads[at].end = gain, worth, first, end
+    turn[at] = last
 
 
 @njit(cache=True, nogil=True)

@@ -43,7 +43,7 @@ def lowered(of: Tables, let: Array, balance: Floats, lowest: Floats) -> tuple[Fl
     table = offers(of)
     sharp = np.full((2, max(len(price), of.limit.shape[1])), _SHARP)
     proven, before = _lowered(
-        of, listed, table, room(of, table, listed), sharp, balance, lowest, low,
+        of, listed, table, room(of, table.wanted[0], listed), sharp, balance, lowest, low,
         tried[saved[tried] > 0], price,
     )  # fmt: skip
     return price, proven, before
@@ -103,7 +103,7 @@ def _bound(
 ) -> float:  # fmt: skip
     """On the welfare of any matches, by these prices [K, 4]: those `concerned` may gain something else
     than stands in `space.gains` [J]."""
-    look_up(of.cells, price, sharp[0], table)
+    look_up(price, sharp[0], table)
     find_cheapest(of.places, price, space.cheapest)
     total = 0.0
     for at in range(len(concerned)):

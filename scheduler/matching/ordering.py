@@ -1,16 +1,17 @@
 """An order of our own for a book's rows, from their ids and the seed alone: where things are tried in
 turn it is fair, and the order in which the rows came means nothing. And sorting, fast."""
 
-import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numba import njit
 
 from scheduler.matching import book as books
 from scheduler.matching.arrays import Array, Ints
 from scheduler.matching.book import Book
 
-_PACKED: Final = 2**63
+_DIGIT: Final = 8
+"""Bits that are sorted by at a time."""
 
 
 def mixed(ids: Array, seed: int) -> Array:
@@ -23,28 +24,75 @@ def mixed(ids: Array, seed: int) -> Array:
 
 def sorted_by(*keys: Array) -> Ints:
     """The order of rows by the first of these columns, among equals by the second, and so on; who is
-    equal in all stays as it came. Columns packed into one number each sort five times as fast."""
-    columns = [_ranks(key) if key.dtype.kind == "f" else key.astype(np.int64) for key in keys]
-    columns.append(np.arange(len(keys[0])))
-    least = [int(column.min(initial=0)) for column in columns]
-    spans = [
-        int(column.max(initial=0)) - low + 1 for column, low in zip(columns, least, strict=True)
-    ]
-    if math.prod(spans) >= _PACKED:
-        return np.lexsort(columns[::-1])
-    packed = np.zeros(len(keys[0]), np.int64)
-    for column, low, span in zip(columns, least, spans, strict=True):
-        packed *= span
-        packed += column - low
-    return np.argsort(packed)
+    equal in all stays as it came."""
+    order: Ints = np.arange(len(keys[0]))
+    for key in keys[::-1]:
+        order = _sorted(_as_bits(key), order)
+    return order
 
 
-def _ranks(values: Array) -> Ints:
-    """Of each value among the distinct ones."""
-    order = np.argsort(values)
-    ranks = np.empty(len(values), np.int64)
-    ranks[order] = np.cumsum(np.diff(values[order], prepend=values[order[:1]]) != 0)
-    return ranks
+def _as_bits(values: Array) -> Array:
+    """Whole numbers without a sign that stand in the same order."""
+    if values.dtype.kind == "u":
+        return np.ascontiguousarray(values, np.uint64)
+    if values.dtype.kind != "f":
+        return (values.astype(np.int64) - int(values.min(initial=0))).view(np.uint64)
+    bits = (values + 0.0).view(np.int64)  # minus nothing is nothing
+    turned = bits ^ (bits >> 63 | np.int64(-(2**63))) if len(bits) and bits.min() < 0 else bits
+    return turned.view(np.uint64)
+
+
+@njit(cache=True, nogil=True)
+def in_groups(group: Ints, count: int) -> tuple[Ints, Ints]:
+    """(rows group by group, where each of so many groups begins); in a group they stay as they came."""
+    start, order = np.zeros(count + 1, np.int64), np.empty(len(group), np.int32)
+    for one in group:
+        start[one + 1] += 1
+    for one in range(count):
+        start[one + 1] += start[one]
+    next_of = start.copy()
+    for row in range(len(group)):
+        order[next_of[group[row]]] = row
+        next_of[group[row]] += 1
+    return order, start
+
+
+@njit(cache=True, nogil=True)
+def _sorted(bits: Array, order: Ints) -> Ints:
+    """Rows that stand in some order, in that of their bits; equals stay as they stand. Some bits at a
+    time, the lowest first, as far as rows differ in them: faster than comparing."""
+    here, now = bits[order], order.copy()
+    there, then = np.empty_like(here), np.empty_like(order)
+    differ, first = np.uint64(0), np.empty(1 << _DIGIT, np.int64)
+    for one in here:
+        differ |= one ^ here[0]
+    for shift in range(0, 64, _DIGIT):
+        if differ >> np.uint64(shift) & np.uint64((1 << _DIGIT) - 1):
+            _by_digit(here, now, there, then, np.uint64(shift), first)
+            here, there, now, then = there, here, then, now
+    return now
+
+
+@njit(cache=True, nogil=True)
+def _by_digit(
+    here: Array, now: Ints, there: Array, then: Ints, shift: Any, first: Ints
+) -> None:  # fmt: skip
+    """Puts numbers and their rows in the order of some of their bits. `first` is where those of a digit
+    begin."""
+    last = np.uint64(len(first) - 1)
+    first[:] = 0
+    for row in range(len(here)):
+        first[here[row] >> shift & last] += 1
+    total = 0
+    for digit in range(len(first)):
+        count = first[digit]
+        first[digit] = total
+        total += count
+    for row in range(len(here)):
+        digit = here[row] >> shift & last
+        at = first[digit]
+        there[at], then[at] = here[row], now[row]
+        first[digit] = at + 1
 
 
 def in_our_order(book: Book, jobs: Ints, nodes: Ints) -> tuple[Book, Ints]:

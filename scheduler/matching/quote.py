@@ -115,7 +115,7 @@ class Quotes:
         ordered = replace(ordered, node_ask=dearest[nodes].copy())
         # 2. What is on offer, and the cheapest of each kind.
         self._rules = rules(ordered)
-        self._sold = supply(ordered, np.zeros((book.nodes, len(SLOTS))), np.arange(book.nodes))
+        self._sold = supply(ordered)
         seats = self._sold.seats
         self._left = stock(self._sold)
         self._node_of = nodes[seats["node"]]

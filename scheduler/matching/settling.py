@@ -24,8 +24,9 @@ for what such gangs pay.
 from typing import Final
 
 import numpy as np
+from numba import njit
 
-from scheduler.matching.arrays import Array, Floats
+from scheduler.matching.arrays import Array, Bools, Floats
 from scheduler.matching.cells import SLOTS
 from scheduler.matching.ordering import sorted_by
 from scheduler.matching.pricing import raised, whole_micros
@@ -49,19 +50,58 @@ def ladders(of: Tables, let: Array, balance: Floats) -> Floats:
     least = raised(whole_micros(balance), let, whole_micros(ask * (1 - _BELOW_ASK)))
     above = _share_above(of, let, ask)
     over = ask > least[let["cell"], let["slot"]]
-    short, asked, above = let[over], ask[over], above[over]
     # The fewest cells are raised that will do; at 0 all are, and nobody needs making whole.
-    low, high, found = 0.0, 1.0, raised(least, let, ask)
+    low, high, tried, room = 0.0, 1.0, least.copy(), np.empty((3, len(of.jobs)))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        dear = above >= middle
-        tried = raised(least, short[dear], asked[dear])
-        paid = payments(of, let, tried)
-        if made_whole(of, let, paid) <= _MADE_WHOLE * (_GPUS[let["slot"]] * paid).sum():
-            low, found = middle, tried
+        _lift(tried, least, let, over, ask, above >= middle)
+        missing, turnover = _missing(let, ask, tried, room)
+        if missing <= _MADE_WHOLE * turnover:
+            low = middle
         else:
             high = middle
-    return found
+    dear = over & (above >= low)
+    return raised(least, let[dear], ask[dear])
+
+
+@njit(cache=True, nogil=True)
+def _lift(
+    price: Floats, least: Floats, let: Array, over: Bools, ask: Floats, dear: Bools
+) -> None:  # fmt: skip
+    """The prices of what was `let` are the `least`, or where an ask lies `over` that and the cell is
+    `dear` what is asked."""
+    for row in let:
+        for slot in range(price.shape[1]):
+            price[row.cell, slot] = least[row.cell, slot]
+    for one in range(len(let)):
+        row = let[one]
+        for slot in range(row.slot if over[one] and dear[one] else price.shape[1], price.shape[1]):
+            price[row.cell, slot] = max(price[row.cell, slot], ask[one])
+
+
+@njit(cache=True, nogil=True)
+def _missing(let: Array, ask: Floats, ladder: Floats, room: Floats) -> tuple[float, float]:
+    """(what sellers miss, what is paid), USD per hour: see `payments`. `room` is for three numbers of
+    each job."""
+    pays, worth, lowest = room
+    room[:] = 0
+    for one in range(len(let)):
+        row, gpus = let[one], SLOTS[let[one].slot]
+        price = ladder[row.cell, row.slot]
+        pays[row.job] += gpus * price
+        worth[row.job] += gpus * row.worth
+        lowest[row.job] += gpus * min(price, ask[one])
+    missing, turnover = 0.0, 0.0
+    for one in range(len(let)):
+        row, gpus = let[one], SLOTS[let[one].slot]
+        paid, job = ladder[row.cell, row.slot], row.job
+        if pays[job] > worth[job]:
+            least, spare = min(paid, ask[one]), pays[job] - lowest[job]
+            share = max(worth[job] - lowest[job], 0.0) / spare if spare > 0 else 0.0
+            paid = least + share * (paid - least)
+        missing += gpus * max(ask[one] - paid, 0.0)
+        turnover += gpus * paid
+    return missing, turnover
 
 
 def made_whole(of: Tables, let: Array, paid: Floats) -> float:

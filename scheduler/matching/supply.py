@@ -13,8 +13,8 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import NODE_GPUS, Book
-from scheduler.matching.cells import distinct
-from scheduler.matching.ordering import sorted_by
+from scheduler.matching.cells import told_apart
+from scheduler.matching.ordering import in_groups, sorted_by
 from scheduler.matching.tables import TIERS, rows
 
 DOUBLINGS: Final = 13
@@ -22,6 +22,8 @@ DOUBLINGS: Final = 13
 SIZES: Final = 5
 """1, 2, 4, 8 and 16 GPUs in one node."""
 NETS: Final = 3
+_FEW: Final = 32
+"""Nodes of a place, up to which they are put in order one by one."""
 
 SEAT: Final = np.dtype(
     [
@@ -84,36 +86,37 @@ class Stock(NamedTuple):
     """[place, 2 · tier + long] free GPUs."""
 
 
-def supply(book: Book, price: Floats, tie: Ints) -> Supply:
-    """`price` [N, 4] guides; equal asks fall by free GPUs, the fewest first, then by `tie` [N]."""
-    site = book.node_site
+def supply(book: Book) -> Supply:
+    """At no prices. The book's nodes stand by ask, among equals by free GPUs, the fewest first: as they
+    do, they are tried."""
+    site, classes = book.node_site, len(book.class_nvlink)
     columns = (
         book.node_class, book.node_tier, book.site_region[site], book.site_trust[site],
         book.node_long,
     )  # fmt: skip
-    each, _, kind = distinct(np.stack(columns, axis=1).astype(np.int64))
-    order = sorted_by(kind, book.node_ask, book.node_gpus, tie)
-    places, _, place = distinct(np.stack([book.node_class, site], axis=1).astype(np.int64))
-    seats = rows(
-        SEAT, ask=book.node_ask[order], price=price[order], node=order, kind=kind[order],
-        place=place[order], tier=book.node_tier[order], long=book.node_long[order],
-        gpus=book.node_gpus[order],
+    first, kind = told_apart(*columns)
+    order, start = in_groups(kind, len(first))
+    gpu_class, tier, region, trust, long = (column[first] for column in columns)
+    kinds = rows(
+        KIND, gpu_class=gpu_class, tier=tier, region=region, trust=trust, long=long,
+        first=start[:-1], end=start[1:],
     )  # fmt: skip
-    kinds = np.zeros(len(each), KIND)
-    for name, column in zip(KIND.names or (), each.T, strict=False):
-        kinds[name] = column
-    kinds["first"] = np.searchsorted(seats["kind"], np.arange(len(kinds)))
-    kinds["end"] = np.searchsorted(seats["kind"], np.arange(len(kinds)), side="right")
-    shelf = _shelf(seats)
-    first = np.searchsorted(seats["place"][shelf["seat"]], np.arange(len(places) + 1))
-    gpu_class, where = places.T
-    spots = rows(
-        PLACE, gpu_class=gpu_class, region=book.site_region[where], trust=book.site_trust[where],
-        net=book.site_net[where], uplink=book.site_up_mbps[where], first=first[:-1],
-        end=first[1:],
+    first, place = told_apart(book.node_class, site)
+    shelved, start = in_groups(place, len(first))
+    where = site[first]
+    places = rows(
+        PLACE, gpu_class=book.node_class[first], region=book.site_region[where],
+        trust=book.site_trust[where], net=book.site_net[where], uplink=book.site_up_mbps[where],
+        first=start[:-1], end=start[1:],
     )  # fmt: skip
-    classes = len(book.class_nvlink)
-    return Supply(seats, kinds, spots, shelf, *_ranks(classes, spots, shelf, shelf["ask"]))
+    seats, shelf = np.zeros(book.nodes, SEAT), np.zeros(book.nodes, SHELVED)
+    terms = book.node_tier, book.node_long, book.node_gpus
+    _seat(order, kind, place, book.node_ask, *terms, seats)
+    _shelve(shelved, order, seats, shelf)
+    by_ask = np.arange(book.nodes)
+    return Supply(
+        seats, kinds, places, shelf, *_ranks(classes, places, shelf, by_ask, shelf["ask"])
+    )
 
 
 def ranked_by_prices(of: Supply, guide: float) -> Supply:
@@ -121,58 +124,105 @@ def ranked_by_prices(of: Supply, guide: float) -> Supply:
     gangs find the best at once, and soon know that no other is better."""
     shelf = of.shelf
     cost = np.maximum(shelf["ask"], guide * shelf["price"][:, 0])
-    order = sorted_by(of.seats["place"][shelf["seat"]], cost)
+    by_cost = np.arange(len(shelf))
+    _sort_places(of.places, cost, by_cost)
     classes = len(of.rank_start) // (NETS * TIERS * DOUBLINGS)
-    ranked, start = _ranks(classes, of.places, shelf[order], cost[order])
+    ranked, start = _ranks(classes, of.places, shelf, by_cost, cost)
     return of._replace(ranked=ranked, rank_start=start)
 
 
-def _shelf(seats: Array) -> Array:
-    """The shelf of these seats, which learn where they stand in it."""
-    order = sorted_by(seats["place"], seats["ask"]).astype(np.int32)
-    seats["shelved"][order] = np.arange(len(seats))
-    of = seats[order]
-    return rows(
-        SHELVED, ask=of["ask"], price=of["price"], seat=order, tier=of["tier"],
-        long=of["long"], free=of["gpus"],
-    )  # fmt: skip
+@njit(cache=True, nogil=True)
+def _sort_places(places: Array, cost: Floats, order: Ints) -> None:
+    """Puts each place's part of the shelf, which stands by ask, in the order of what it costs."""
+    for at in range(len(places)):
+        first, end = places[at].first, places[at].end
+        if end - first > _FEW:
+            order[first:end] = first + np.argsort(cost[first:end], kind="mergesort")
+            continue
+        for one in range(first + 1, end):
+            to = one
+            while to > first and cost[order[to - 1]] > cost[one]:
+                order[to] = order[to - 1]
+                to -= 1
+            order[to] = one
 
 
-def _ranks(classes: int, places: Array, shelf: Array, cost: Floats) -> tuple[Array, Ints]:
-    place, tier, doubling, ask = _means(places, shelf["tier"], shelf["free"], cost)
-    shape = (classes, NETS, TIERS, DOUBLINGS)
-    where = (places["gpu_class"][place], places["net"][place], tier, doubling)
-    number = np.ravel_multi_index(where, shape)
-    order = sorted_by(number, ask, place)
-    ranked = rows(RANKED, ask=ask[order], place=place[order])
-    start = np.searchsorted(number[order], np.arange(np.prod(shape) + 1))
-    return ranked, start
+@njit(cache=True, nogil=True)
+def _seat(
+    order: Ints, kind: Ints, place: Ints, ask: Floats, tier: Ints, long: Ints, gpus: Ints,
+    seats: Array,
+) -> None:  # fmt: skip
+    """Fills the seats, which stand in this order of the nodes."""
+    for at in range(len(order)):
+        node, seat = order[at], seats[at]
+        seat.ask, seat.node, seat.kind, seat.place = ask[node], node, kind[node], place[node]
+        seat.tier, seat.long, seat.gpus = tier[node], long[node], gpus[node]
+
+
+@njit(cache=True, nogil=True)
+def _shelve(shelved: Ints, order: Ints, seats: Array, shelf: Array) -> None:
+    """Fills the shelf, on which nodes stand in the order `shelved`, and tells seats where."""
+    seat_of = np.empty(len(order), np.int32)
+    for at in range(len(order)):
+        seat_of[order[at]] = at
+    for at in range(len(shelved)):
+        one, here = seat_of[shelved[at]], shelf[at]
+        seat = seats[one]
+        seat.shelved = at
+        here.ask, here.seat, here.tier, here.long = seat.ask, one, seat.tier, seat.long
+        here.free = seat.gpus
+
+
+def _ranks(
+    classes: int, places: Array, shelf: Array, stand: Ints, cost: Floats
+) -> tuple[Array, Ints]:
+    """Places by what they cost: the ranks of each list, and where the lists begin. The shelf's GPUs
+    cost so much, and in each place they `stand` by that."""
+    lists = classes * NETS * TIERS * DOUBLINGS
+    number, place, mean = _means(places, shelf, stand, cost)
+    order = sorted_by(mean)
+    ranked = np.empty(len(order), RANKED)
+    return ranked, _rank(order, number, place, mean, lists, ranked)
+
+
+@njit(cache=True, nogil=True)
+def _rank(
+    order: Ints, number: Ints, place: Ints, mean: Floats, lists: int, ranked: Array
+) -> Ints:  # fmt: skip
+    """Fills `ranked`, list by list in this order; where each of them begins."""
+    by_list, start = in_groups(number[order], lists)
+    for at in range(len(order)):
+        one = order[by_list[at]]
+        ranked[at].ask, ranked[at].place = mean[one], place[one]
+    return start
 
 
 @njit(cache=True, nogil=True)
 def _means(
-    places: Array, tiers: Ints, free: Ints, cost: Floats
-) -> tuple[Ints, Ints, Ints, Floats]:  # fmt: skip
-    """(place, worst tier, doubling, mean cost of the cheapest 2^doubling GPUs) for each that has as
-    many; seats stand by place and cost."""
+    places: Array, shelf: Array, stand: Ints, cost: Floats
+) -> tuple[Ints, Ints, Floats]:  # fmt: skip
+    """(list, place, mean cost of its cheapest GPUs, as many as the list is for) of each place in each
+    list."""
     most = len(places) * TIERS * DOUBLINGS
-    place, tier = np.empty(most, np.int32), np.empty(most, np.int32)
-    doubling, mean = np.empty(most, np.int32), np.empty(most)
+    number, which, mean = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most)
     found = 0
     for at in range(len(places)):
+        place = places[at]
         for worst in range(TIERS):
+            list_of = ((place.gpu_class * NETS + place.net) * TIERS + worst) * DOUBLINGS
             power, gpus, paid = 0, 0, 0.0
-            for one in range(places[at].first, places[at].end):
-                left = free[one] if tiers[one] <= worst else 0
+            for at_cost in range(place.first, place.end):
+                one = stand[at_cost]
+                left = shelf[one].free if shelf[one].tier <= worst else 0
                 while left > 0 and power < DOUBLINGS:
                     take = min(left, (1 << power) - gpus)
                     gpus, paid, left = gpus + take, paid + take * cost[one], left - take
                     if gpus == 1 << power:
-                        place[found], tier[found] = at, worst
-                        doubling[found], mean[found] = power, paid / gpus
+                        number[found], which[found] = list_of + power, at
+                        mean[found] = paid / gpus
                         found += 1
                         power += 1
-    return place[:found], tier[:found], doubling[:found], mean[:found]
+    return number[:found], which[:found], mean[:found]
 
 
 def stock(of: Supply) -> Stock:
@@ -196,10 +246,14 @@ def stock(of: Supply) -> Stock:
     return Stock(free, tree, head, tenants, none, of.shelf.copy(), there)
 
 
+@njit(cache=True, nogil=True)
 def priced(seats: Array, shelf: Array, price: Floats) -> None:
     """Seats and a shelf of theirs are guided by other prices [N, 4]."""
-    seats["price"] = price[seats["node"]]
-    shelf["price"] = seats["price"][shelf["seat"]]
+    for at in range(len(seats)):
+        seat, here = seats[at], shelf[seats[at].shelved]
+        for slot in range(4):
+            seat.price[slot] = price[seat.node, slot]
+            here.price[slot] = price[seat.node, slot]
 
 
 @njit(cache=True, nogil=True)
