@@ -15,10 +15,9 @@ import numpy as np
 from marketplace.core.errors import Invalid
 from scheduler.matching import asking
 from scheduler.matching.arrays import Array, Floats, Ints
-from scheduler.matching.beyond import fronts
 from scheduler.matching.book import MOST_GPUS, NODE_GPUS, Book, Order
 from scheduler.matching.cells import SLOTS, distinct, slots
-from scheduler.matching.choosing import desk
+from scheduler.matching.desks import desk
 from scheduler.matching.explain import Term
 from scheduler.matching.hoping import NOTHING
 from scheduler.matching.ordering import in_our_order, mixed
@@ -127,7 +126,6 @@ class Quotes:
         self._called = {self._classes[old]: new for new, old in enumerate(classes_of.tolist())}
         self._nodes, self._number = nodes, np.argsort(classes_of)
         self._desk, self._jobs = desk(MOST_GPUS, self._sold, book.params.seed), np.zeros(1, JOB)
-        self._fronts = fronts(self._sold, len(classes_of))
         self._limit = np.zeros(len(classes_of))
         self._shares = asking.room_for_shares(max(book.nodes, MOST_GPUS))
 
@@ -136,7 +134,7 @@ class Quotes:
         self._take(order)
         level, parts, gain, surplus = asking.ask(
             self._jobs, self._limit, self._cheapest, self._price, self._rules, self._sold,
-            self._left, self._desk, self._fronts, self._shares,
+            self._left, self._desk, self._shares,
         )  # fmt: skip
         if not parts:
             return None
@@ -201,7 +199,7 @@ class Quotes:
         """And for the best over several sites, if there is one."""
         parts, gain, surplus = asking.ask_over_sites(
             self._jobs, self._limit, self._price, self._rules, self._sold, self._left, self._desk,
-            self._fronts, self._shares,
+            self._shares,
         )  # fmt: skip
         found = np.array([(gain, surplus, 0.0, 0.0, ANY, 0, 0, 0, parts)] if parts else [], FOUND)
         return found, self._named(parts)
