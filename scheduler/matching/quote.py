@@ -8,7 +8,7 @@ it is cleared to where it was quoted.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from marketplace.core.errors import Invalid
 from scheduler.matching import asking
 from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.book import MOST_GPUS, NODE_GPUS, Book, Order
+from scheduler.matching.calling import ready
 from scheduler.matching.cells import SLOTS, distinct, slots
 from scheduler.matching.desks import desk
 from scheduler.matching.explain import Term
@@ -42,8 +43,7 @@ _TERMS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A place for one order. Prices are USD per GPU-hour, sums USD per hour."""
 
     nodes: tuple[int, ...]  # indexes into the book
@@ -125,17 +125,19 @@ class Quotes:
         # 3. Room for an order.
         self._called = {self._classes[old]: new for new, old in enumerate(classes_of.tolist())}
         self._nodes, self._number = nodes, np.argsort(classes_of)
+        self._numbers: list[int] = nodes.tolist()
         self._desk, self._jobs = desk(MOST_GPUS, self._sold, book.params.seed), np.zeros(1, JOB)
         self._limit = np.zeros(len(classes_of))
         self._shares = asking.room_for_shares(max(book.nodes, MOST_GPUS))
+        self._ask = ready(
+            asking.ask, self._jobs, self._limit, self._cheapest, self._price, self._rules,
+            self._sold, self._left, self._desk, self._shares,
+        )  # fmt: skip
 
     def best(self, order: Order) -> Candidate | None:
         """The best place; None if the order fits nowhere. Raises Invalid for one without sense."""
         self._take(order)
-        level, parts, gain, surplus = asking.ask(
-            self._jobs, self._limit, self._cheapest, self._price, self._rules, self._sold,
-            self._left, self._desk, self._shares,
-        )  # fmt: skip
+        level, parts, gain, surplus = self._ask()
         if not parts:
             return None
         return self._candidate(self._shares[:parts], level, gain, surplus)
@@ -226,7 +228,7 @@ class Quotes:
 
     def _candidate(self, shares: Array, level: int, gain: float, surplus: float) -> Candidate:
         prices, keeps, nodes, gpus = zip(*shares.tolist(), strict=True)
-        nodes = tuple([int(self._nodes[node]) for node in nodes])
+        nodes = tuple([self._numbers[node] for node in nodes])
         eta = keeps[0]
         if level == ANY:
             eta = sum(map(float.__mul__, keeps, map(float, gpus))) / sum(gpus)
