@@ -6,8 +6,9 @@ order need not be in the book. It is placed by the loops that place a round's jo
 it is cleared to where it was quoted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -129,13 +130,10 @@ class Quotes:
         self._desk, self._jobs = desk(MOST_GPUS, self._sold, book.params.seed), np.zeros(1, JOB)
         self._limit = np.zeros(len(classes_of))
         self._shares = asking.room_for_shares(max(book.nodes, MOST_GPUS))
-        self._ask = ready(
-            asking.ask, self._jobs, self._limit, self._cheapest, self._price, self._rules,
-            self._sold, self._left, self._desk, self._shares,
-        )  # fmt: skip
 
     def best(self, order: Order) -> Candidate | None:
-        """The best place; None if the order fits nowhere. Raises Invalid for one without sense."""
+        """The best place; None if the order fits nowhere. Raises Invalid for one without sense. The
+        first takes some milliseconds more."""
         self._take(order)
         level, parts, gain, surplus = self._ask()
         if not parts:
@@ -161,6 +159,13 @@ class Quotes:
         served = np.zeros(book.nodes, bool)
         served[shares["node"]] = True
         return Answer(found, shares, np.flatnonzero(~served), self, order, rated)
+
+    @cached_property
+    def _ask(self) -> Callable[[], tuple[int, int, float, float]]:
+        return ready(
+            asking.ask, self._jobs, self._limit, self._cheapest, self._price, self._rules,
+            self._sold, self._left, self._desk, self._shares,
+        )  # fmt: skip
 
     def warm_up(self) -> None:
         """Loads all loops of a quote, which takes a second, or more where they have to be compiled."""
