@@ -103,7 +103,8 @@ def fill(
     spot.end = lay_out(
         job, size, limit, keeps, place, shelf, failures, mood.guide, spot.first, room.work
     )
-    if promises(job, size, spot, room.work) <= score:
+    # An elastic gang that ends up smaller bears less risk, and may gain more than it promises.
+    if size == job.least and promises(size, spot, room.work) <= score:
         return score, 0, 0
     picked = room.work.picked[:1]
     picked[0] = 0

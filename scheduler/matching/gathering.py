@@ -91,18 +91,14 @@ def _sort(pieces: Array, work: Bench) -> None:
 
 
 @njit(cache=True, nogil=True)
-def promises(job: Record, size: int, spot: Record, work: Bench) -> float:
-    """No gang of just so many GPUs of a spot gains more."""
-    total, gpus = 0.0, 0
-    for at in range(spot.first, spot.end):
-        piece = work.pieces[at]
-        take = min(piece.free, size - gpus)
-        if piece.gain <= 0:
-            take = min(take, job.least - gpus)
-        if take <= 0:
-            break
-        total += take * piece.gain
+def promises(size: int, spot: Record, work: Bench) -> float:
+    """What so many GPUs of a spot gain, were no node cut; or all of it, if it has fewer."""
+    total, gpus, at = 0.0, 0, spot.first
+    while gpus < size and at < spot.end:
+        take = min(work.pieces[at].free, size - gpus)
+        total += take * work.pieces[at].gain
         gpus += take
+        at += 1
     return total
 
 
