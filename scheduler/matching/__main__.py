@@ -99,7 +99,7 @@ def _compile(_: argparse.Namespace) -> int:
     small, larger = (make(Plan(jobs=many, nodes=many, seed=0)) for many in (4, 600))
     for book in (small, make(Plan(jobs=4, nodes=0, seed=0))):
         clear(book)
-    _, balance = follow(larger, None, lambda: False)
+    balance = follow(larger, None, lambda: False)[1]
     follow(larger, balance, lambda: False)
     Quotes(small, CLASSES).warm_up()
     return 0

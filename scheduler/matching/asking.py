@@ -15,9 +15,10 @@ import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Record
-from scheduler.matching.beyond import Fronts, best_over_sites
+from scheduler.matching.beyond import over_sites
 from scheduler.matching.book import NODE_GPUS
-from scheduler.matching.choosing import Desk, Mood, fill, on_site
+from scheduler.matching.choosing import fill, on_site
+from scheduler.matching.desks import Desk, Mood
 from scheduler.matching.hoping import NOTHING
 from scheduler.matching.lending import lent
 from scheduler.matching.offers import FAR
@@ -92,17 +93,17 @@ def _lower(here: Record, price: float, free: int, seat: int) -> None:
 @njit(cache=True, nogil=True)
 def ask(
     jobs: Array, limit: Floats, wide: Array, price: Floats, rules: Rules, sold: Supply, left: Stock,
-    room: Desk, fronts: Fronts, shares: Array,
+    room: Desk, shares: Array,
 ) -> tuple[int, int, float, float]:  # fmt: skip
     """(level, parts in `shares`, gain, surplus) of the best place for jobs[0]; no parts: none."""
     jobs, limit, wide, price, rules = lent((jobs, limit, wide, price, rules))
-    sold, left, room, fronts, shares = lent((sold, left, room, fronts, shares))
+    sold, left, room, shares = lent((sold, left, room, shares))
     job = jobs[0]
-    level, parts = _best(job, limit, wide, rules, sold, left, room, fronts)
+    level, parts = _best(job, limit, wide, rules, sold, left, room)
     if parts == 0 and job.lost > 0:
         lost = job.lost
         job.lost = 0.0
-        level, parts = _best(job, limit, wide, rules, sold, left, room, fronts)
+        level, parts = _best(job, limit, wide, rules, sold, left, room)
         job.lost = lost
     gain, surplus = _reckon(job, limit, level, parts, price, rules, sold, room.chosen, shares)
     return level, parts, gain, surplus
@@ -111,7 +112,6 @@ def ask(
 @njit(cache=True, nogil=True)
 def _best(
     job: Record, limit: Floats, wide: Array, rules: Rules, sold: Supply, left: Stock, room: Desk,
-    fronts: Fronts,
 ) -> tuple[int, int]:  # fmt: skip
     """(level, parts in `room.chosen`) of what gains most, if anything does."""
     score, level, parts = NOTHING, NODE, 0
@@ -125,15 +125,13 @@ def _best(
         size = _size(job, one)
         if size == 1:
             continue
-        mood = Mood(0.0, _EVERY)
+        mood = Mood(0.0, _EVERY, NOTHING)
         found, count = on_site(job, limit, size, rules, sold, left, room, mood, score)
         if count:
             score, level, parts = found, SITE, count
         if _spans(job, one):
-            mood = Mood(0.0, _SPOTS)
-            found, count = best_over_sites(
-                job, limit, size, rules, sold, left, room, mood, fronts, score
-            )
+            mood = Mood(0.0, _SPOTS, NOTHING)
+            found, count = over_sites(job, limit, size, rules, sold, left, room, mood, score)
             if count:
                 score, level, parts = found, ANY, count
     return level, parts
@@ -315,8 +313,8 @@ def _gang(job: Record, limit: float, place: Record, rules: Rules, left: Stock, r
     for one in range(_sizes(job)):
         size = _size(job, one)
         found, gpus, count = fill(
-            job, size, limit, keeps, place, left.shelf, rules.failures, Mood(0.0, _EVERY), room,
-            room.trial,
+            job, size, limit, keeps, place, left.shelf, rules.failures, Mood(0.0, _EVERY, NOTHING), room,
+            room.trial, score,
         )  # fmt: skip
         if gpus >= job.least and count > 1 and found > score:
             score, parts = found, count
@@ -327,17 +325,15 @@ def _gang(job: Record, limit: float, place: Record, rules: Rules, left: Stock, r
 @njit(cache=True, nogil=True)
 def ask_over_sites(
     jobs: Array, limit: Floats, price: Floats, rules: Rules, sold: Supply, left: Stock, room: Desk,
-    fronts: Fronts, shares: Array,
+    shares: Array,
 ) -> tuple[int, float, float]:  # fmt: skip
     """(parts in `shares`, gain, surplus) of the best gang over several sites."""
     job, score, parts = jobs[0], NOTHING, 0
     for one in range(_sizes(job)):
         size = _size(job, one)
         if _spans(job, one):
-            mood = Mood(0.0, _SPOTS)
-            found, count = best_over_sites(
-                job, limit, size, rules, sold, left, room, mood, fronts, score
-            )
+            mood = Mood(0.0, _SPOTS, NOTHING)
+            found, count = over_sites(job, limit, size, rules, sold, left, room, mood, score)
             if count:
                 score, parts = found, count
     gain, surplus = _reckon(job, limit, ANY, parts, price, rules, sold, room.chosen, shares)

@@ -30,7 +30,7 @@ from scheduler.matching.ascent import MANY, STEPS, Ascent
 from scheduler.matching.book import Book
 from scheduler.matching.bound import bound
 from scheduler.matching.cells import SLOTS, Cells, cells
-from scheduler.matching.choosing import desk
+from scheduler.matching.desks import desk
 from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches

@@ -19,7 +19,7 @@ from scheduler.matching.supply import held, taken
 from scheduler.matching.tables import NOWHERE
 
 _FEW: Final = 24
-"""So many are sorted by putting each in its place."""
+"""Of so many nodes each is put in its place; more are sorted afterwards."""
 
 PIECE: Final = np.dtype([("gain", "f8"), ("at", "i4"), ("free", "i4"), ("taken", "i4")], align=True)
 """A seat on the shelf: what each of its free GPUs gains, were all of them taken."""
@@ -61,36 +61,45 @@ def lay_out(
     """Lays out what a place has, the best first, from piece `first` on; where they end. A gang of so
     many bears the risk."""
     pieces, lost, end = work.pieces, job.lost * size * limit, first
+    worth, tier, long, few = limit * keeps, job.tier, job.long, place.end - place.first <= _FEW
     for at in range(place.first, place.end):
         one = shelf[at]
-        if one.free and one.tier <= job.tier and one.long >= job.long:
-            paid = held(one, guide, one.free) / one.free
-            piece = pieces[end]
-            piece.gain = limit * keeps - failures[one.tier] * lost - paid
-            piece.at, piece.free = at, one.free
-            end += 1
-    _sort(pieces[first:end], work)
+        if one.free == 0 or one.tier > tier or one.long < long:
+            continue
+        paid = one.ask if guide == 0 else held(one, guide, one.free) / one.free
+        gain, to = worth - failures[one.tier] * lost - paid, end
+        # They stand by ask, which is nearly that.
+        while few and to > first and pieces[to - 1].gain < gain:
+            pieces[to] = pieces[to - 1]
+            to -= 1
+        pieces[to].gain, pieces[to].at, pieces[to].free = gain, at, one.free
+        end += 1
+    if not few:
+        _sort(pieces[first:end], work)
     return end
 
 
 @njit(cache=True, nogil=True)
 def _sort(pieces: Array, work: Bench) -> None:
-    """The best first. They stand by ask, which is nearly that."""
+    """The best first."""
     key, spare = work.key, work.spare
-    if len(pieces) > _FEW:
-        for at in range(len(pieces)):
-            key[at], spare[at] = -pieces[at].gain, pieces[at]
-        order = np.argsort(key[: len(pieces)], kind="mergesort")
-        for at in range(len(pieces)):
-            pieces[at] = spare[order[at]]
-        return
-    for at in range(1, len(pieces)):
-        to = at
-        spare[0] = pieces[at]
-        while to > 0 and pieces[to - 1].gain < spare[0].gain:
-            pieces[to] = pieces[to - 1]
-            to -= 1
-        pieces[to] = spare[0]
+    for at in range(len(pieces)):
+        key[at], spare[at] = -pieces[at].gain, pieces[at]
+    order = np.argsort(key[: len(pieces)], kind="mergesort")
+    for at in range(len(pieces)):
+        pieces[at] = spare[order[at]]
+
+
+@njit(cache=True, nogil=True)
+def promises(size: int, spot: Record, work: Bench) -> float:
+    """What so many GPUs of a spot gain, were no node cut; or all of it, if it has fewer."""
+    total, gpus, at = 0.0, 0, spot.first
+    while gpus < size and at < spot.end:
+        take = min(work.pieces[at].free, size - gpus)
+        total += take * work.pieces[at].gain
+        gpus += take
+        at += 1
+    return total
 
 
 @njit(cache=True, nogil=True)

@@ -13,14 +13,9 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.book import Book
-from scheduler.matching.choosing import (
-    Desk,
-    Mood,
-    chance,
-    choose,
-    rank,
-)
-from scheduler.matching.hoping import Hopes
+from scheduler.matching.choosing import choose
+from scheduler.matching.desks import Desk, Mood, chance, rank
+from scheduler.matching.hoping import NOTHING, Hopes
 from scheduler.matching.lending import lent
 from scheduler.matching.supply import NETS, PART, Stock, Supply, give_back, let, taken
 from scheduler.matching.tables import NOWHERE, Tables, accepts
@@ -97,7 +92,7 @@ def hope(market: Market, jobs: Ints) -> None:
     for at in jobs:
         score, _, count = choose(
             at, market.of, market.hoped, market.sold, market.left, market.room,
-            Mood(0.0, LOOK),
+            Mood(0.0, LOOK, NOTHING),
         )  # fmt: skip
         market.gangs[at].hope = score if count else 0.0
 
@@ -109,7 +104,7 @@ def fill(market: Market, order: Ints, guide: float, look: int) -> None:
     market, order = lent(market), lent(order)
     for at in order:
         if market.gangs[at].parts == 0:
-            _place(market, at, Mood(guide, look))
+            _place(market, at, Mood(guide, look, NOTHING))
 
 
 @njit(cache=True, nogil=True)
@@ -150,7 +145,7 @@ def improve(market: Market, rounds: int, spare: Undo) -> None:
         if at == NOWHERE:
             continue
         count = _pick(market, at, spare.job)
-        before, hoped, mood = 0.0, 0.0, _mood(market.room.random)
+        before, hoped, guide = 0.0, 0.0, _guide(market.room.random)
         kept = 0
         for one in range(count):
             job = spare.job[one]
@@ -170,6 +165,9 @@ def improve(market: Market, rounds: int, spare: Undo) -> None:
         for _ in range(count):
             one = _first(spare.order[:count])
             gang = market.gangs[spare.job[one]]
+            # What would bring less than this would have all put back.
+            floor = gang.hope - (after - before + _ROUNDING) / gang.weight
+            mood = Mood(guide, LOOK, max(floor, NOTHING))
             after += _place(market, spare.job[one], mood) - gang.weight * gang.hope
             if after < before - _ROUNDING:
                 break
@@ -240,14 +238,14 @@ def _restore(market: Market, spare: Undo, count: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _mood(random: Array) -> Mood:
+def _guide(random: Array) -> float:
     """Mostly by asks; else by prices, or between the two."""
     drawn, guide = chance(random), 0.0
     if drawn >= 0.7:
         guide = chance(random)
     elif drawn >= 0.4:
         guide = 1.0
-    return Mood(guide, LOOK)
+    return guide
 
 
 @njit(cache=True, nogil=True)

@@ -6,19 +6,20 @@ order need not be in the book. It is placed by the loops that place a round's jo
 it is cleared to where it was quoted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import cached_property
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from marketplace.core.errors import Invalid
 from scheduler.matching import asking
 from scheduler.matching.arrays import Array, Floats, Ints
-from scheduler.matching.beyond import fronts
 from scheduler.matching.book import MOST_GPUS, NODE_GPUS, Book, Order
+from scheduler.matching.calling import ready
 from scheduler.matching.cells import SLOTS, distinct, slots
-from scheduler.matching.choosing import desk
+from scheduler.matching.desks import desk
 from scheduler.matching.explain import Term
 from scheduler.matching.hoping import NOTHING
 from scheduler.matching.ordering import in_our_order, mixed
@@ -43,8 +44,7 @@ _TERMS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A place for one order. Prices are USD per GPU-hour, sums USD per hour."""
 
     nodes: tuple[int, ...]  # indexes into the book
@@ -126,18 +126,16 @@ class Quotes:
         # 3. Room for an order.
         self._called = {self._classes[old]: new for new, old in enumerate(classes_of.tolist())}
         self._nodes, self._number = nodes, np.argsort(classes_of)
+        self._numbers: list[int] = nodes.tolist()
         self._desk, self._jobs = desk(MOST_GPUS, self._sold, book.params.seed), np.zeros(1, JOB)
-        self._fronts = fronts(self._sold, len(classes_of))
         self._limit = np.zeros(len(classes_of))
         self._shares = asking.room_for_shares(max(book.nodes, MOST_GPUS))
 
     def best(self, order: Order) -> Candidate | None:
-        """The best place; None if the order fits nowhere. Raises Invalid for one without sense."""
+        """The best place; None if the order fits nowhere. Raises Invalid for one without sense. The
+        first takes some milliseconds more."""
         self._take(order)
-        level, parts, gain, surplus = asking.ask(
-            self._jobs, self._limit, self._cheapest, self._price, self._rules, self._sold,
-            self._left, self._desk, self._fronts, self._shares,
-        )  # fmt: skip
+        level, parts, gain, surplus = self._ask()
         if not parts:
             return None
         return self._candidate(self._shares[:parts], level, gain, surplus)
@@ -161,6 +159,13 @@ class Quotes:
         served = np.zeros(book.nodes, bool)
         served[shares["node"]] = True
         return Answer(found, shares, np.flatnonzero(~served), self, order, rated)
+
+    @cached_property
+    def _ask(self) -> Callable[[], tuple[int, int, float, float]]:
+        return ready(
+            asking.ask, self._jobs, self._limit, self._cheapest, self._price, self._rules,
+            self._sold, self._left, self._desk, self._shares,
+        )  # fmt: skip
 
     def warm_up(self) -> None:
         """Loads all loops of a quote, which takes a second, or more where they have to be compiled."""
@@ -201,7 +206,7 @@ class Quotes:
         """And for the best over several sites, if there is one."""
         parts, gain, surplus = asking.ask_over_sites(
             self._jobs, self._limit, self._price, self._rules, self._sold, self._left, self._desk,
-            self._fronts, self._shares,
+            self._shares,
         )  # fmt: skip
         found = np.array([(gain, surplus, 0.0, 0.0, ANY, 0, 0, 0, parts)] if parts else [], FOUND)
         return found, self._named(parts)
@@ -228,7 +233,7 @@ class Quotes:
 
     def _candidate(self, shares: Array, level: int, gain: float, surplus: float) -> Candidate:
         prices, keeps, nodes, gpus = zip(*shares.tolist(), strict=True)
-        nodes = tuple([int(self._nodes[node]) for node in nodes])
+        nodes = tuple([self._numbers[node] for node in nodes])
         eta = keeps[0]
         if level == ANY:
             eta = sum(map(float.__mul__, keeps, map(float, gpus))) / sum(gpus)

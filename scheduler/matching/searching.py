@@ -20,7 +20,7 @@ import numpy as np
 from scheduler.matching import crossing, improving
 from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.ascent import MANY
-from scheduler.matching.choosing import Desk
+from scheduler.matching.desks import Desk
 from scheduler.matching.gathering import Bench
 from scheduler.matching.hoping import hopes
 from scheduler.matching.improving import Market
@@ -137,7 +137,8 @@ def _apart(room: Desk) -> Desk:
     """Another of the same size, with its own chance."""
     work = Bench._make(each.copy() for each in room.work)
     random = np.array([int(room.random[0]) ^ _OTHER or 1], np.uint64)
-    return Desk(room.chosen.copy(), room.trial.copy(), work, random)
+    fronts = room.fronts._replace(hope=room.fronts.hope.copy())
+    return Desk(room.chosen.copy(), room.trial.copy(), work, fronts, random)
 
 
 def _copy(market: Market, room: Desk) -> Market:
