@@ -90,9 +90,11 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Known:
+class Known:
     """What is known of all jobs and nodes of a round's placements."""
 
+    placements: Sequence[Placement]
+    epochs: Sequence[int]
     resumes: Mapping[UUID, Checkpoint]
     failures_per_hour: Mapping[UUID, float]
     usual_failures: float
@@ -104,14 +106,31 @@ class _Known:
 
 def draft(placements: Sequence[Placement], *, now: datetime) -> list[Draft]:
     """Leases with the next epochs, and their specs. A constant number of queries."""
-    known = _known(placements, now)
-    leases = uuids7(len(placements))
-    shares = iter(uuids7(sum(len(each.seats) for each in placements)))
+    return made(read(placements, now=now), now=now) if placements else []
+
+
+def read(placements: Sequence[Placement], *, now: datetime) -> Known:
+    """All that drafts of these are made of."""
+    jobs = [each.job for each in placements]
+    specs.read_inputs(jobs)
+    nodes = {seat.machine.id for each in placements for seat in each.seats}
+    return Known(
+        placements,
+        _epochs(len(placements)),
+        specs.furthest_of(jobs),
+        {node: it.failures_per_hour for node, it in records.known(nodes, now=now).items()},
+        records.unknown().failures_per_hour,
+        {org: ledger.wallet(org) for org in {job.org_id for job in jobs}},
+    )
+
+
+def made(known: Known, *, now: datetime) -> list[Draft]:
+    """The drafts of what was read: asks the database nothing, whatever else it is asked meanwhile."""
+    leases = uuids7(len(known.placements))
+    shares = iter(uuids7(sum(len(each.seats) for each in known.placements)))
     return [
         _draft(placement, lease, list(islice(shares, len(placement.seats))), epoch, known, now=now)
-        for placement, lease, epoch in zip(
-            placements, leases, _epochs(len(placements)), strict=True
-        )
+        for placement, lease, epoch in zip(known.placements, leases, known.epochs, strict=True)
     ]  # fmt: skip
 
 
@@ -145,20 +164,8 @@ def fund(drafts: Sequence[Draft], balances: Mapping[Ref, int], *, now: datetime)
     return plan
 
 
-def _known(placements: Sequence[Placement], now: datetime) -> _Known:
-    jobs = [each.job for each in placements]
-    specs.read_inputs(jobs)
-    nodes = {seat.machine.id for each in placements for seat in each.seats}
-    return _Known(
-        specs.furthest_of(jobs),
-        {node: it.failures_per_hour for node, it in records.known(nodes, now=now).items()},
-        records.unknown().failures_per_hour,
-        {org: ledger.wallet(org) for org in {job.org_id for job in jobs}},
-    )
-
-
 def _draft(
-    placement: Placement, lease: UUID, ids: Sequence[UUID], epoch: int, known: _Known, *,
+    placement: Placement, lease: UUID, ids: Sequence[UUID], epoch: int, known: Known, *,
     now: datetime,
 ) -> Draft:  # fmt: skip
     job, seats, policy = placement.job, placement.seats, settings.POLICY

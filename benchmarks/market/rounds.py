@@ -82,7 +82,7 @@ def _clock() -> Clock:
         clock = Clock(cursor.fetchone()[0])
     clock.watch(clearing, "follow", "clear")
     clock.watch(seating, "seat", "seat")
-    clock.watch(drafting, "draft", "draft")
+    clock.watch(drafting, "made", "draft")
     clock.watch(seating, "still_good", "look again")
     clock.watch(drafting, "fund", "fund")
     clock.watch(clearing, "_commit", "write")
