@@ -8,9 +8,11 @@ import gc
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -27,8 +29,9 @@ from scheduler import (
     seating,
     snapshots,
 )
+from scheduler.beside import Aside
 from scheduler.drafting import Placement
-from scheduler.explaining import Cleared
+from scheduler.explaining import Cleared, Said
 from scheduler.following import Followed
 from scheduler.leases import MARKET_LOCK
 from scheduler.matching.arrays import Array
@@ -99,13 +102,18 @@ def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) 
     seconds = time.perf_counter() - started
     matches = replace(matches, seconds=seconds)
     placed = 0
-    if snapshot.rows:
-        seated = seating.seat(snapshot, matches, now=now)
-        with transaction.atomic():
-            locks.hold(MARKET_LOCK)
-            placed = _commit(snapshot, matches, seated, now=now)
-    displacing.displace_market(snapshot, matches, now=now)
-    explaining.tell(_cleared(snapshot, matches, seconds), now=now)
+    cleared = _cleared(snapshot, matches, seconds)
+    looked = explaining.look(cleared, now=now)
+    with ThreadPoolExecutor(1) as beside:
+        said = Aside(beside, partial(explaining.reckon, cleared, looked))
+        if snapshot.rows:
+            seated = seating.seat(snapshot, matches, now=now)
+            raw = Aside(beside, partial(archive.packed, snapshot, matches))
+            with transaction.atomic():
+                locks.hold(MARKET_LOCK)
+                placed = _commit(snapshot, matches, seated, (raw, said), now=now)
+        displacing.displace_market(snapshot, matches, now=now)
+        explaining.write(said.result(), now=now)
     ladders.clear()
     ladders.update(zip(nodes, balance, strict=True))
     return placed
@@ -119,7 +127,10 @@ def _cleared(snapshot: Snapshot, matches: Matches, seconds: float) -> Cleared:
     )  # fmt: skip
 
 
-def _commit(snapshot: Snapshot, matches: Matches, seated: Seated, *, now: datetime) -> int:
+def _commit(
+    snapshot: Snapshot, matches: Matches, seated: Seated, asides: tuple[Aside[bytes], Aside[Said]], *,
+    now: datetime,
+) -> int:  # fmt: skip
     drafts = seating.still_good(seated, snapshot, now=now)
     last = Round.objects.order_by("-at").first()
     if not drafts and last is not None and now - last.at < _QUIET:
@@ -138,10 +149,10 @@ def _commit(snapshot: Snapshot, matches: Matches, seated: Seated, *, now: dateti
         seed=snapshot.book.params.seed,
         book_sha256=digest(snapshot.book),
     )
-    placed = leases.place_drafts(drafts, round=round, now=now)
+    placed = leases.place_drafts(drafts, round=round, now=now, asides=asides)
     kept = {draft.job.id for draft in placed}
     _publish(round, [draft.placement for draft in placed], now)
-    archive.keep(round, snapshot, matches, kept)
+    archive.keep(round, snapshot, matches, kept, asides[0])
     return len(kept)
 
 

@@ -59,6 +59,10 @@ class Draft(NamedTuple):
     save_s: int
     start_by: datetime
     shares: list[Share]
+    gpus: int
+    """In all of the gang."""
+    hourly: int
+    """What the gang costs, micros per hour."""
 
     @property
     def job(self) -> Job:
@@ -68,16 +72,6 @@ class Draft(NamedTuple):
     def nodes(self) -> list[UUID]:
         """By rank."""
         return [seat.machine.id for seat in self.placement.seats]
-
-    @property
-    def gpus(self) -> int:
-        """In all of the gang."""
-        return sum(len(seat.gpus) for seat in self.placement.seats)
-
-    @property
-    def hourly(self) -> int:
-        """What the gang costs, micros per hour."""
-        return sum(share.price_micros * len(share.seat.gpus) for share in self.shares)
 
 
 @dataclass(frozen=True)
@@ -197,7 +191,12 @@ def _draft(
     ]  # fmt: skip
     start_by = now + timedelta(seconds=max(patience))
     wallet, escrowed = known.wallets[job.org_id], ledger.escrow(job.id)
-    return Draft(lease, placement, wallet, escrowed, epoch, attempt.save_s, start_by, shares)
+    counts = [len(seat.gpus) for seat in seats]
+    hourly = sum([share.price_micros * gpus for share, gpus in zip(shares, counts, strict=True)])
+    return Draft(
+        lease, placement, wallet, escrowed, epoch, attempt.save_s, start_by, shares, sum(counts),
+        hourly,
+    )  # fmt: skip
 
 
 def _epochs(count: int) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import numpy as np
@@ -123,16 +123,37 @@ class Cleared:
         return Names(called, ())
 
 
-def tell(round: Cleared, *, now: datetime) -> None:
-    """Writes down what there is to tell. Outside of the round's transaction: it may be lost."""
+@dataclass(frozen=True)
+class Looked:
+    """What the database says before there is anything to tell."""
+
+    jobs: Sequence[int]
+    """Those that are due, by their numbers in the book."""
+    offers: Sequence[int]
+    opening: Sequence[tuple[datetime, Lot]]
+    """Offers out of their windows."""
+
+
+Said: TypeAlias = Sequence[tuple[UUID, JobTold | OfferTold]]
+"""Job's or offer's id → what it is told."""
+
+
+def look(round: Cleared, *, now: datetime) -> Looked:
+    """Whom this round tells something. A few queries."""
     waits, idles = _waits(round), _idles(round)
     looked = _looked_at([*waits.values(), *idles.values()])
+    jobs = _due(waits, looked, now)
+    return Looked(jobs, _due(idles, looked, now), market.opening(now) if jobs else ())
+
+
+def reckon(round: Cleared, looked: Looked) -> Said:
+    """What they are told. Asks the database nothing, so it may be done beside the round's writing."""
     again = int(_CLEAR_S / max(round.seconds, 0.001))
-    said: list[tuple[UUID, JobTold | OfferTold]]
-    said = [
-        *_to_jobs(round, _due(waits, looked, now), again // 2, now),
-        *_to_offers(round, _due(idles, looked, now), again // 2),
-    ]
+    return [*_to_jobs(round, looked, again // 2), *_to_offers(round, looked.offers, again // 2)]
+
+
+def write(said: Said, *, now: datetime) -> None:
+    """Writes it down. Outside of the round's transaction: it may be lost."""
     Told.objects.bulk_create(
         [Told(subject=subject, says=asdict(told), looked_at=now) for subject, told in said],
         update_conflicts=True,
@@ -196,13 +217,13 @@ def _due(subjects: Mapping[int, UUID], looked: Mapping[UUID, datetime], now: dat
 
 
 def _to_jobs(
-    round: Cleared, due: Sequence[int], again: int, now: datetime
+    round: Cleared, looked: Looked, again: int
 ) -> Iterator[tuple[UUID, JobTold]]:
     """Changes are tried out, by clearing `again` as often as there is time for; the others follow
     from what is free and at which prices."""
     pairs = 0
-    openings = Openings(market.opening(now) if due else (), pairs=_MOST_PAIRS)
-    for found in explain.waiting(round.book, round.matches, due):
+    openings = Openings(looked.opening, pairs=_MOST_PAIRS)
+    for found in explain.waiting(round.book, round.matches, looked.jobs):
         job, wanted = round.jobs[found.job], round.wanted[found.job]
         if found.why is not Why.UNFIT:
             words = saying.why_waits(found, round.names)

@@ -131,7 +131,7 @@ def held(lots: Iterable[Lot]) -> list[Lot]:
         return []
     of_node = {lot.stands.node: lot for lot in lots}
     return [
-        _for_one(of_node[node], job, least, Devices(*gpus))
+        _for_one(of_node[node], job, least, Devices(*gpus, mark=0))
         for node, gpu_class, job, least, *gpus in found
         if node in of_node and of_node[node].stands.gpu_class == gpu_class
     ]
@@ -172,7 +172,7 @@ def _silent(now: datetime) -> frozenset[str]:
 def _lot(row: tuple[Any, ...], sites: dict[str, Ground], tier: Tier, take_bps: int) -> Lot:
     (offer, pk, node, ask, own_org, scripts, opens, site_id, lan, environment, disk, nvlink, egress,
      builds, python, torch, registries, ray, gpu_class, gpus, free, memory, name, memory_host,
-     bandwidth, fitted, version, ids, uuids, memories) = row  # fmt: skip
+     bandwidth, fitted, version, *devices) = row  # fmt: skip
     site = sites[site_id]
     stands = Stands(
         node, site.org, gpu_class, gpus, free, memory, disk, site.trust, tier, site.region,
@@ -182,8 +182,8 @@ def _lot(row: tuple[Any, ...], sites: dict[str, Ground], tier: Tier, take_bps: i
     place = site.id if lan else f"node-{node}"
     machine = Machine(pk, name, site.supplier, lan, environment, memory_host, bandwidth, fitted)
     opens = "" if opens == "[]" else opens
-    devices = Devices(ids, uuids, memories) if free else _NONE
-    return Lot(offer, ask, free, stands, opens, nvlink, site, place, machine, version, devices)
+    here = Devices(*devices) if free else _NONE
+    return Lot(offer, ask, free, stands, opens, nvlink, site, place, machine, version, here)
 
 
 @lru_cache(maxsize=10_000)
@@ -197,9 +197,9 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(json.loads(text))
 
 
-_NONE: Final = Devices(b"", (), ())
+_NONE: Final = Devices((), (), (), 0)
 _DEVICES: Final = """
-            string_agg(uuid_send(d.id), '' ORDER BY d.index){only} AS ids,
+            array_agg(d.id ORDER BY d.index){only} AS ids,
             array_agg(d.uuid ORDER BY d.index){only} AS uuids,
             array_agg(d.memory_bytes ORDER BY d.index){only} AS memories"""
 """As `Devices` has them."""
@@ -211,7 +211,7 @@ _SELECT: Final = """
         n.python, n.torch, n.registries::text,
         coalesce(n.inventory -> 'environment' -> 'packages' ? 'ray', false),
         g.gpu_class, g.gpus, g.free, g.memory, n.name, n.memory_bytes, n.bandwidth_mbps, g.fitted,
-        {version}, g.ids, g.uuids, g.memories
+        {version}, g.ids, g.uuids, g.memories, hash_array_extended(g.ids, 0)
     FROM suppliers_offer o
     JOIN suppliers_node n ON n.id = o.node_id
     JOIN suppliers_site s ON s.id = n.site_id

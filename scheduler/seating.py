@@ -195,7 +195,7 @@ def _is_doubted(row: Lot, idle: Idle | None) -> bool:
     """Whether an offer may be other than the book has it. Of a hold no version tells whether all of
     it is still free, nor that a GPU has less memory than before: a node that comes back has its
     session a moment before its inventory."""
-    if idle is None or idle.version != row.version or idle.ids != row.devices.ids:
+    if idle is None or idle.version != row.version or idle.mark != row.devices.mark:
         return True
     return bool(row.stands.held_for) or idle.memory_bytes < row.stands.memory_bytes
 

@@ -57,19 +57,18 @@ def seated(offer: Offer, gpus: Sequence[Gpu], price_micros: int) -> Seat:
 
 
 class Devices(NamedTuple):
-    """GPUs of one class as they were read, in the order of their machine: few of all that are read are
-    seated, and made into instances."""
+    """GPUs of one class as they were read, in the order of their machine: instances are made of those
+    only that are seated."""
 
-    ids: bytes
-    """Of each its 16."""
+    ids: Sequence[UUID]
     uuids: Sequence[str]
     memories: Sequence[int]
+    mark: int
+    """The database's hash of their ids."""
 
     def of(self, gpu_class: str) -> list[Device]:
         """As instances."""
-        each = range(0, len(self.ids), 16)
-        ids = [UUID(bytes=self.ids[at : at + 16]) for at in each]
-        return list(map(Device, ids, self.uuids, repeat(gpu_class), self.memories))
+        return list(map(Device, self.ids, self.uuids, repeat(gpu_class), self.memories))
 
 
 class Idle(NamedTuple):
@@ -77,8 +76,8 @@ class Idle(NamedTuple):
 
     version: int
     """Of the offer's rows: as a lot's."""
-    ids: bytes
-    """Of its GPUs, in the order of the machine: as `Devices` has them."""
+    mark: int
+    """Of its GPUs: as `Devices` has it."""
     memory_bytes: int
     """Of the smallest of them."""
 
@@ -105,12 +104,12 @@ LETTABLE: Final = """o.state = 'open' AND n.state = 'ready' AND n.lost_at IS NUL
 # What is let is looked up GPU by GPU, and not joined: until PostgreSQL has counted it, it is taken for
 # nothing, and gone through for each GPU, which took half a second where 500 were let.
 _IDLE: Final = f"""
-    SELECT o.id, g.gpu_class, coalesce(g.job_id::text, ''), {VERSION}, g.ids, g.memory
+    SELECT o.id, g.gpu_class, coalesce(g.job_id::text, ''), {VERSION}, hash_array_extended(g.ids, 0), g.memory
     FROM suppliers_offer o
     JOIN suppliers_node n ON n.id = o.node_id
     JOIN suppliers_site s ON s.id = n.site_id
     JOIN (
-        SELECT d.node_id, d.gpu_class, string_agg(uuid_send(d.id), '' ORDER BY d.index) AS ids,
+        SELECT d.node_id, d.gpu_class, array_agg(d.id ORDER BY d.index) AS ids,
             min(d.memory_bytes) AS memory, k.job_id
         FROM suppliers_gpu d
         LEFT JOIN scheduler_heldgpu h ON h.gpu_id = d.id
