@@ -49,10 +49,12 @@ def packed(snapshot: Snapshot, matches: Matches) -> bytes:
 
 
 def keep(
-    round: Round, snapshot: Snapshot, matches: Matches, kept: Collection[UUID], raw: Aside[bytes]
-) -> None:
+    round: Round, snapshot: Snapshot, matches: Matches, kept: Collection[UUID],
+    raw: Aside[bytes] | None = None,
+) -> None:  # fmt: skip
     """Writes down a round's book and matches, and brings its figures to what was kept of these:
-    the jobs of `kept`. `raw` is what `packed` makes. In the round's transaction."""
+    the jobs of `kept`. `raw` is what `packed` makes, if it was begun before. In the round's
+    transaction."""
     matched = np.flatnonzero(matches.level >= 0).tolist()
     dropped = np.zeros(len(snapshot.jobs), bool)
     dropped[[at for at in matched if snapshot.jobs[at].id not in kept]] = True
@@ -70,8 +72,8 @@ def keep(
         decided=float(matches.welfare),
         dropped_jobs=int(dropped.sum()),
     )
-    whole = not dropped.any()
-    body = raw.result() if whole else _raw(_all_of(snapshot, matches, dropped))
+    whole = raw if not dropped.any() else None
+    body = whole.result() if whole else _raw(_all_of(snapshot, matches, dropped))
     bulk.write_bytes(record, "raw", body)
 
 

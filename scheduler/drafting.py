@@ -166,9 +166,8 @@ def _draft(
     resume = known.resumes.get(job.id)
     brought = specs.brought(job)
     patience = specs.patience(brought, seats, resume, policy)
-    failures = [
-        known.failures_per_hour.get(seat.machine.id, known.usual_failures) for seat in seats
-    ]
+    of, usual = known.failures_per_hour, known.usual_failures
+    failures = [of.get(seat.machine.id, usual) for seat in seats] if of else [usual] * len(seats)
     attempt = specs.Attempt(
         job=job,
         brought=brought,

@@ -216,9 +216,7 @@ def _due(subjects: Mapping[int, UUID], looked: Mapping[UUID, datetime], now: dat
     return (never + [at for when, at in sorted(stale) if when < now - _FRESH])[:_MOST]
 
 
-def _to_jobs(
-    round: Cleared, looked: Looked, again: int
-) -> Iterator[tuple[UUID, JobTold]]:
+def _to_jobs(round: Cleared, looked: Looked, again: int) -> Iterator[tuple[UUID, JobTold]]:
     """Changes are tried out, by clearing `again` as often as there is time for; the others follow
     from what is free and at which prices."""
     pairs = 0

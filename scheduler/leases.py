@@ -24,7 +24,7 @@ from marketplace.core.money import take_of
 from marketplace.ledger import services as ledger
 from marketplace.models import advance
 from scheduler import credits, drafting, jobends, metering, restores
-from scheduler.beside import Aside
+from scheduler.beside import Aside, begin
 from scheduler.drafting import Draft, Placement
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
 from scheduler.seats import Seat
@@ -42,14 +42,19 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
 
 
 def place_drafts(
-    drafts: Sequence[Draft], *, round: Round | None, now: datetime, asides: Iterable[Aside[Any]] = ()
+    drafts: Sequence[Draft],
+    *,
+    round: Round | None,
+    now: datetime,
+    asides: Iterable[Aside[Any]] = (),
 ) -> list[Draft]:
     """The same for placements that were drafted before; returns those that could be paid.
 
     The caller knows under that lock that the jobs (locked) are queued and the GPUs free
     (`seating.still_good`), so nothing here can have moved but money: a job whose wallet no longer
     covers a start is left out, and stopped with the reason. `gpu_let_once` is the last guard and fails
-    loudly. `asides` are begun when only the database has anything left to do. The number of statements does not grow with the placements.
+    loudly. The number of statements does not grow with the placements. `asides` are begun when only
+    the database has anything left to do.
     """
     # 1. Money: every wallet and escrow at once, in one order.
     balances = ledger.hold(ref for each in drafts for ref in (each.wallet, each.escrow))
@@ -60,7 +65,7 @@ def place_drafts(
         tables = (_leases, _shares, _gpus) if placed else ()
         spelled = [beside.submit(_spelled, table, placed, round, now) for table in tables]
         moves, where = beside.submit(ledger.name, plan.moves), beside.submit(_where, placed)
-        where.add_done_callback(lambda _: [aside.begin() for aside in asides])
+        where.add_done_callback(lambda _: begin(asides))
         for rows in spelled:
             bulk.send(rows.result())
         ledger.post(moves.result(), now=now, held=balances)
@@ -80,9 +85,7 @@ def place_drafts(
 _Rows: TypeAlias = Callable[[Sequence[Draft], Round | None, datetime], Spelled]
 
 
-def _spelled(
-    rows: _Rows, placed: Sequence[Draft], round: Round | None, now: datetime
-) -> Spelled:
+def _spelled(rows: _Rows, placed: Sequence[Draft], round: Round | None, now: datetime) -> Spelled:
     made = rows(placed, round, now)
     return made._replace(batches=list(made.batches))
 
@@ -133,9 +136,7 @@ def _shares(placed: Sequence[Draft], round: Round | None, now: datetime) -> Spel
 
 
 def _gpus(placed: Sequence[Draft], round: Round | None, now: datetime) -> Spelled:
-    let = [
-        (draft.id, share.seat.gpus) for draft in placed for share in draft.shares
-    ]
+    let = [(draft.id, share.seat.gpus) for draft in placed for share in draft.shares]
     return bulk.spell(
         LeasedGpu,
         {

@@ -131,7 +131,7 @@ def held(lots: Iterable[Lot]) -> list[Lot]:
         return []
     of_node = {lot.stands.node: lot for lot in lots}
     return [
-        _for_one(of_node[node], job, least, Devices(*gpus, mark=0))
+        _for_one(of_node[node], job, least, Devices(*gpus))
         for node, gpu_class, job, least, *gpus in found
         if node in of_node and of_node[node].stands.gpu_class == gpu_class
     ]
@@ -230,9 +230,7 @@ _SELECT: Final = """
     ORDER BY o.id
 """
 _FREE: Final = _DEVICES.format(only=" FILTER (WHERE l.gpu_id IS NULL AND h.gpu_id IS NULL)")
-_ALL: Final = _SELECT.format(
-    version=VERSION, devices=_FREE, lettable=LETTABLE, gpus="", offers=""
-)
+_ALL: Final = _SELECT.format(version=VERSION, devices=_FREE, lettable=LETTABLE, gpus="", offers="")
 _THESE: Final = "o.id = ANY(%(offers)s::uuid[]) OR o.node_id = ANY(%(nodes)s::uuid[])"
 _SOME: Final = _SELECT.format(
     version=VERSION,
@@ -244,7 +242,7 @@ _SOME: Final = _SELECT.format(
 # A hold of which a GPU is still let, or gone, is offered to nobody yet.
 _HELD: Final = f"""
     SELECT d.node_id::text, d.gpu_class, o.job_id::text, max(h.least_micros),
-        {_DEVICES.format(only="")}
+        {_DEVICES.format(only="")}, 0
     FROM scheduler_hold o
     JOIN scheduler_heldgpu h ON h.hold_id = o.id
     JOIN suppliers_gpu d ON d.id = h.gpu_id

@@ -12,7 +12,7 @@ it those are kept of which nothing has moved since.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -55,6 +55,8 @@ def seat(snapshot: Snapshot, matches: Matches, *, now: datetime) -> Seated:
     """Drafts of all matches that can have their seats. Without a lock."""
     since = following.oldest_under_way()
     gangs = _gangs(snapshot, matches)
+    if not gangs:
+        return Seated([], since)
     rows = {node: snapshot.rows[node] for gang in gangs for node in gang.rows}
     able = _placed(gangs, snapshot, _Free(rows, frozenset()))
     known = drafting.read([placement for _, placement in able], now=now)
@@ -164,7 +166,7 @@ _HOLD_QUEUED: Final = """
 class _Free:
     """What is free of some nodes of a book, less what gang after gang takes of it."""
 
-    def __init__(self, rows: Mapping[int, Lot], taken: Set[UUID]) -> None:
+    def __init__(self, rows: Mapping[int, Lot], taken: Collection[UUID]) -> None:
         self._left: dict[int, tuple[Lot, list[Device]]] = {}
         for node, row in rows.items():
             devices = row.devices.of(row.stands.gpu_class)

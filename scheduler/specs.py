@@ -279,10 +279,10 @@ def _image(image: ContainerImage | None) -> protocol.Image | None:
 
 def _host_memory(seat: Seat) -> int:
     """Bytes of main memory that come with the GPUs: their share of the machine."""
-    if is_cpu(seat.gpus[0].gpu_class):
-        return sum(gpu.memory_bytes for gpu in seat.gpus)
-    machine = seat.machine
-    return int(machine.memory_bytes * _HOST_SHARE * len(seat.gpus) / max(1, machine.fitted))
+    gpus, machine = seat.gpus, seat.machine
+    if is_cpu(gpus[0].gpu_class):
+        return sum(gpu.memory_bytes for gpu in gpus)
+    return int(machine.memory_bytes * _HOST_SHARE * len(gpus) / (machine.fitted or 1))
 
 
 def _inputs(brought: Brought, known: Files) -> list[protocol.Input]:
