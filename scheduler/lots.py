@@ -22,7 +22,7 @@ from marketplace.core.fit import Stands
 from marketplace.core.hardware import Tier
 from marketplace.core.money import gross_ask
 from scheduler import records
-from scheduler.seats import LETTABLE, VERSION, Devices, Machine
+from scheduler.seats import LETTABLE, NONE, VERSION, Devices, Machine
 from suppliers.models import Offer
 
 _LEAST_WINDOW: Final = timedelta(minutes=10)
@@ -65,7 +65,7 @@ class Lot(NamedTuple):
     machine: Machine
     version: int
     """Of its rows, as they were read: another one, and they may have changed."""
-    devices: Devices
+    devices: Devices = NONE
     """Those of its GPUs that are free."""
 
     @property
@@ -182,7 +182,7 @@ def _lot(row: tuple[Any, ...], sites: dict[str, Ground], tier: Tier, take_bps: i
     place = site.id if lan else f"node-{node}"
     machine = Machine(pk, name, site.supplier, lan, environment, memory_host, bandwidth, fitted)
     opens = "" if opens == "[]" else opens
-    here = Devices(*devices) if free else _NONE
+    here = Devices(*devices) if free else NONE
     return Lot(offer, ask, free, stands, opens, nvlink, site, place, machine, version, here)
 
 
@@ -197,7 +197,6 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(json.loads(text))
 
 
-_NONE: Final = Devices((), (), (), 0)
 _DEVICES: Final = """
             array_agg(d.id ORDER BY d.index){only} AS ids,
             array_agg(d.uuid ORDER BY d.index){only} AS uuids,

@@ -85,7 +85,7 @@ def still_good(seated: Seated, snapshot: Snapshot, *, now: datetime) -> list[Dra
     for gang, draft in seated.drafts:
         if draft.job.id not in queued:
             log.info("job %s is left to the next round: it has moved", draft.job.id)
-        elif moved.isdisjoint(draft.nodes):
+        elif not moved or moved.isdisjoint(draft.nodes):
             kept.append((gang, draft))
         else:
             again.append(gang)

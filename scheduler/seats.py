@@ -71,6 +71,9 @@ class Devices(NamedTuple):
         return list(map(Device, self.ids, self.uuids, repeat(gpu_class), self.memories))
 
 
+NONE: Final = Devices((), (), (), 0)
+
+
 class Idle(NamedTuple):
     """What nobody has of an open offer."""
 
