@@ -20,6 +20,7 @@ from marketplace.core.money import with_premium
 from marketplace.ledger import services as ledger
 from marketplace.ledger.services import Move, Ref
 from scheduler import escrow, records, specs
+from scheduler.escrow import Funding
 from scheduler.seats import Seat
 from scheduler.specs import Files
 
@@ -78,9 +79,22 @@ class Draft(NamedTuple):
 class Plan:
     """Who can start, who lacks what a start takes (in micros), and the moves of both."""
 
+    now: datetime
     funded: list[Draft] = field(default_factory=list)
     short: dict[Job, int] = field(default_factory=dict)
-    moves: list[Move] = field(default_factory=list)
+    home: list[Move] = field(default_factory=list)
+    """What those who can't start had in escrow."""
+    fundings: list[Funding] = field(default_factory=list)
+    """Of the funded."""
+
+    def moves(self) -> list[Move]:
+        """All of them."""
+        filled = zip(self.funded, self.fundings, strict=True)
+        return self.home + [
+            escrow.filling(each.wallet, each.escrow, each.epoch, funding, now=self.now)
+            for each, funding in filled
+            if funding.amount
+        ]
 
 
 @dataclass(frozen=True)
@@ -131,7 +145,7 @@ def made(known: Known, *, now: datetime) -> list[Draft]:
 def fund(drafts: Sequence[Draft], balances: Mapping[Ref, int], *, now: datetime) -> Plan:
     """Fills the escrows one start after the other, by `balances`; what a job that can't start has
     in escrow goes home, where the next may spend it. Pure but for `paid_through_s`."""
-    plan, left, policy = Plan(), dict(balances), settings.POLICY
+    plan, left, policy = Plan(now), dict(balances), settings.POLICY
     for each in drafts:
         job, rate, parts = each.job, each.hourly, len(each.shares)
         wallet, held = each.wallet, each.escrow
@@ -143,18 +157,16 @@ def fund(drafts: Sequence[Draft], balances: Mapping[Ref, int], *, now: datetime)
         )  # fmt: skip
         if in_escrow + funding.amount >= needed:
             plan.funded.append(each)
+            plan.fundings.append(funding)
             for share in each.shares:
                 share.paid_through_s = funding.seconds
-            moves = []
-            if funding.amount:
-                moves.append(escrow.filling(wallet, held, each.epoch, funding, now=now))
+            left[wallet] -= funding.amount
+            left[held] += funding.amount
         else:
             plan.short[job] = needed
-            moves = escrow.rest(job, now=now, held=in_escrow)
-        for move in moves:
-            left[move.debit] -= move.amount
-            left[move.credit] += move.amount
-        plan.moves.extend(moves)
+            plan.home.extend(escrow.rest(job, now=now, held=in_escrow))
+            left[wallet] += in_escrow
+            left[held] -= in_escrow
     return plan
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import islice
 from typing import Final, TypeAlias
 from uuid import UUID
 
@@ -211,7 +212,9 @@ def _idles(round: Cleared) -> dict[int, UUID]:
 
 def _due(subjects: Mapping[int, UUID], looked: Mapping[UUID, datetime], now: datetime) -> list[int]:
     """Those first that were never looked at, then those of longest ago."""
-    never = [at for at, pk in subjects.items() if pk not in looked]
+    never = list(islice((at for at, pk in subjects.items() if pk not in looked), _MOST))
+    if len(never) == _MOST:
+        return never
     stale = [(looked[pk], at) for at, pk in subjects.items() if pk in looked]
     return (never + [at for when, at in sorted(stale) if when < now - _FRESH])[:_MOST]
 

@@ -64,7 +64,8 @@ def place_drafts(
     with ThreadPoolExecutor(1) as beside:
         tables = (_leases, _shares, _gpus) if placed else ()
         spelled = [beside.submit(_spelled, table, placed, round, now) for table in tables]
-        moves, where = beside.submit(ledger.name, plan.moves), beside.submit(_where, placed)
+        moves = beside.submit(lambda: ledger.name(plan.moves()))
+        where = beside.submit(_where, placed)
         where.add_done_callback(lambda _: begin(asides))
         for rows in spelled:
             bulk.send(rows.result())
