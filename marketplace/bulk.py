@@ -33,6 +33,13 @@ def numbers(values: Iterable[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
+class Spelled(NamedTuple):
+    """New rows of one table, as they are sent."""
+
+    statement: str
+    batches: Iterable[bytes]
+
+
 def write(model: type[Model], each: Mapping[str, Sequence[Any]], alike: Mapping[str, Any]) -> None:
     """Writes new rows without making instances of them: `each` has a value for every row, `alike`
     one for all; by the columns' names (`job_id`). What neither has is the field's default.
@@ -41,7 +48,15 @@ def write(model: type[Model], each: Mapping[str, Sequence[Any]], alike: Mapping[
     database counts up are left to it. Raises IntegrityError, and ValueError for columns of several
     lengths.
     """
-    meta, quote = model._meta, connection.ops.quote_name
+    send(spell(model, each, alike))
+
+
+def spell(
+    model: type[Model], each: Mapping[str, Sequence[Any]], alike: Mapping[str, Any]
+) -> Spelled:
+    """The same, but for the writing: asks the database nothing, so that a thread beside the caller's
+    may do it while the database takes in other rows."""
+    meta = model._meta
     fields = {
         field.attname: field
         for field in meta.concrete_fields
@@ -59,13 +74,19 @@ def write(model: type[Model], each: Mapping[str, Sequence[Any]], alike: Mapping[
         [_framed(value, fields[name]) for name, value in zip(rest, values, strict=True)]
     )
     rows = _rows([(fields[name], each[name]) for name in names], len(fields), tail)
-    listed = ", ".join(quote(fields[name].column or name) for name in (*names, *rest))
+    listed = ", ".join(f'"{fields[name].column or name}"' for name in (*names, *rest))
+    statement = f'COPY "{meta.db_table}" ({listed}) FROM STDIN (FORMAT BINARY)'
+    return Spelled(statement, _batches(rows))
+
+
+def send(rows: Spelled) -> None:
+    """Writes what was spelled, in the caller's transaction."""
     with (
         connection.wrap_database_errors,
         connection.cursor() as cursor,
-        cursor.copy(f"COPY {quote(meta.db_table)} ({listed}) FROM STDIN (FORMAT BINARY)") as copy,
+        cursor.copy(rows.statement) as copy,
     ):
-        for some in _batches(rows):
+        for some in rows.batches:
             copy.write(some)
 
 

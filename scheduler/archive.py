@@ -21,6 +21,7 @@ from django.conf import settings
 from marketplace import bulk, storage
 from marketplace.core.errors import Missing, Unavailable
 from marketplace.core.money import MICRO
+from scheduler.beside import Aside
 from scheduler.matching import arrays, proofs
 from scheduler.matching import book as books
 from scheduler.matching import matches as results
@@ -42,9 +43,18 @@ CHECKED_UNASKED: Final = 4_000
 """Rounds of up to so many rows are checked when they are released: a second or so each."""
 
 
-def keep(round: Round, snapshot: Snapshot, matches: Matches, kept: Collection[UUID]) -> None:
+def packed(snapshot: Snapshot, matches: Matches) -> bytes:
+    """A round's book and matches as they are kept if all matches are."""
+    return _raw(_all_of(snapshot, matches, np.zeros(len(snapshot.jobs), bool)))
+
+
+def keep(
+    round: Round, snapshot: Snapshot, matches: Matches, kept: Collection[UUID],
+    raw: Aside[bytes] | None = None,
+) -> None:  # fmt: skip
     """Writes down a round's book and matches, and brings its figures to what was kept of these:
-    the jobs of `kept`. In the round's transaction."""
+    the jobs of `kept`. `raw` is what `packed` makes, if it was begun before. In the round's
+    transaction."""
     matched = np.flatnonzero(matches.level >= 0).tolist()
     dropped = np.zeros(len(snapshot.jobs), bool)
     dropped[[at for at in matched if snapshot.jobs[at].id not in kept]] = True
@@ -62,7 +72,9 @@ def keep(round: Round, snapshot: Snapshot, matches: Matches, kept: Collection[UU
         decided=float(matches.welfare),
         dropped_jobs=int(dropped.sum()),
     )
-    bulk.write_bytes(record, "raw", _raw(_all_of(snapshot, matches, dropped)))
+    whole = raw if not dropped.any() else None
+    body = whole.result() if whole else _raw(_all_of(snapshot, matches, dropped))
+    bulk.write_bytes(record, "raw", body)
 
 
 def publish() -> int:

@@ -8,9 +8,11 @@ import gc
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -27,8 +29,9 @@ from scheduler import (
     seating,
     snapshots,
 )
+from scheduler.beside import Aside
 from scheduler.drafting import Placement
-from scheduler.explaining import Cleared
+from scheduler.explaining import Cleared, Said
 from scheduler.following import Followed
 from scheduler.leases import MARKET_LOCK
 from scheduler.matching.arrays import Array
@@ -46,7 +49,7 @@ log = logging.getLogger(__name__)
 _QUIET: Final = timedelta(minutes=1)
 """Rounds that match nothing are written down no more often than this."""
 
-_NO_PRICES: Final = (0.0,) * len(SLOTS)
+_NO_PRICES: Final = np.zeros(len(SLOTS))
 
 FOLLOWED: Final = Followed()
 """The book of this process, if it is the worker that clears."""
@@ -93,19 +96,27 @@ def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) 
     if not snapshot.jobs:
         return 0
     nodes = [snapshots.name_of(row) for row in snapshot.rows]
-    last = np.array([ladders.get(node, _NO_PRICES) for node in nodes]).reshape(-1, len(SLOTS))
+    last = None
+    if ladders and nodes:
+        last = np.concatenate([ladders.get(node, _NO_PRICES) for node in nodes])
+        last = last.reshape(-1, len(SLOTS))
     started = time.perf_counter()
-    matches, balance = follow(snapshot.book, last if ladders else None)
+    matches, balance = follow(snapshot.book, last)
     seconds = time.perf_counter() - started
     matches = replace(matches, seconds=seconds)
     placed = 0
-    if snapshot.rows:
-        seated = seating.seat(snapshot, matches, now=now)
-        with transaction.atomic():
-            locks.hold(MARKET_LOCK)
-            placed = _commit(snapshot, matches, seated, now=now)
-    displacing.displace_market(snapshot, matches, now=now)
-    explaining.tell(_cleared(snapshot, matches, seconds), now=now)
+    cleared = _cleared(snapshot, matches, seconds)
+    looked = explaining.look(cleared, now=now)
+    with ThreadPoolExecutor(1) as beside:
+        said = Aside(beside, partial(explaining.reckon, cleared, looked))
+        if snapshot.rows:
+            seated = seating.seat(snapshot, matches, now=now)
+            raw = Aside(beside, partial(archive.packed, snapshot, matches))
+            with transaction.atomic():
+                locks.hold(MARKET_LOCK)
+                placed = _commit(snapshot, matches, seated, now=now, raw=raw, said=said)
+        displacing.displace_market(snapshot, matches, now=now)
+        explaining.write(said.result(), now=now)
     ladders.clear()
     ladders.update(zip(nodes, balance, strict=True))
     return placed
@@ -119,7 +130,12 @@ def _cleared(snapshot: Snapshot, matches: Matches, seconds: float) -> Cleared:
     )  # fmt: skip
 
 
-def _commit(snapshot: Snapshot, matches: Matches, seated: Seated, *, now: datetime) -> int:
+def _commit(
+    snapshot: Snapshot, matches: Matches, seated: Seated, *, now: datetime,
+    raw: Aside[bytes] | None = None, said: Aside[Said] | None = None,
+) -> int:  # fmt: skip
+    """How many jobs it places. `raw` is what `archive.packed` makes, `said` what is told; both are
+    begun on the way."""
     drafts = seating.still_good(seated, snapshot, now=now)
     last = Round.objects.order_by("-at").first()
     if not drafts and last is not None and now - last.at < _QUIET:
@@ -138,10 +154,11 @@ def _commit(snapshot: Snapshot, matches: Matches, seated: Seated, *, now: dateti
         seed=snapshot.book.params.seed,
         book_sha256=digest(snapshot.book),
     )
-    placed = leases.place_drafts(drafts, round=round, now=now)
+    asides = [aside for aside in (raw, said) if aside is not None]
+    placed = leases.place_drafts(drafts, round=round, now=now, asides=asides)
     kept = {draft.job.id for draft in placed}
     _publish(round, [draft.placement for draft in placed], now)
-    archive.keep(round, snapshot, matches, kept)
+    archive.keep(round, snapshot, matches, kept, raw)
     return len(kept)
 
 

@@ -20,6 +20,7 @@ from marketplace.core.money import with_premium
 from marketplace.ledger import services as ledger
 from marketplace.ledger.services import Move, Ref
 from scheduler import escrow, records, specs
+from scheduler.escrow import Funding
 from scheduler.seats import Seat
 from scheduler.specs import Files
 
@@ -59,6 +60,10 @@ class Draft(NamedTuple):
     save_s: int
     start_by: datetime
     shares: list[Share]
+    gpus: int
+    """In all of the gang."""
+    hourly: int
+    """What the gang costs, micros per hour."""
 
     @property
     def job(self) -> Job:
@@ -69,30 +74,35 @@ class Draft(NamedTuple):
         """By rank."""
         return [seat.machine.id for seat in self.placement.seats]
 
-    @property
-    def gpus(self) -> int:
-        """In all of the gang."""
-        return sum(len(seat.gpus) for seat in self.placement.seats)
-
-    @property
-    def hourly(self) -> int:
-        """What the gang costs, micros per hour."""
-        return sum(share.price_micros * len(share.seat.gpus) for share in self.shares)
-
 
 @dataclass(frozen=True)
 class Plan:
     """Who can start, who lacks what a start takes (in micros), and the moves of both."""
 
+    now: datetime
     funded: list[Draft] = field(default_factory=list)
     short: dict[Job, int] = field(default_factory=dict)
-    moves: list[Move] = field(default_factory=list)
+    home: list[Move] = field(default_factory=list)
+    """What those who can't start had in escrow."""
+    fundings: list[Funding] = field(default_factory=list)
+    """Of the funded."""
+
+    def moves(self) -> list[Move]:
+        """All of them."""
+        filled = zip(self.funded, self.fundings, strict=True)
+        return self.home + [
+            escrow.filling(each.wallet, each.escrow, each.epoch, funding, now=self.now)
+            for each, funding in filled
+            if funding.amount
+        ]
 
 
 @dataclass(frozen=True)
-class _Known:
+class Known:
     """What is known of all jobs and nodes of a round's placements."""
 
+    placements: Sequence[Placement]
+    epochs: Sequence[int]
     resumes: Mapping[UUID, Checkpoint]
     failures_per_hour: Mapping[UUID, float]
     usual_failures: float
@@ -104,21 +114,38 @@ class _Known:
 
 def draft(placements: Sequence[Placement], *, now: datetime) -> list[Draft]:
     """Leases with the next epochs, and their specs. A constant number of queries."""
-    known = _known(placements, now)
-    leases = uuids7(len(placements))
-    shares = iter(uuids7(sum(len(each.seats) for each in placements)))
+    return made(read(placements, now=now), now=now) if placements else []
+
+
+def read(placements: Sequence[Placement], *, now: datetime) -> Known:
+    """All that drafts of these are made of."""
+    jobs = [each.job for each in placements]
+    specs.read_inputs(jobs)
+    nodes = {seat.machine.id for each in placements for seat in each.seats}
+    return Known(
+        placements,
+        _epochs(len(placements)),
+        specs.furthest_of(jobs),
+        {node: it.failures_per_hour for node, it in records.known(nodes, now=now).items()},
+        records.unknown().failures_per_hour,
+        {org: ledger.wallet(org) for org in {job.org_id for job in jobs}},
+    )
+
+
+def made(known: Known, *, now: datetime) -> list[Draft]:
+    """The drafts of what was read: asks the database nothing, whatever else it is asked meanwhile."""
+    leases = uuids7(len(known.placements))
+    shares = iter(uuids7(sum(len(each.seats) for each in known.placements)))
     return [
         _draft(placement, lease, list(islice(shares, len(placement.seats))), epoch, known, now=now)
-        for placement, lease, epoch in zip(
-            placements, leases, _epochs(len(placements)), strict=True
-        )
+        for placement, lease, epoch in zip(known.placements, leases, known.epochs, strict=True)
     ]  # fmt: skip
 
 
 def fund(drafts: Sequence[Draft], balances: Mapping[Ref, int], *, now: datetime) -> Plan:
     """Fills the escrows one start after the other, by `balances`; what a job that can't start has
     in escrow goes home, where the next may spend it. Pure but for `paid_through_s`."""
-    plan, left, policy = Plan(), dict(balances), settings.POLICY
+    plan, left, policy = Plan(now), dict(balances), settings.POLICY
     for each in drafts:
         job, rate, parts = each.job, each.hourly, len(each.shares)
         wallet, held = each.wallet, each.escrow
@@ -130,44 +157,29 @@ def fund(drafts: Sequence[Draft], balances: Mapping[Ref, int], *, now: datetime)
         )  # fmt: skip
         if in_escrow + funding.amount >= needed:
             plan.funded.append(each)
+            plan.fundings.append(funding)
             for share in each.shares:
                 share.paid_through_s = funding.seconds
-            moves = []
-            if funding.amount:
-                moves.append(escrow.filling(wallet, held, each.epoch, funding, now=now))
+            left[wallet] -= funding.amount
+            left[held] += funding.amount
         else:
             plan.short[job] = needed
-            moves = escrow.rest(job, now=now, held=in_escrow)
-        for move in moves:
-            left[move.debit] -= move.amount
-            left[move.credit] += move.amount
-        plan.moves.extend(moves)
+            plan.home.extend(escrow.rest(job, now=now, held=in_escrow))
+            left[wallet] += in_escrow
+            left[held] -= in_escrow
     return plan
 
 
-def _known(placements: Sequence[Placement], now: datetime) -> _Known:
-    jobs = [each.job for each in placements]
-    specs.read_inputs(jobs)
-    nodes = {seat.machine.id for each in placements for seat in each.seats}
-    return _Known(
-        specs.furthest_of(jobs),
-        {node: it.failures_per_hour for node, it in records.known(nodes, now=now).items()},
-        records.unknown().failures_per_hour,
-        {org: ledger.wallet(org) for org in {job.org_id for job in jobs}},
-    )
-
-
 def _draft(
-    placement: Placement, lease: UUID, ids: Sequence[UUID], epoch: int, known: _Known, *,
+    placement: Placement, lease: UUID, ids: Sequence[UUID], epoch: int, known: Known, *,
     now: datetime,
 ) -> Draft:  # fmt: skip
     job, seats, policy = placement.job, placement.seats, settings.POLICY
     resume = known.resumes.get(job.id)
     brought = specs.brought(job)
     patience = specs.patience(brought, seats, resume, policy)
-    failures = [
-        known.failures_per_hour.get(seat.machine.id, known.usual_failures) for seat in seats
-    ]
+    of, usual = known.failures_per_hour, known.usual_failures
+    failures = [of.get(seat.machine.id, usual) for seat in seats] if of else [usual] * len(seats)
     attempt = specs.Attempt(
         job=job,
         brought=brought,
@@ -190,7 +202,12 @@ def _draft(
     ]  # fmt: skip
     start_by = now + timedelta(seconds=max(patience))
     wallet, escrowed = known.wallets[job.org_id], ledger.escrow(job.id)
-    return Draft(lease, placement, wallet, escrowed, epoch, attempt.save_s, start_by, shares)
+    counts = [len(seat.gpus) for seat in seats]
+    hourly = sum([share.price_micros * gpus for share, gpus in zip(shares, counts, strict=True)])
+    return Draft(
+        lease, placement, wallet, escrowed, epoch, attempt.save_s, start_by, shares, sum(counts),
+        hourly,
+    )  # fmt: skip
 
 
 def _epochs(count: int) -> list[int]:

@@ -44,6 +44,8 @@ def submit(org: Org, request: JobRequest, *, by: User, now: datetime) -> Job:
         org, request, plan=plan, limits=capped, order=Job.Order.BID, by=by, now=now
     )
     require_start(job, min(capped.values()))
+    # The round that places it with thousands of others then finds its escrow.
+    ledger.open([ledger.escrow(job.pk)])
     transaction.on_commit(lambda: telemetry.job_changed(job.pk), robust=True)
     return job
 

@@ -5,10 +5,11 @@ take a `job` want it locked.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from django.conf import settings
@@ -17,11 +18,13 @@ from django.db import transaction
 from agent.recipes.catalog import Exit
 from buyers.models import Job
 from marketplace import bulk, telemetry
+from marketplace.bulk import Spelled
 from marketplace.core.errors import Conflict
 from marketplace.core.money import take_of
 from marketplace.ledger import services as ledger
 from marketplace.models import advance
 from scheduler import credits, drafting, jobends, metering, restores
+from scheduler.beside import Aside, begin
 from scheduler.drafting import Draft, Placement
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
 from scheduler.seats import Seat
@@ -38,30 +41,39 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
     return place_drafts(drafting.draft(placements, now=now), round=round, now=now)
 
 
-def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime) -> list[Draft]:
+def place_drafts(
+    drafts: Sequence[Draft],
+    *,
+    round: Round | None,
+    now: datetime,
+    asides: Iterable[Aside[Any]] = (),
+) -> list[Draft]:
     """The same for placements that were drafted before; returns those that could be paid.
 
     The caller knows under that lock that the jobs (locked) are queued and the GPUs free
     (`seating.still_good`), so nothing here can have moved but money: a job whose wallet no longer
     covers a start is left out, and stopped with the reason. `gpu_let_once` is the last guard and fails
-    loudly. The number of statements does not grow with the placements.
+    loudly. The number of statements does not grow with the placements. `asides` are begun when only
+    the database has anything left to do.
     """
     # 1. Money: every wallet and escrow at once, in one order.
     balances = ledger.hold(ref for each in drafts for ref in (each.wallet, each.escrow))
     plan = drafting.fund(drafts, balances, now=now)
-    ledger.post(plan.moves, now=now, held=balances)
-    jobends.stop_unfunded(plan.short, now=now)
-    # 2. All rows of the round at once.
     placed = plan.funded
-    if placed:
-        _write_leases(placed, round, now)
-        _write_shares(placed, now)
-    where = {
-        draft.job.id: f"on {', '.join(share.seat.machine.name for share in draft.shares)}"
-        for draft in placed
-    }
-    jobs = [draft.job for draft in placed]
-    if len(advance(jobs, "place", now=now, reason=where, held=True)) < len(placed):
+    # 2. All that is written is spelled while the database takes in what comes before it.
+    with ThreadPoolExecutor(1) as beside:
+        tables = (_leases, _shares, _gpus) if placed else ()
+        spelled = [beside.submit(_spelled, table, placed, round, now) for table in tables]
+        moves = beside.submit(lambda: ledger.name(plan.moves()))
+        where = beside.submit(_where, placed)
+        where.add_done_callback(lambda _: begin(asides))
+        for rows in spelled:
+            bulk.send(rows.result())
+        ledger.post(moves.result(), now=now, held=balances)
+        jobends.stop_unfunded(plan.short, now=now)
+        jobs = [draft.job for draft in placed]
+        moved = advance(jobs, "place", now=now, reason=where.result(), held=True)
+    if len(moved) < len(placed):
         raise Conflict("one of these jobs has moved on; look again")
     # 3. The doorbells.
     _announce(
@@ -71,9 +83,17 @@ def place_drafts(drafts: Sequence[Draft], *, round: Round | None, now: datetime)
     return placed
 
 
-def _write_leases(placed: Sequence[Draft], round: Round | None, now: datetime) -> None:
+_Rows: TypeAlias = Callable[[Sequence[Draft], Round | None, datetime], Spelled]
+
+
+def _spelled(rows: _Rows, placed: Sequence[Draft], round: Round | None, now: datetime) -> Spelled:
+    made = rows(placed, round, now)
+    return made._replace(batches=list(made.batches))
+
+
+def _leases(placed: Sequence[Draft], round: Round | None, now: datetime) -> Spelled:
     policy = settings.POLICY
-    bulk.write(
+    return bulk.spell(
         Lease,
         {
             "id": [draft.id for draft in placed],
@@ -94,20 +114,17 @@ def _write_leases(placed: Sequence[Draft], round: Round | None, now: datetime) -
     )  # fmt: skip
 
 
-def _write_shares(placed: Sequence[Draft], now: datetime) -> None:
-    ranked = [
-        (draft.id, rank, share) for draft in placed for rank, share in enumerate(draft.shares)
-    ]
-    shares = [share for _, _, share in ranked]
-    bulk.write(
+def _shares(placed: Sequence[Draft], round: Round | None, now: datetime) -> Spelled:
+    shares = [share for draft in placed for share in draft.shares]
+    return bulk.spell(
         Assignment,
         {
             "id": [share.id for share in shares],
-            "lease_id": [lease for lease, _, _ in ranked],
+            "lease_id": [draft.id for draft in placed for _ in draft.shares],
             "node_id": [share.seat.machine.id for share in shares],
             "supplier_id": [share.seat.machine.supplier for share in shares],
             "offer_id": [share.seat.offer for share in shares],
-            "rank": [rank for _, rank, _ in ranked],
+            "rank": [rank for draft in placed for rank in range(len(draft.shares))],
             "gpus_count": [len(share.seat.gpus) for share in shares],
             "price_micros": [share.price_micros for share in shares],
             "take_bps": [_take(share.seat) for share in shares],
@@ -117,10 +134,26 @@ def _write_shares(placed: Sequence[Draft], now: datetime) -> None:
         },
         {"state": Assignment.MACHINE.initial, "state_since": now},
     )
-    let = [(lease, gpu.id) for lease, _, share in ranked for gpu in share.seat.gpus]
-    bulk.write(
-        LeasedGpu, {"lease_id": [lease for lease, _ in let], "gpu_id": [gpu for _, gpu in let]}, {}
+
+
+def _gpus(placed: Sequence[Draft], round: Round | None, now: datetime) -> Spelled:
+    let = [(draft.id, share.seat.gpus) for draft in placed for share in draft.shares]
+    return bulk.spell(
+        LeasedGpu,
+        {
+            "lease_id": [lease for lease, gpus in let for _ in gpus],
+            "gpu_id": [gpu.id for _, gpus in let for gpu in gpus],
+        },
+        {},
     )
+
+
+def _where(placed: Sequence[Draft]) -> dict[UUID, str]:
+    """What the jobs' stories tell of it."""
+    return {
+        draft.job.id: f"on {', '.join([share.seat.machine.name for share in draft.shares])}"
+        for draft in placed
+    }
 
 
 def _take(seat: Seat) -> int:

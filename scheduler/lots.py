@@ -22,7 +22,7 @@ from marketplace.core.fit import Stands
 from marketplace.core.hardware import Tier
 from marketplace.core.money import gross_ask
 from scheduler import records
-from scheduler.seats import LETTABLE, VERSION, Machine
+from scheduler.seats import LETTABLE, NONE, VERSION, Devices, Machine
 from suppliers.models import Offer
 
 _LEAST_WINDOW: Final = timedelta(minutes=10)
@@ -65,6 +65,8 @@ class Lot(NamedTuple):
     machine: Machine
     version: int
     """Of its rows, as they were read: another one, and they may have changed."""
+    devices: Devices = NONE
+    """Those of its GPUs that are free."""
 
     @property
     def offer(self) -> Offer:
@@ -129,15 +131,17 @@ def held(lots: Iterable[Lot]) -> list[Lot]:
         return []
     of_node = {lot.stands.node: lot for lot in lots}
     return [
-        _for_one(of_node[node], job, gpus, least)
-        for node, gpu_class, job, gpus, least in found
+        _for_one(of_node[node], job, least, Devices(*gpus))
+        for node, gpu_class, job, least, *gpus in found
         if node in of_node and of_node[node].stands.gpu_class == gpu_class
     ]
 
 
-def _for_one(lot: Lot, job: str, gpus: int, least: int) -> Lot:
+def _for_one(lot: Lot, job: str, least: int, gpus: Devices) -> Lot:
+    free = len(gpus.uuids)
     ask = max(lot.stands.ask, least)
-    return lot._replace(free=gpus, stands=replace(lot.stands, free=gpus, ask=ask, held_for=job))
+    stands = replace(lot.stands, free=free, ask=ask, held_for=job)
+    return lot._replace(free=free, stands=stands, devices=gpus)
 
 
 def opening(lots: Iterable[Lot], *, now: datetime) -> list[tuple[datetime, Lot]]:
@@ -168,7 +172,7 @@ def _silent(now: datetime) -> frozenset[str]:
 def _lot(row: tuple[Any, ...], sites: dict[str, Ground], tier: Tier, take_bps: int) -> Lot:
     (offer, pk, node, ask, own_org, scripts, opens, site_id, lan, environment, disk, nvlink, egress,
      builds, python, torch, registries, ray, gpu_class, gpus, free, memory, name, memory_host,
-     bandwidth, fitted, version) = row  # fmt: skip
+     bandwidth, fitted, version, *devices) = row  # fmt: skip
     site = sites[site_id]
     stands = Stands(
         node, site.org, gpu_class, gpus, free, memory, disk, site.trust, tier, site.region,
@@ -178,7 +182,8 @@ def _lot(row: tuple[Any, ...], sites: dict[str, Ground], tier: Tier, take_bps: i
     place = site.id if lan else f"node-{node}"
     machine = Machine(pk, name, site.supplier, lan, environment, memory_host, bandwidth, fitted)
     opens = "" if opens == "[]" else opens
-    return Lot(offer, ask, free, stands, opens, nvlink, site, place, machine, version)
+    here = Devices(*devices) if free else NONE
+    return Lot(offer, ask, free, stands, opens, nvlink, site, place, machine, version, here)
 
 
 @lru_cache(maxsize=10_000)
@@ -192,6 +197,11 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(json.loads(text))
 
 
+_DEVICES: Final = """
+            array_agg(d.id ORDER BY d.index){only} AS ids,
+            array_agg(d.uuid ORDER BY d.index){only} AS uuids,
+            array_agg(d.memory_bytes ORDER BY d.index){only} AS memories"""
+"""As `Devices` has them."""
 # One offer lets one class: a machine of several kinds of GPU lets its most numerous.
 # All of the text is ours; values are parameters.
 _SELECT: Final = """
@@ -200,14 +210,14 @@ _SELECT: Final = """
         n.python, n.torch, n.registries::text,
         coalesce(n.inventory -> 'environment' -> 'packages' ? 'ray', false),
         g.gpu_class, g.gpus, g.free, g.memory, n.name, n.memory_bytes, n.bandwidth_mbps, g.fitted,
-        {version}
+        {version}, g.ids, g.uuids, g.memories, hash_array_extended(g.ids, 0)
     FROM suppliers_offer o
     JOIN suppliers_node n ON n.id = o.node_id
     JOIN suppliers_site s ON s.id = n.site_id
     JOIN (
         SELECT DISTINCT ON (d.node_id) d.node_id, d.gpu_class, count(*) AS gpus,
             count(*) FILTER (WHERE l.gpu_id IS NULL AND h.gpu_id IS NULL) AS free,
-            min(d.memory_bytes) AS memory,
+            min(d.memory_bytes) AS memory, {devices},
             (sum(count(*)) OVER (PARTITION BY d.node_id))::int AS fitted
         FROM suppliers_gpu d
         LEFT JOIN scheduler_leasedgpu l ON l.gpu_id = d.id AND l.released_at IS NULL
@@ -218,28 +228,31 @@ _SELECT: Final = """
     WHERE {lettable} {offers}
     ORDER BY o.id
 """
-_ALL: Final = _SELECT.format(version=VERSION, lettable=LETTABLE, gpus="", offers="")
+_FREE: Final = _DEVICES.format(only=" FILTER (WHERE l.gpu_id IS NULL AND h.gpu_id IS NULL)")
+_ALL: Final = _SELECT.format(version=VERSION, devices=_FREE, lettable=LETTABLE, gpus="", offers="")
 _THESE: Final = "o.id = ANY(%(offers)s::uuid[]) OR o.node_id = ANY(%(nodes)s::uuid[])"
 _SOME: Final = _SELECT.format(
     version=VERSION,
+    devices=_FREE,
     lettable=LETTABLE,
     gpus=f"AND d.node_id IN (SELECT o.node_id FROM suppliers_offer o WHERE {_THESE})",  # noqa: S608
     offers=f"AND ({_THESE})",
 )
 # A hold of which a GPU is still let, or gone, is offered to nobody yet.
-_HELD: Final = """
-    SELECT g.node_id::text, g.gpu_class, o.job_id::text, count(*), max(h.least_micros)
+_HELD: Final = f"""
+    SELECT d.node_id::text, d.gpu_class, o.job_id::text, max(h.least_micros),
+        {_DEVICES.format(only="")}, 0
     FROM scheduler_hold o
     JOIN scheduler_heldgpu h ON h.hold_id = o.id
-    JOIN suppliers_gpu g ON g.id = h.gpu_id
+    JOIN suppliers_gpu d ON d.id = h.gpu_id
     WHERE NOT EXISTS (
         SELECT FROM scheduler_heldgpu e
-        JOIN suppliers_gpu d ON d.id = e.gpu_id
-        LEFT JOIN scheduler_leasedgpu l ON l.gpu_id = d.id AND l.released_at IS NULL
-        WHERE e.hold_id = o.id AND (l.gpu_id IS NOT NULL OR NOT d.present)
+        JOIN suppliers_gpu g ON g.id = e.gpu_id
+        LEFT JOIN scheduler_leasedgpu l ON l.gpu_id = g.id AND l.released_at IS NULL
+        WHERE e.hold_id = o.id AND (l.gpu_id IS NOT NULL OR NOT g.present)
     )
-    GROUP BY g.node_id, g.gpu_class, o.job_id ORDER BY o.job_id, g.node_id
-"""
+    GROUP BY d.node_id, d.gpu_class, o.job_id ORDER BY o.job_id, d.node_id
+"""  # noqa: S608 (all of it is written above)
 _SITES: Final = (
     "SELECT id::text, org_id::text, region, trust, network, uplink_mbps, name, org_id"
     " FROM suppliers_site"

@@ -1,7 +1,7 @@
 """What the engine writes: rounds and their prices, leases, assignments, usage.
 
-What a round writes thousands of has no foreign keys in the database but what migration 0020 says in
-their place: a set's references are looked up at once, not row by row with a lock on each.
+What a round writes thousands of has no foreign keys in the database but what migrations 0020 and
+0022 say in their place: a set's references are looked up at once, not row by row with a lock on each.
 """
 
 from typing import Self
@@ -161,7 +161,9 @@ class Lease(Stateful):
         KILLED = "killed"
         REFUSED = "refused"
 
-    job = models.ForeignKey(Job, models.PROTECT, related_name="leases", db_constraint=False)
+    job = models.ForeignKey(
+        Job, models.PROTECT, related_name="leases", db_constraint=False, db_index=False
+    )
     round = models.ForeignKey(
         Round, models.PROTECT, null=True, related_name="leases", db_constraint=False, db_index=False
     )
@@ -193,8 +195,9 @@ class Lease(Stateful):
             models.UniqueConstraint(
                 fields=["job"], condition=~Q(state="ended"), name="one_live_lease_per_job"
             ),
-            # A round commits a match once, however often it is repeated.
-            models.UniqueConstraint(fields=["round", "job"], name="matched_once_per_round"),
+            # A round commits a match once, however often it is repeated; and a job's leases are
+            # found here.
+            models.UniqueConstraint(fields=["job", "round"], name="matched_once_per_round"),
             models.CheckConstraint(
                 condition=~Q(state="ended") | (~Q(end_reason="") & Q(ended_at__isnull=False)),
                 name="an_end_has_a_reason",

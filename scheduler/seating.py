@@ -1,9 +1,9 @@
 """Who gets which seats: matches become drafts of leases before the market's lock is taken, and under
 it those are kept of which nothing has moved since.
 
-1. Before the lock the free GPUs of all matched offers are read, with the versions of the offers' rows.
-   An offer of the book's version is as the book has it; any other is read again. Each gang's lease is
-   drafted (`seat`).
+1. Before the lock each gang's lease is drafted on the GPUs that the book has as free. Beside that the
+   database is asked what is free by now, and for the versions of the offers' rows: where they are not
+   those of the book, the offers are read again and their gangs drafted anew (`seat`).
 2. Under it one look says which jobs still wait as they were read, and another at which nodes anything
    has moved since 1 began (triggers write that down, `scheduler.following`). What is of such a node
    is read once more, and its gangs drafted anew or dropped (`still_good`).
@@ -12,10 +12,11 @@ it those are kept of which nothing has moved since.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from django.db import connection
@@ -53,7 +54,24 @@ class Seated:
 def seat(snapshot: Snapshot, matches: Matches, *, now: datetime) -> Seated:
     """Drafts of all matches that can have their seats. Without a lock."""
     since = following.oldest_under_way()
-    return Seated(_drafted(_gangs(snapshot, matches), snapshot, (), now), since)
+    gangs = _gangs(snapshot, matches)
+    if not gangs:
+        return Seated([], since)
+    rows = {node: snapshot.rows[node] for gang in gangs for node in gang.rows}
+    able = _placed(gangs, snapshot, _Free(rows, frozenset()))
+    known = drafting.read([placement for _, placement in able], now=now)
+    with ThreadPoolExecutor(1) as beside:
+        # Which waits for the database alone; the drafts wait for nobody.
+        asked = beside.submit(seats.idle, [row.offer_id for row in rows.values()], _session())
+        drafts = drafting.made(known, now=now)
+        idle = asked.result()
+    doubted = {node for node, row in rows.items() if _is_doubted(row, idle.get(_key(row)))}
+    drafted = list(zip([gang for gang, _ in able], drafts, strict=True))
+    if not doubted:
+        return Seated(drafted, since)
+    kept = [each for each in drafted if doubted.isdisjoint(each[0].rows)]
+    again = [gang for gang in gangs if not doubted.isdisjoint(gang.rows)]
+    return Seated(_with_more(kept, again, snapshot, now), since)
 
 
 def still_good(seated: Seated, snapshot: Snapshot, *, now: datetime) -> list[Draft]:
@@ -67,13 +85,12 @@ def still_good(seated: Seated, snapshot: Snapshot, *, now: datetime) -> list[Dra
     for gang, draft in seated.drafts:
         if draft.job.id not in queued:
             log.info("job %s is left to the next round: it has moved", draft.job.id)
-        elif moved.isdisjoint(draft.nodes):
+        elif not moved or moved.isdisjoint(draft.nodes):
             kept.append((gang, draft))
         else:
             again.append(gang)
     if again:
-        kept += _drafted(again, snapshot, [draft for _, draft in kept], now)
-        kept.sort(key=lambda each: _waiting(snapshot, each[0].job))
+        kept = _with_more(kept, again, snapshot, now)
     return [draft for _, draft in kept]
 
 
@@ -94,24 +111,43 @@ def _waiting(snapshot: Snapshot, job: int) -> tuple[datetime, UUID]:
     return snapshot.jobs[job].queued_at, snapshot.jobs[job].id
 
 
-def _drafted(
-    gangs: Sequence[Gang], snapshot: Snapshot, beside: Iterable[Draft], now: datetime
+def _with_more(
+    kept: Sequence[tuple[Gang, Draft]], again: Sequence[Gang], snapshot: Snapshot, now: datetime
 ) -> list[tuple[Gang, Draft]]:
-    """Those gangs that can have their seats, beside those that have theirs."""
-    if not gangs:
-        return []
-    free = _Free(snapshot.rows, {node for gang in gangs for node in gang.rows}, beside, now)
-    able: list[Gang] = []
-    placements: list[Placement] = []
+    """And those of these gangs that can have their seats, read again, beside those that have theirs."""
+    book = {node: snapshot.rows[node] for gang in again for node in gang.rows}
+    anew = _read_again(book.values(), now)
+    found = {
+        node: lot
+        for node, row in book.items()
+        if (lot := anew.get(_key(row))) is not None and _is_alike(lot, row)
+    }
+    taken = {gpu.id for _, draft in kept for seat in draft.placement.seats for gpu in seat.gpus}
+    able = _placed(again, snapshot, _Free(found, taken))
+    drafts = drafting.draft([placement for _, placement in able], now=now)
+    more = zip([gang for gang, _ in able], drafts, strict=True)
+    return sorted([*kept, *more], key=lambda each: _waiting(snapshot, each[0].job))
+
+
+def _placed(
+    gangs: Sequence[Gang], snapshot: Snapshot, free: "_Free"
+) -> list[tuple[Gang, Placement]]:
+    """Those gangs that can have their seats of what is free."""
+    able: list[tuple[Gang, Placement]] = []
     for gang in gangs:
         found = _seats(snapshot, gang, free)
         if found is None:
             job = snapshot.jobs[gang.job]
             log.info("job %s is left to the next round: its offer has moved", job.pk)
-            continue
-        able.append(gang)
-        placements.append(found)
-    return list(zip(able, drafting.draft(placements, now=now), strict=True))
+        else:
+            able.append((gang, found))
+    return able
+
+
+def _session() -> Any:
+    """The database session that we are in."""
+    connection.ensure_connection()
+    return connection.connection
 
 
 def _unmoved(snapshot: Snapshot, jobs: Iterable[UUID]) -> set[UUID]:
@@ -128,27 +164,15 @@ _HOLD_QUEUED: Final = """
 
 
 class _Free:
-    """What is free of some nodes of a book by now, less what gang after gang takes of it."""
+    """What is free of some nodes of a book, less what gang after gang takes of it."""
 
-    def __init__(
-        self, book: Sequence[Lot], nodes: Iterable[int], beside: Iterable[Draft], now: datetime
-    ) -> None:
-        rows = {node: book[node] for node in nodes}
-        idle = seats.idle([row.offer_id for row in rows.values()])
-        found = {
-            node: (row, of) for node, row in rows.items() if (of := idle.get(_key(row))) is not None
-        }
-        doubted = {node: row for node, (row, of) in found.items() if _is_doubted(row, of)}
-        anew = _read_again(doubted.values(), now) if doubted else {}
-        taken = {gpu.id for draft in beside for seat in draft.placement.seats for gpu in seat.gpus}
+    def __init__(self, rows: Mapping[int, Lot], taken: Collection[UUID]) -> None:
         self._left: dict[int, tuple[Lot, list[Device]]] = {}
-        for node, (row, of) in found.items():
-            lot = anew.get(_key(row)) if node in doubted else row
-            if lot is not None and (lot is row or _is_alike(lot, row)):
-                devices = (
-                    [gpu for gpu in of.devices if gpu.id not in taken] if taken else of.devices
-                )
-                self._left[node] = lot, devices
+        for node, row in rows.items():
+            devices = row.devices.of(row.stands.gpu_class)
+            if taken:
+                devices = [gpu for gpu in devices if gpu.id not in taken]
+            self._left[node] = row, devices
 
     def take(self, node: int, gpus: int, price: float) -> Seat | None:
         """So many GPUs of an offer as the book had it, at USD per GPU-hour; None if it has gone,
@@ -169,13 +193,13 @@ class _Free:
 _NOTHING: Final[tuple[None, Sequence[Device]]] = None, ()
 
 
-def _is_doubted(row: Lot, idle: Idle) -> bool:
+def _is_doubted(row: Lot, idle: Idle | None) -> bool:
     """Whether an offer may be other than the book has it. Of a hold no version tells whether all of
     it is still free, nor that a GPU has less memory than before: a node that comes back has its
     session a moment before its inventory."""
-    if idle.version != row.version or row.stands.held_for:
+    if idle is None or idle.version != row.version or idle.mark != row.devices.mark:
         return True
-    return any(gpu.memory_bytes < row.stands.memory_bytes for gpu in idle.devices)
+    return bool(row.stands.held_for) or idle.memory_bytes < row.stands.memory_bytes
 
 
 def _read_again(rows: Iterable[Lot], now: datetime) -> dict[tuple[UUID, str, str], Lot]:

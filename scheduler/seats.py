@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from itertools import repeat
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from django.db import connection
+import psycopg
 
 from marketplace import bulk
 from suppliers.models import Gpu, Offer
@@ -56,25 +56,43 @@ def seated(offer: Offer, gpus: Sequence[Gpu], price_micros: int) -> Seat:
     return Seat(offer.pk, machine, devices, price_micros, offer.ask_micros)
 
 
+class Devices(NamedTuple):
+    """GPUs of one class as they were read, in the order of their machine: instances are made of those
+    only that are seated."""
+
+    ids: Sequence[UUID]
+    uuids: Sequence[str]
+    memories: Sequence[int]
+    mark: int
+    """The database's hash of their ids."""
+
+    def of(self, gpu_class: str) -> list[Device]:
+        """As instances."""
+        return list(map(Device, self.ids, self.uuids, repeat(gpu_class), self.memories))
+
+
+NONE: Final = Devices((), (), (), 0)
+
+
 class Idle(NamedTuple):
-    """GPUs of an open offer that nobody has."""
+    """What nobody has of an open offer."""
 
     version: int
     """Of the offer's rows: as a lot's."""
-    devices: list[Device]
-    """In the order of the machine."""
+    mark: int
+    """Of its GPUs: as `Devices` has it."""
+    memory_bytes: int
+    """Of the smallest of them."""
 
 
-def idle(offers: Collection[UUID]) -> dict[tuple[UUID, str, str], Idle]:
+def idle(
+    offers: Collection[UUID], session: "psycopg.Connection[Any]"
+) -> dict[tuple[UUID, str, str], Idle]:
     """(offer, class, job that they are held for or "") → what nobody has of what stands open on
-    machines that may be let. One query."""
-    found: dict[tuple[UUID, str, str], Idle] = {}
-    with connection.cursor() as cursor:
+    machines that may be let. One query, in this session, from whatever thread."""
+    with psycopg.ClientCursor(session) as cursor:
         cursor.execute(_IDLE, {"offers": bulk.ids(offers)})
-        for offer, job, gpu_class, version, ids, uuids, memories in cursor.fetchall():
-            devices = list(map(Device, ids, uuids, repeat(gpu_class), memories))
-            found[offer, gpu_class, job] = Idle(version, devices)
-    return found
+        return {(offer, name, job): Idle(*told) for offer, name, job, *told in cursor.fetchall()}
 
 
 VERSION: Final = """hash_record_extended(ROW(
@@ -89,14 +107,13 @@ LETTABLE: Final = """o.state = 'open' AND n.state = 'ready' AND n.lost_at IS NUL
 # What is let is looked up GPU by GPU, and not joined: until PostgreSQL has counted it, it is taken for
 # nothing, and gone through for each GPU, which took half a second where 500 were let.
 _IDLE: Final = f"""
-    SELECT o.id, coalesce(g.job_id::text, ''), g.gpu_class, {VERSION}, g.ids, g.uuids, g.memories
+    SELECT o.id, g.gpu_class, coalesce(g.job_id::text, ''), {VERSION}, hash_array_extended(g.ids, 0), g.memory
     FROM suppliers_offer o
     JOIN suppliers_node n ON n.id = o.node_id
     JOIN suppliers_site s ON s.id = n.site_id
     JOIN (
         SELECT d.node_id, d.gpu_class, array_agg(d.id ORDER BY d.index) AS ids,
-            array_agg(d.uuid ORDER BY d.index) AS uuids,
-            array_agg(d.memory_bytes ORDER BY d.index) AS memories, k.job_id
+            min(d.memory_bytes) AS memory, k.job_id
         FROM suppliers_gpu d
         LEFT JOIN scheduler_heldgpu h ON h.gpu_id = d.id
         LEFT JOIN scheduler_hold k ON k.id = h.hold_id

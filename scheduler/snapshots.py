@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -261,7 +262,7 @@ def order_of(
         level=wanted.level,
         kappa=kappa,
         hours_lost=hours_lost(save_s, settings.POLICY),
-        regions=region_mask(sorted(wanted.regions)),
+        regions=_mask(wanted.regions),
         trust=min(wanted.trust, wanted.secrets_trust),
         tier=wanted.tier,
         age_h=age_h,
@@ -288,11 +289,19 @@ def _anywhere(wanted: Wants) -> Wants:
     return replace(wanted, regions=frozenset(), gpus=1)
 
 
+@lru_cache(maxsize=1000)
+def _mask(regions: frozenset[str]) -> int:
+    return region_mask(sorted(regions))
+
+
 def hours_lost(save_s: float | None, policy: Policy) -> float:
     """What an interruption costs, on a machine of which nothing is known yet."""
-    save = checkpoints.save_seconds(save_s, policy.save_default_s)
-    every = checkpoints.interval(save, failures_per_hour=3600 / policy.mtbf_s)
-    return checkpoints.hours_lost(save, every)
+    return _hours_lost(checkpoints.save_seconds(save_s, policy.save_default_s), policy.mtbf_s)
+
+
+@lru_cache(maxsize=1000)
+def _hours_lost(save: float, mtbf_s: float) -> float:
+    return checkpoints.hours_lost(save, checkpoints.interval(save, failures_per_hour=3600 / mtbf_s))
 
 
 def _supply(

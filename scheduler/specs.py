@@ -4,7 +4,7 @@ import ipaddress
 import secrets
 from collections.abc import Mapping, Sequence
 from itertools import repeat
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -27,7 +27,7 @@ _HOST_SHARE = 0.9
 # Each lease's network is its own, so all may use the same addresses.
 _READ = ("base__job__base", "dataset", "script", "mix", "other", "third", "packages", "image")
 _KEYS = tuple(f"{name.partition('__')[0]}_id" for name in _READ)
-_INSIDE = ipaddress.IPv4Network("10.64.0.0/24")
+_ADDRESSES: Final = tuple(map(str, ipaddress.IPv4Network("10.64.0.0/24").hosts()))
 
 Files: TypeAlias = dict[UUID, list[protocol.File]]
 """Manifests by their folders' ids: many jobs of a round read the same base."""
@@ -45,7 +45,7 @@ def gang_of(job: Job, epoch: int, seats: Sequence[Seat], *, gather_s: float) -> 
         token=secrets.token_hex(32),
         members=[
             protocol.Member(
-                address=str(_INSIDE[rank + 1]),
+                address=_ADDRESSES[rank],
                 lan=seat.machine.lan_address,
                 port=protocol.FIRST_PORT + rank,
                 gpus=len(seat.gpus),
@@ -100,6 +100,9 @@ def build(
     """The specs of all ranks, as they are hashed and sent; `ids` of the assignments. What they
     have in common is made once."""
     first = _first(attempt, seats, ids[0], files, policy)
+    if attempt.gang is not None:
+        told: Any = msgspec.Raw(protocol.encode(attempt.gang))
+        first = msgspec.structs.replace(first, gang=told)
     others = [
         msgspec.structs.replace(
             first,
@@ -129,7 +132,7 @@ def _first(
         epoch=attempt.epoch,
         recipe=job.recipe,
         parameters=job.parameters,
-        inputs=_inputs(brought, files),
+        inputs=_inputs(brought, files) if brought is not _NOTHING else [],
         resume=_resume(attempt.resume, files),
         seed=job.seed,
         rank=0,
@@ -165,6 +168,8 @@ def patience(
     if made is not None:
         size += made.bytes
         base += policy.build_s
+    if not size:
+        return [float(base)] * len(seats)
     return [base + 16 * size / (max(seat.machine.bandwidth_mbps, 0.1) * 1e6) for seat in seats]
 
 
@@ -187,8 +192,9 @@ def furthest_of(jobs: Sequence[Job]) -> dict[UUID, Checkpoint]:
 
 def read_inputs(jobs: Sequence[Job]) -> None:
     """Fetches what the specs of many jobs tell of, each row once: a constant number of queries."""
+    bringing = [job for job in jobs if _brings(job)]
     for name, key in zip(_READ, _KEYS, strict=True):
-        some = [job for job in jobs if vars(job).get(key, True)]
+        some = [job for job in bringing if vars(job).get(key, True)]
         prefetch_related_objects(some, name)
 
 
@@ -198,13 +204,18 @@ def inputs_of(job: Job) -> Sequence[tuple[str, Folder, bool]]:
 
 
 def brought(job: Job) -> Brought:
-    """What the job reads and runs in. Most jobs name little, and asking for the row of a key that is
-    null is what takes the time; a key that was not read may name something."""
-    if not any(map(vars(job).get, _KEYS, repeat(True))):
+    """What the job reads and runs in."""
+    if not _brings(job):
         return _NOTHING
     packages = job.packages if job.packages_id else None
     image = job.image if job.image_id else None
     return Brought(_models(job), _datasets(job), packages, image)
+
+
+def _brings(job: Job) -> bool:
+    """Whether it names any of it. Most jobs name little, and asking for the row of a key that is null
+    is what takes the time; a key that was not read may name something."""
+    return any(map(vars(job).get, _KEYS, repeat(True)))
 
 
 def _models(job: Job) -> dict[str, Artifact]:
@@ -268,10 +279,10 @@ def _image(image: ContainerImage | None) -> protocol.Image | None:
 
 def _host_memory(seat: Seat) -> int:
     """Bytes of main memory that come with the GPUs: their share of the machine."""
-    if is_cpu(seat.gpus[0].gpu_class):
-        return sum(gpu.memory_bytes for gpu in seat.gpus)
-    machine = seat.machine
-    return int(machine.memory_bytes * _HOST_SHARE * len(seat.gpus) / max(1, machine.fitted))
+    gpus, machine = seat.gpus, seat.machine
+    if is_cpu(gpus[0].gpu_class):
+        return sum(gpu.memory_bytes for gpu in gpus)
+    return int(machine.memory_bytes * _HOST_SHARE * len(gpus) / (machine.fitted or 1))
 
 
 def _inputs(brought: Brought, known: Files) -> list[protocol.Input]:
@@ -289,7 +300,7 @@ def _resume(checkpoint: Checkpoint | None, known: Files) -> protocol.Resume | No
 
 
 def _lineage(job: Job, brought: Brought) -> dict[str, object]:
-    found: dict[str, object] = {"job": str(job.id)}
+    found: dict[str, object] = {"job": job.id}
     for name, model in brought.models.items():
         found[name] = {"name": model.name, "sha256": model.sha256}
     for name, folder in brought.datasets.items():

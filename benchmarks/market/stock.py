@@ -121,6 +121,7 @@ def _jobs(book: Book, buyers: Sequence[Org], now: datetime) -> None:
             )
         )  # fmt: skip
     Job.objects.bulk_create(rows, 2000)
+    ledger.open([ledger.escrow(job.pk) for job in rows])
 
 
 def _named(mask: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import Final
 from uuid import UUID
 
 
@@ -15,17 +16,14 @@ def uuid7() -> UUID:
 
 
 def uuids7(count: int) -> list[UUID]:
-    """The same for so many rows, of one millisecond."""
+    """The same for so many rows, of one millisecond and in order: such rows are appended to an index,
+    none is looked up a place in it."""
     milliseconds = time.time_ns() // 1_000_000
+    alike = (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | 0x2 << 62
     random = os.urandom(10 * count)
-    return [
-        _uuid7(milliseconds, int.from_bytes(random[at : at + 10], "big"))
-        for at in range(0, len(random), 10)
-    ]
+    drawn = (int.from_bytes(random[at : at + 10], "big") for at in range(0, len(random), 10))
+    return [UUID(int=alike | value) for value in sorted(value & _RANDOM for value in drawn)]
 
 
-def _uuid7(milliseconds: int, random: int) -> UUID:
-    value = (milliseconds & (2**48 - 1)) << 80 | random & (2**80 - 1)
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return UUID(int=value)
+_RANDOM: Final = 2**80 - 1 & ~(0xF << 76) & ~(0x3 << 62)
+"""Where a version 7 has its random bits."""

@@ -38,7 +38,7 @@ NEVER_NEGATIVE: Final = (
 
 
 class Account(models.Model):
-    """A balance in micros. Made by the first `post` that names it, and kept for ever."""
+    """A balance in micros. Opened ahead, or by the first `post` that names it, and kept for ever."""
 
     id = models.BigAutoField(primary_key=True)
     kind = models.CharField(max_length=20, choices=AccountKind)

@@ -138,7 +138,27 @@ class Balances(dict[Ref, int]):
         self.accounts = accounts
 
 
-def post(moves: Iterable[Move], *, now: datetime, held: Balances | None = None) -> int:
+class Named(dict[UUID, Move]):
+    """Moves by the ids of their transfers, as `name` makes them."""
+
+
+def name(moves: Iterable[Move]) -> Named:
+    """What `post` begins with; asks the database nothing, so that a thread beside the caller's may do
+    it ahead. Raises AlteredRepeat for two that are one move and not the same."""
+    by_id = Named()
+    for move in moves:
+        known = by_id.setdefault(move.id, move)
+        if known is not move and known != move:
+            raise AlteredRepeat(f"one batch holds both {known} and {move}")
+    return by_id
+
+
+def open(refs: Iterable[Ref]) -> None:
+    """Makes those of these accounts that there aren't: whoever holds them later need not."""
+    _open(set(refs))
+
+
+def post(moves: Iterable[Move] | Named, *, now: datetime, held: Balances | None = None) -> int:
     """Writes the moves down, all or none; returns how many were new.
 
     A batch is judged as a whole: an account may pass on what it gets in the same batch. A move
@@ -154,7 +174,7 @@ def post(moves: Iterable[Move], *, now: datetime, held: Balances | None = None) 
     posted since: they are then not looked up and locked again.
     """
     _require_transaction()
-    by_id = _distinct(moves)
+    by_id = moves if isinstance(moves, Named) else name(moves)
     if not by_id:
         return 0
     with transaction.atomic():
@@ -239,35 +259,17 @@ def _require_transaction() -> None:
         raise RuntimeError("money moves only inside the transaction of its cause")
 
 
-def _distinct(moves: Iterable[Move]) -> dict[UUID, Move]:
-    by_id: dict[UUID, Move] = {}
-    for move in moves:
-        known = by_id.setdefault(move.id, move)
-        if known is not move and known != move:
-            raise AlteredRepeat(f"one batch holds both {known} and {move}")
-    return by_id
-
-
 def _lock(refs: set[Ref]) -> dict[Ref, _Held]:
     """The accounts, made where missing, locked in primary-key order.
 
-    Missing ones are made in one order too, and before anything is locked: who waits for
-    somebody else's new account holds nothing that the other could want.
+    Missing ones are made before anything is locked: who waits for somebody else's new account holds
+    nothing that the other could want.
     """
     found = _find(refs)
-    missing = sorted(refs - found.keys(), key=lambda ref: (ref.kind, str(ref.owner)))
+    if missing := refs - found.keys():
+        _open(missing)
+        found |= _find(missing)
     with connection.cursor() as cursor:
-        if missing:
-            cursor.execute(
-                """
-                INSERT INTO ledger_account (kind, owner, balance)
-                SELECT kind, owner, 0
-                FROM unnest(%s::text[], %s::uuid[]) WITH ORDINALITY AS r(kind, owner, place)
-                ORDER BY place ON CONFLICT (kind, owner) DO NOTHING
-                """,
-                [_kinds(missing), _owners(missing)],
-            )
-            found |= _find(set(missing))
         cursor.execute(
             "SELECT id, balance FROM ledger_account WHERE id = ANY(%s::bigint[]) ORDER BY id"
             " FOR NO KEY UPDATE",
@@ -275,6 +277,21 @@ def _lock(refs: set[Ref]) -> dict[Ref, _Held]:
         )
         now_held = dict(cursor.fetchall())
     return {ref: _Held(held.pk, now_held[held.pk]) for ref, held in found.items()}
+
+
+def _open(refs: set[Ref]) -> None:
+    """In one order: of two who make the same, one waits for the other."""
+    missing = sorted(refs, key=lambda ref: (ref.kind, ref.owner.int if ref.owner else 0))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            INSERT INTO ledger_account (kind, owner, balance)
+            SELECT kind, owner, 0
+            FROM unnest(%s::text[], %s::uuid[]) WITH ORDINALITY AS r(kind, owner, place)
+            ORDER BY place ON CONFLICT (kind, owner) DO NOTHING
+            """,
+            [_kinds(missing), _owners(missing)],
+        )
 
 
 def _find(refs: set[Ref]) -> dict[Ref, _Held]:
