@@ -1,10 +1,10 @@
 """What a round reckons in a thread beside its own: while the database takes in its rows, the
 interpreter has nothing to do."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from threading import Lock
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 _Found = TypeVar("_Found")
 
@@ -28,9 +28,3 @@ class Aside(Generic[_Found]):
     def result(self) -> _Found:
         """What came of it; waits until it is there."""
         return self.begin().result()
-
-
-def begin(asides: Iterable[Aside[Any]]) -> None:
-    """All of these, in their order."""
-    for aside in asides:
-        aside.begin()

@@ -31,7 +31,7 @@ from scheduler import (
 )
 from scheduler.beside import Aside
 from scheduler.drafting import Placement
-from scheduler.explaining import Cleared, Said
+from scheduler.explaining import Cleared
 from scheduler.following import Followed
 from scheduler.leases import MARKET_LOCK
 from scheduler.matching.arrays import Array
@@ -105,18 +105,14 @@ def _clear_market(snapshot: Snapshot, ladders: dict[str, Array], now: datetime) 
     seconds = time.perf_counter() - started
     matches = replace(matches, seconds=seconds)
     placed = 0
-    cleared = _cleared(snapshot, matches, seconds)
-    looked = explaining.look(cleared, now=now)
-    with ThreadPoolExecutor(1) as beside:
-        said = Aside(beside, partial(explaining.reckon, cleared, looked))
-        if snapshot.rows:
-            seated = seating.seat(snapshot, matches, now=now)
+    if snapshot.rows:
+        seated = seating.seat(snapshot, matches, now=now)
+        with ThreadPoolExecutor(1) as beside, transaction.atomic():
             raw = Aside(beside, partial(archive.packed, snapshot, matches))
-            with transaction.atomic():
-                locks.hold(MARKET_LOCK)
-                placed = _commit(snapshot, matches, seated, now=now, raw=raw, said=said)
-        displacing.displace_market(snapshot, matches, now=now)
-        explaining.write(said.result(), now=now)
+            locks.hold(MARKET_LOCK)
+            placed = _commit(snapshot, matches, seated, now=now, raw=raw)
+    displacing.displace_market(snapshot, matches, now=now)
+    explaining.tell(_cleared(snapshot, matches, seconds), now=now)
     ladders.clear()
     ladders.update(zip(nodes, balance, strict=True))
     return placed
@@ -132,10 +128,9 @@ def _cleared(snapshot: Snapshot, matches: Matches, seconds: float) -> Cleared:
 
 def _commit(
     snapshot: Snapshot, matches: Matches, seated: Seated, *, now: datetime,
-    raw: Aside[bytes] | None = None, said: Aside[Said] | None = None,
+    raw: Aside[bytes] | None = None,
 ) -> int:  # fmt: skip
-    """How many jobs it places. `raw` is what `archive.packed` makes, `said` what is told; both are
-    begun on the way."""
+    """How many jobs it places. `raw` is what `archive.packed` makes, begun on the way."""
     drafts = seating.still_good(seated, snapshot, now=now)
     last = Round.objects.order_by("-at").first()
     if not drafts and last is not None and now - last.at < _QUIET:
@@ -154,8 +149,7 @@ def _commit(
         seed=snapshot.book.params.seed,
         book_sha256=digest(snapshot.book),
     )
-    asides = [aside for aside in (raw, said) if aside is not None]
-    placed = leases.place_drafts(drafts, round=round, now=now, asides=asides)
+    placed = leases.place_drafts(drafts, round=round, now=now, aside=raw)
     kept = {draft.job.id for draft in placed}
     _publish(round, [draft.placement for draft in placed], now)
     archive.keep(round, snapshot, matches, kept, raw)

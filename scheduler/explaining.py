@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final
 from uuid import UUID
 
 import numpy as np
@@ -128,39 +128,17 @@ class Cleared:
         return Names(called, ())
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What the database says before anything is told; who is due, by their numbers in the book."""
-
-    jobs: Sequence[int]
-    offers: Sequence[int]
-    lately: Collection[int]
-    """The offers of these that were told something not long ago."""
-    opening: Sequence[tuple[datetime, Lot]]
-    """Offers out of their windows."""
-
-
-Said: TypeAlias = Sequence[tuple[UUID, JobTold | OfferTold]]
-"""Job's or offer's id → what it is told."""
-
-
-def look(round: Cleared, *, now: datetime) -> Looked:
-    """Whom this round tells something. A few queries."""
+def tell(round: Cleared, *, now: datetime) -> None:
+    """Writes down what there is to tell. Outside of the round's transaction: it may be lost."""
     waits, idles = _waits(round), _idles(round)
     looked = _looked_at([*waits.values(), *idles.values()])
-    jobs, offers = (_due(subjects, looked, now) for subjects in (waits, idles))
-    lately = {at for at in offers if now - looked.get(idles[at], now - _BY_TURNS) < _BY_TURNS}
-    return Looked(jobs, offers, lately, market.opening(now) if jobs else ())
-
-
-def reckon(round: Cleared, looked: Looked) -> Said:
-    """What they are told. Asks the database nothing, so it may be done beside the round's writing."""
     again = int(_CLEAR_S / max(round.seconds, 0.001))
-    return [*_to_jobs(round, looked, again // 2), *_to_offers(round, looked, again - again // 2)]
-
-
-def write(said: Said, *, now: datetime) -> None:
-    """Writes it down. Outside of the round's transaction: it may be lost."""
+    said: list[tuple[UUID, JobTold | OfferTold]]
+    lately = {at for at, pk in idles.items() if pk in looked and now - looked[pk] < _BY_TURNS}
+    said = [
+        *_to_jobs(round, _due(waits, looked, now), again // 2, now),
+        *_to_offers(round, _due(idles, looked, now), again - again // 2, lately),
+    ]
     Told.objects.bulk_create(
         [Told(subject=subject, says=asdict(told), looked_at=now) for subject, told in said],
         update_conflicts=True,
@@ -225,12 +203,14 @@ def _due(subjects: Mapping[int, UUID], looked: Mapping[UUID, datetime], now: dat
     return (never + [at for when, at in sorted(stale) if when < now - _FRESH])[:_MOST]
 
 
-def _to_jobs(round: Cleared, looked: Looked, again: int) -> Iterator[tuple[UUID, JobTold]]:
+def _to_jobs(
+    round: Cleared, due: Sequence[int], again: int, now: datetime
+) -> Iterator[tuple[UUID, JobTold]]:
     """Changes are tried out, by clearing `again` as often as there is time for; the others follow
     from what is free and at which prices."""
     pairs = 0
-    openings = Openings(looked.opening, pairs=_MOST_PAIRS)
-    for found in explain.waiting(round.book, round.matches, looked.jobs):
+    openings = Openings(market.opening(now) if due else (), pairs=_MOST_PAIRS)
+    for found in explain.waiting(round.book, round.matches, due):
         job, wanted = round.jobs[found.job], round.wanted[found.job]
         if found.why is not Why.UNFIT:
             words = saying.why_waits(found, round.names)
@@ -340,14 +320,16 @@ def _micros(usd: float) -> int:
     return round(usd * MICRO)
 
 
-def _to_offers(round: Cleared, looked: Looked, again: int) -> Iterator[tuple[UUID, OfferTold]]:
+def _to_offers(
+    round: Cleared, due: Sequence[int], again: int, lately: Collection[int]
+) -> Iterator[tuple[UUID, OfferTold]]:
     """With the ask at which another clearing lets it. Where there is no time to find that out, who was
-    told something lately keeps that, and is the first whose turn it is in the next round."""
+    told something `lately` keeps that, and is the first whose turn it is in the next round."""
     pairs = 0
-    for found in idling.idle(round.book, round.matches, looked.offers):
+    for found in idling.idle(round.book, round.matches, due):
         offer = round.rows[found.node].offer_id
         has_price = found.why in (Lost.DEAR, Lost.LONG)
-        if has_price and again <= 0 and found.node in looked.lately:
+        if has_price and again <= 0 and found.node in lately:
             continue
         pairs += len(round.jobs) if found.term is Term.LIMIT else 0
         told = OfferTold(found.why, _why_idles(round, found, pairs <= _MOST_PAIRS))

@@ -24,7 +24,7 @@ from marketplace.core.money import take_of
 from marketplace.ledger import services as ledger
 from marketplace.models import advance
 from scheduler import credits, drafting, jobends, metering, restores
-from scheduler.beside import Aside, begin
+from scheduler.beside import Aside
 from scheduler.drafting import Draft, Placement
 from scheduler.models import Assignment, Lease, LeasedGpu, Round
 from scheduler.seats import Seat
@@ -46,14 +46,14 @@ def place_drafts(
     *,
     round: Round | None,
     now: datetime,
-    asides: Iterable[Aside[Any]] = (),
+    aside: Aside[Any] | None = None,
 ) -> list[Draft]:
     """The same for placements that were drafted before; returns those that could be paid.
 
     The caller knows under that lock that the jobs (locked) are queued and the GPUs free
     (`seating.still_good`), so nothing here can have moved but money: a job whose wallet no longer
     covers a start is left out, and stopped with the reason. `gpu_let_once` is the last guard and fails
-    loudly. The number of statements does not grow with the placements. `asides` are begun when only
+    loudly. The number of statements does not grow with the placements. `aside` is begun when only
     the database has anything left to do.
     """
     # 1. Money: every wallet and escrow at once, in one order.
@@ -66,7 +66,8 @@ def place_drafts(
         spelled = [beside.submit(_spelled, table, placed, round, now) for table in tables]
         moves = beside.submit(lambda: ledger.name(plan.moves()))
         where = beside.submit(_where, placed)
-        where.add_done_callback(lambda _: begin(asides))
+        if aside is not None:
+            where.add_done_callback(lambda _: aside.begin())
         for rows in spelled:
             bulk.send(rows.result())
         ledger.post(moves.result(), now=now, held=balances)

@@ -22,7 +22,7 @@ from marketplace.core.fit import Stands
 from marketplace.core.hardware import Tier
 from marketplace.core.money import gross_ask
 from scheduler import records
-from scheduler.seats import LETTABLE, NONE, VERSION, Devices, Machine
+from scheduler.seats import LETTABLE, MARK, NONE, VERSION, Devices, Machine
 from suppliers.models import Offer
 
 _LEAST_WINDOW: Final = timedelta(minutes=10)
@@ -131,14 +131,13 @@ def held(lots: Iterable[Lot]) -> list[Lot]:
         return []
     of_node = {lot.stands.node: lot for lot in lots}
     return [
-        _for_one(of_node[node], job, least, Devices(*gpus))
-        for node, gpu_class, job, least, *gpus in found
+        _for_one(of_node[node], job, free, least, Devices(*told))
+        for node, gpu_class, job, least, free, *told in found
         if node in of_node and of_node[node].stands.gpu_class == gpu_class
     ]
 
 
-def _for_one(lot: Lot, job: str, least: int, gpus: Devices) -> Lot:
-    free = len(gpus.uuids)
+def _for_one(lot: Lot, job: str, free: int, least: int, gpus: Devices) -> Lot:
     ask = max(lot.stands.ask, least)
     stands = replace(lot.stands, free=free, ask=ask, held_for=job)
     return lot._replace(free=free, stands=stands, devices=gpus)
@@ -197,11 +196,9 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(json.loads(text))
 
 
-_DEVICES: Final = """
-            array_agg(d.id ORDER BY d.index){only} AS ids,
-            array_agg(d.uuid ORDER BY d.index){only} AS uuids,
-            array_agg(d.memory_bytes ORDER BY d.index){only} AS memories"""
+_TOLD: Final = "json_agg(json_build_array(d.id, d.uuid, d.memory_bytes) ORDER BY d.index)"
 """As `Devices` has them."""
+_IS_FREE: Final = "FILTER (WHERE l.gpu_id IS NULL AND h.gpu_id IS NULL)"
 # One offer lets one class: a machine of several kinds of GPU lets its most numerous.
 # All of the text is ours; values are parameters.
 _SELECT: Final = """
@@ -210,14 +207,14 @@ _SELECT: Final = """
         n.python, n.torch, n.registries::text,
         coalesce(n.inventory -> 'environment' -> 'packages' ? 'ray', false),
         g.gpu_class, g.gpus, g.free, g.memory, n.name, n.memory_bytes, n.bandwidth_mbps, g.fitted,
-        {version}, g.ids, g.uuids, g.memories, hash_array_extended(g.ids, 0)
+        {version}, g.told, g.mark
     FROM suppliers_offer o
     JOIN suppliers_node n ON n.id = o.node_id
     JOIN suppliers_site s ON s.id = n.site_id
     JOIN (
         SELECT DISTINCT ON (d.node_id) d.node_id, d.gpu_class, count(*) AS gpus,
-            count(*) FILTER (WHERE l.gpu_id IS NULL AND h.gpu_id IS NULL) AS free,
-            min(d.memory_bytes) AS memory, {devices},
+            count(*) {free} AS free, min(d.memory_bytes) AS memory,
+            ({told} {free})::text AS told, {mark} {free} AS mark,
             (sum(count(*)) OVER (PARTITION BY d.node_id))::int AS fitted
         FROM suppliers_gpu d
         LEFT JOIN scheduler_leasedgpu l ON l.gpu_id = d.id AND l.released_at IS NULL
@@ -228,20 +225,20 @@ _SELECT: Final = """
     WHERE {lettable} {offers}
     ORDER BY o.id
 """
-_FREE: Final = _DEVICES.format(only=" FILTER (WHERE l.gpu_id IS NULL AND h.gpu_id IS NULL)")
-_ALL: Final = _SELECT.format(version=VERSION, devices=_FREE, lettable=LETTABLE, gpus="", offers="")
+_PARTS: Final = {
+    "version": VERSION, "lettable": LETTABLE, "told": _TOLD, "mark": MARK, "free": _IS_FREE,
+}  # fmt: skip
+_ALL: Final = _SELECT.format(**_PARTS, gpus="", offers="")
 _THESE: Final = "o.id = ANY(%(offers)s::uuid[]) OR o.node_id = ANY(%(nodes)s::uuid[])"
 _SOME: Final = _SELECT.format(
-    version=VERSION,
-    devices=_FREE,
-    lettable=LETTABLE,
+    **_PARTS,
     gpus=f"AND d.node_id IN (SELECT o.node_id FROM suppliers_offer o WHERE {_THESE})",  # noqa: S608
     offers=f"AND ({_THESE})",
 )
 # A hold of which a GPU is still let, or gone, is offered to nobody yet.
 _HELD: Final = f"""
-    SELECT d.node_id::text, d.gpu_class, o.job_id::text, max(h.least_micros),
-        {_DEVICES.format(only="")}, 0
+    SELECT d.node_id::text, d.gpu_class, o.job_id::text, max(h.least_micros), count(*),
+        {_TOLD}::text, {MARK}
     FROM scheduler_hold o
     JOIN scheduler_heldgpu h ON h.hold_id = o.id
     JOIN suppliers_gpu d ON d.id = h.gpu_id

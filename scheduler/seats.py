@@ -1,7 +1,7 @@
 """Who sits where: a gang's machines and GPUs, as far as a lease and its specs tell of them."""
 
+import json
 from collections.abc import Collection, Sequence
-from itertools import repeat
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -57,21 +57,21 @@ def seated(offer: Offer, gpus: Sequence[Gpu], price_micros: int) -> Seat:
 
 
 class Devices(NamedTuple):
-    """GPUs of one class as they were read, in the order of their machine: instances are made of those
-    only that are seated."""
+    """GPUs of one class as they were read: instances are made of those only that are seated."""
 
-    ids: Sequence[UUID]
-    uuids: Sequence[str]
-    memories: Sequence[int]
+    told: str
+    """JSON, in the order of the machine: id, uuid and bytes of memory of each."""
     mark: int
-    """The database's hash of their ids."""
+    """A hash of their ids, in whatever order."""
 
     def of(self, gpu_class: str) -> list[Device]:
         """As instances."""
-        return list(map(Device, self.ids, self.uuids, repeat(gpu_class), self.memories))
+        gpus = json.loads(self.told)
+        return [Device(UUID(pk), uuid, gpu_class, memory) for pk, uuid, memory in gpus]
 
 
-NONE: Final = Devices((), (), (), 0)
+NONE: Final = Devices("[]", 0)
+MARK: Final = "bit_xor(uuid_hash_extended(d.id, 0))"
 
 
 class Idle(NamedTuple):
@@ -107,13 +107,12 @@ LETTABLE: Final = """o.state = 'open' AND n.state = 'ready' AND n.lost_at IS NUL
 # What is let is looked up GPU by GPU, and not joined: until PostgreSQL has counted it, it is taken for
 # nothing, and gone through for each GPU, which took half a second where 500 were let.
 _IDLE: Final = f"""
-    SELECT o.id, g.gpu_class, coalesce(g.job_id::text, ''), {VERSION}, hash_array_extended(g.ids, 0), g.memory
+    SELECT o.id, g.gpu_class, coalesce(g.job_id::text, ''), {VERSION}, g.mark, g.memory
     FROM suppliers_offer o
     JOIN suppliers_node n ON n.id = o.node_id
     JOIN suppliers_site s ON s.id = n.site_id
     JOIN (
-        SELECT d.node_id, d.gpu_class, array_agg(d.id ORDER BY d.index) AS ids,
-            min(d.memory_bytes) AS memory, k.job_id
+        SELECT d.node_id, d.gpu_class, {MARK} AS mark, min(d.memory_bytes) AS memory, k.job_id
         FROM suppliers_gpu d
         LEFT JOIN scheduler_heldgpu h ON h.gpu_id = d.id
         LEFT JOIN scheduler_hold k ON k.id = h.hold_id

@@ -70,7 +70,7 @@ def _clear(given: argparse.Namespace) -> int:
 
     book = books.load(given.book)
     # To load the loops takes a second that the clearing was not given.
-    clear(make(Plan(jobs=min(book.jobs, 500), nodes=4, seed=0)), lambda: False)
+    clear(make(Plan(jobs=min(book.jobs, 501), nodes=4, seed=0)), lambda: False)
     started = time.perf_counter()
     until = started + (given.seconds or 0)
     matches = clear(book, None if given.seconds is None else lambda: time.perf_counter() < until)

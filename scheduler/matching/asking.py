@@ -24,7 +24,7 @@ from scheduler.matching.lending import lent
 from scheduler.matching.offers import FAR
 from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.supply import Stock, Supply
-from scheduler.matching.tables import NOWHERE, TIERS, TRUSTS, Rules, accepts, kept
+from scheduler.matching.tables import NOWHERE, TIERS, TRUSTS, Rules, accepts, goes_anywhere, kept
 
 CHEAPEST: Final = np.dtype([("price", "f8"), ("free", "i4"), ("seat", "i4")], align=True)
 """What so many GPUs of one node cost each, and where; of equals the one that has least free."""
@@ -144,8 +144,7 @@ def _node(
     """(score, seat, GPUs) of the best single node; of equals the larger gang."""
     score, seat, free, size = NOTHING, NOWHERE, 0, 0
     every = wide.shape[5] - 1
-    all_of_them = np.uint64((1 << every) - 1)
-    anywhere = job.regions & all_of_them == all_of_them
+    anywhere = goes_anywhere(job, every)
     for gpus in range(min(job.most, wide.shape[0]), job.least - 1, -1):
         for gpu_class in range(len(limit)):
             if limit[gpu_class] <= 0:

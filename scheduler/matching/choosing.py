@@ -97,7 +97,7 @@ def fill(
 ) -> tuple[float, int, int]:  # fmt: skip
     """(score, GPUs, parts) of up to `size` GPUs of a place: the best first, by the risk of so many; as
     many as the job needs whatever they gain, and then those that gain something. No parts if it can't
-    score more than so much."""
+    score more than so much, or hardly, where prices guide: pieces of a node are then cheaper one by one."""
     spot = room.work.spots[0]
     spot.keeps, spot.first, spot.least = keeps, 0, 0
     spot.end = lay_out(

@@ -19,7 +19,7 @@ from scheduler.matching.book import NODE_GPUS
 from scheduler.matching.cells import distinct, told_apart
 from scheduler.matching.lending import lent
 from scheduler.matching.ordering import in_groups
-from scheduler.matching.tables import NOWHERE, TIERS, TRUSTS, Tables
+from scheduler.matching.tables import NOWHERE, TIERS, TRUSTS, Tables, goes_anywhere
 
 FAR: Final = 1e300
 """A price that nobody pays."""
@@ -77,9 +77,10 @@ def apart(table: Offers, parts: int) -> list[Offers]:
     """The same tables in so many parts, each of some of the classes, that can be filled and spread
     beside each other; what jobs read and want of them is the same."""
     cells = np.searchsorted(table.start, np.linspace(0, len(table.cell), parts + 1)[1:-1])
-    classes = [0, *table.gpu_class[cells], table.wide.shape[0]]
+    classes = table.wide.shape[0]
+    edges = [0, *np.append(table.gpu_class, classes)[cells], classes]
     found = []
-    for first, end in pairwise(classes):
+    for first, end in pairwise(edges):
         kinds = slice(*np.searchsorted(table.gpu_class, (first, end)))
         columns = slice(*np.searchsorted(table.column[:, 0], (first, end)))
         kind = table.kind[columns]
@@ -184,8 +185,7 @@ def want(
 @njit(cache=True, nogil=True)
 def _regions(job: Record, regions: int) -> tuple[int, int]:
     """Which regions to look at: all one by one, or the one that stands for all."""
-    every = np.uint64((1 << regions) - 1)
-    return (regions, regions + 1) if job.regions & every == every else (0, regions)
+    return (regions, regions + 1) if goes_anywhere(job, regions) else (0, regions)
 
 
 @njit(cache=True, nogil=True)

@@ -181,3 +181,10 @@ def kept(job: Record, uplink: float) -> float:
     """η of a gang's share behind an uplink, Mbit/s; 0 where it never computes in between."""
     computing = uplink * job.sync_s
     return computing / (computing + 16 * job.sync_mb) if computing > 0 else 0.0
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def goes_anywhere(job: Record, regions: int) -> bool:
+    """Whether a job accepts each of so many regions (1 to 64)."""
+    every = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - regions)
+    return bool(job.regions & every == every)

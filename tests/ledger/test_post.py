@@ -239,3 +239,11 @@ def test_whatever_is_posted_the_books_balance_and_follow_the_model(
             assert ledger.audit() == {}
             assert Transfer.objects.count() == len(written)
         transaction.set_rollback(True)
+
+
+def test_an_account_that_is_opened_twice_is_one_with_nothing_in_it(now: datetime) -> None:
+    post([top_up(100)], now=now)
+    for _ in range(2):
+        ledger.open([escrow(JOB), wallet(ORG)])
+    assert ledger.balances([escrow(JOB), wallet(ORG)]) == {escrow(JOB): 0, wallet(ORG): 100}
+    assert Account.objects.filter(kind="escrow").count() == 1
