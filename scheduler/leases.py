@@ -42,11 +42,7 @@ def place(placements: Sequence[Placement], *, round: Round | None, now: datetime
 
 
 def place_drafts(
-    drafts: Sequence[Draft],
-    *,
-    round: Round | None,
-    now: datetime,
-    aside: Aside[Any] | None = None,
+    drafts: Sequence[Draft], *, round: Round | None, now: datetime, aside: Aside[Any] | None = None
 ) -> list[Draft]:
     """The same for placements that were drafted before; returns those that could be paid.
 
