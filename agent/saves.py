@@ -183,12 +183,20 @@ class _Folder:
 
     @property
     def at_ns(self) -> int:
-        return max(self.top.st_ctime_ns, *(info.st_ctime_ns for _, info in self.inside), 0)
+        return max(map(_written_ns, (self.top, *(info for _, info in self.inside))))
 
     def save(self) -> Save:
         ends = [info.st_mtime_ns for _, info in self.inside if stat.S_ISREG(info.st_mode)]
         wrote_s = (max(ends) - min(ends)) / 1e9 if ends else 0.0
         return Save(self.place, self.number, self.at_ns, wrote_s)
+
+
+def _written_ns(info: os.stat_result) -> int:
+    """When a file was written, or a folder renamed. That something was made in a folder or removed from it
+    says nothing: Trainer's oldest checkpoints are removed file by file, and are not the newest by that."""
+    if stat.S_ISDIR(info.st_mode) and info.st_ctime_ns <= info.st_mtime_ns:
+        return 0
+    return info.st_ctime_ns
 
 
 def _folders(tree: str, entries: Sequence[_Entry]) -> list[_Folder]:

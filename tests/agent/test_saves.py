@@ -113,6 +113,20 @@ def test_the_newest_counts_whatever_its_number(job: Path):
     assert saves.newest(job, look(after_s=2), after_ns=found.at_ns) is None
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "deep/model.safetensors"])
+def test_what_is_being_removed_is_not_new_again(job: Path, name: str):
+    old, new = job / "work/results/checkpoint-2", job / "work/results/checkpoint-4"
+    for folder in (old, new):
+        for path in (name, "trainer_state.json"):
+            write(folder / path, b"{}")
+        time.sleep(0.02)  # the kernel's clock for files is a coarse one
+    sent = find(job, look())
+    assert sent is not None
+    (old / name).unlink()
+    assert find(job, look()) == sent
+    assert saves.newest(job, look(), after_ns=sent.at_ns) is None
+
+
 def test_single_files_are_a_state_together_with_the_small_ones_beside_them(job: Path):
     for name in ("model_epoch_1.pt", "model_epoch_2.pt", "optimizer.pt"):
         write(job / "work/out" / name, torch_file())
