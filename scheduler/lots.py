@@ -198,8 +198,10 @@ def _names(text: str) -> frozenset[str]:
 
 _TOLD: Final = "json_agg(json_build_array(d.id, d.uuid, d.memory_bytes) ORDER BY d.index)"
 """As `Devices` has them."""
-_IS_FREE: Final = "FILTER (WHERE l.gpu_id IS NULL AND h.gpu_id IS NULL)"
+_IS_FREE: Final = "FILTER (WHERE d.is_free)"
 # One offer lets one class: a machine of several kinds of GPU lets its most numerous.
+# What is let is not joined: until PostgreSQL has counted it, it would be gone through for each GPU (9 s
+# where 600 were let). OFFSET 0 has each GPU asked about once.
 # All of the text is ours; values are parameters.
 _SELECT: Final = """
     SELECT o.id, n.id, n.id::text, o.ask_micros, o.audience = 'own_org', o.scripts, o.windows::text,
@@ -216,10 +218,13 @@ _SELECT: Final = """
             count(*) {free} AS free, min(d.memory_bytes) AS memory,
             ({told} {free})::text AS told, {mark} {free} AS mark,
             (sum(count(*)) OVER (PARTITION BY d.node_id))::int AS fitted
-        FROM suppliers_gpu d
-        LEFT JOIN scheduler_leasedgpu l ON l.gpu_id = d.id AND l.released_at IS NULL
-        LEFT JOIN scheduler_heldgpu h ON h.gpu_id = d.id
-        WHERE d.present {gpus} GROUP BY d.node_id, d.gpu_class
+        FROM (
+            SELECT d.*, NOT EXISTS (
+                SELECT FROM scheduler_leasedgpu l WHERE l.gpu_id = d.id AND l.released_at IS NULL
+            ) AND NOT EXISTS (SELECT FROM scheduler_heldgpu h WHERE h.gpu_id = d.id) AS is_free
+            FROM suppliers_gpu d WHERE d.present {gpus} OFFSET 0
+        ) d
+        GROUP BY d.node_id, d.gpu_class
         ORDER BY d.node_id, count(*) DESC, min(d.index)
     ) g ON g.node_id = n.id
     WHERE {lettable} {offers}
