@@ -5,9 +5,9 @@
 The rows are made of a synthetic book with generous limits. One round: read anew as a worker does that
 has just started, read what has moved since (`scheduler.following`), clear, read its seats, draft (leases and
 specs), look again under the market's lock, fund, write, COMMIT, ring the doorbells (a real Valkey),
-explain. What is told is reckoned, and what is written is spelled, in a thread beside it while the
-database takes in rows: so its own processor's seconds are in the phase that they fell into. Four runs, each in a new cluster: a commit that survives a power cut (fsync) and one that
-doesn't, alone and beside writers (heartbeats of 500 nodes at a time, offers that change their price,
+explain. What is written is spelled in a thread beside it while the database takes in rows: so its own
+processor's seconds are in the phase that they fell into. Four runs, each in a new cluster: a commit that
+survives a power cut (fsync) and one that doesn't, alone and beside writers (heartbeats of 500 nodes at a time, offers that change their price,
 offers taken by quote). Times are wall seconds, our own processor's and the database backend's.
 
 The last column is the same round's transaction (look again to COMMIT) as a multiple of a bare COPY of

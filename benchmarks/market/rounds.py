@@ -91,8 +91,7 @@ def _clock() -> Clock:
     clock.watch(clearing, "_commit", "write")
     clock.watch(connection, "_commit", "commit")
     clock.watch(connection, "run_and_clear_commit_hooks", "push")
-    clock.watch(explaining, "look", "explain")
-    clock.watch(explaining, "write", "explain")
+    clock.watch(explaining, "tell", "explain")
     return clock
 
 
