@@ -72,6 +72,7 @@ class Devices(NamedTuple):
 
 NONE: Final = Devices("[]", 0)
 MARK: Final = "bit_xor(uuid_hash_extended(d.id, 0))"
+"""Of GPUs d: as `Devices` has it."""
 
 
 class Idle(NamedTuple):

@@ -26,7 +26,8 @@ from scheduler.matching.ordering import in_groups
 from scheduler.matching.proving import Priced, best_alone, ranks
 from scheduler.matching.tables import Tables
 
-_SHARP: Final = 1e-9
+SHARP: Final = 1e-9
+"""USD: over so little wishes spread where a bound is proven."""
 
 
 class Prospects:
@@ -78,7 +79,7 @@ class Prospects:
 def bound(of: Tables, ladder: Floats) -> float:
     """USD per hour; `ladder` [K, 4] is each cell's price for slots of 1, 2, 4 and 8 GPUs."""
     halves, table = Halves(len(of.jobs)), offers(of)
-    sharp = np.full(of.limit.shape[1], _SHARP)
+    sharp = np.full(of.limit.shape[1], SHARP)
     look_up(ladder, sharp, table)
     priced = Priced(ladder, ranks(of, ladder), sharp, table.wide)
 

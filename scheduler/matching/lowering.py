@@ -12,6 +12,7 @@ from numba import njit
 
 from scheduler.matching.alone import Room, in_one_node, nodes_gain, room, together
 from scheduler.matching.arrays import Array, Bools, Floats, Ints
+from scheduler.matching.bound import SHARP
 from scheduler.matching.cells import SLOTS
 from scheduler.matching.halves import Halves
 from scheduler.matching.lending import lent
@@ -25,7 +26,6 @@ _LOOSER: Final = 1e-4
 """By so much, as a share, the bound may rise for lower prices."""
 _TRIALS: Final = 8
 """So many cells may be lowered."""
-_SHARP: Final = 1e-9
 
 
 def lowered(of: Tables, let: Array, balance: Floats, lowest: Floats) -> tuple[Floats, float, float]:
@@ -41,7 +41,7 @@ def lowered(of: Tables, let: Array, balance: Floats, lowest: Floats) -> tuple[Fl
     saved = np.bincount(let["cell"], fall, len(price))
     tried = np.argsort(-saved, kind="stable")[:_TRIALS]
     table = offers(of)
-    sharp = np.full((2, max(len(price), of.limit.shape[1])), _SHARP)
+    sharp = np.full((2, max(len(price), of.limit.shape[1])), SHARP)
     proven, before = _lowered(
         of, listed, table, room(of, table.wanted[0], listed), sharp, balance, lowest, low,
         tried[saved[tried] > 0], price,
