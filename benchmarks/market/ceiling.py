@@ -29,9 +29,10 @@ from typing import Final
 import numpy as np
 
 from benchmarks.market import foresight, greedy
+from benchmarks.market.arrivals import ROUND_S, Rows, Run, Trace
 from benchmarks.market.foresight import Wanted, Ways, ways
 from benchmarks.market.harness import RESULTS, Result, compile_engine, parser
-from benchmarks.market.replay import LOADS, OURS, ROUND_S, Rows, Run, Trace, market, matched, read
+from benchmarks.market.replay import LOADS, OURS, market, matched, read
 from scheduler.matching.book import NODES, PLACES, Book
 
 Steps = tuple[tuple[int, int], ...]
@@ -99,7 +100,7 @@ def _row(
 def first_come(book: Book) -> Rows:
     """At the asks."""
     placed = greedy.place(book, greedy.FIRST_COME)
-    return Rows(placed.job, placed.node, placed.gpus, placed.gain)
+    return Rows(placed.job, placed.node, placed.gpus, placed.gain, placed.ask)
 
 
 def _learned(jobs: Trace, other: Book, book: Book) -> np.ndarray:
@@ -114,19 +115,11 @@ class Tolled(Run):
 
     toll: np.ndarray
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.plainly = self.match
-
-    def _round(self, now: float, horizon: float, jobs: np.ndarray, nodes: np.ndarray) -> None:
+    def matched(self, book: Book, nodes: np.ndarray) -> Rows:
+        """As `Run` has it."""
         toll = self.toll[nodes]
-
-        def match(book: Book) -> Rows:
-            rows = self.plainly(replace(book, node_ask=book.node_ask + toll))
-            return rows._replace(gain=rows.gain + toll[rows.node])
-
-        self.match = match
-        super()._round(now, horizon, jobs, nodes)
+        rows = self.match(replace(book, node_ask=book.node_ask + toll))
+        return rows._replace(gain=rows.gain + toll[rows.node])
 
 
 @dataclass

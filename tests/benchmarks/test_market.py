@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks.market import ceiling, costs, greedy, harness, mechanism, replay, report
+from benchmarks.market.arrivals import Run, Trace
 from benchmarks.market.books import churned, large
+from benchmarks.market.leaving import Leaving
 from benchmarks.market.optimum import optimum
 from benchmarks.market.program import prove
 from benchmarks.market.worth import utilities
@@ -110,7 +112,7 @@ def test_no_way_to_match_exceeds_the_ceiling(load: str, traces: Path) -> None:
     jobs, book = replay.market(trace, kind, seed=3)
     together, alone = ceiling.bounds(jobs, book, ((1, 20), (2, 20)))
     toll = together.price.mean(axis=1)
-    runs = [replay.Run(book, jobs, ceiling.first_come), replay.Run(book, jobs, replay.matched),
+    runs = [Run(book, jobs, ceiling.first_come), Run(book, jobs, replay.matched),
             ceiling.Tolled(book, jobs, ceiling.first_come, toll)]  # fmt: skip
     for run in runs:
         run.play()
@@ -125,13 +127,48 @@ def test_the_ceiling_of_one_gpu_that_two_jobs_want_all_the_time_is_the_better_on
     book = build(orders, [Supply(0, "it", 0, 1, 1.0)], [SiteRow(0, region=0)],
                  [ClassRow("it", nvlink=True)], seed=0)  # fmt: skip
     hours = np.array([3.0, 2.0, 1.0])
-    jobs = replay.Trace(
-        np.array([0.0, 0.0, 7200.0]), np.ones(3, int), 3600 * hours
-    )  # the last ends it
+    jobs = Trace(np.array([0.0, 0.0, 7200.0]), np.ones(3, int), 3600 * hours)  # the last ends it
     together, alone = ceiling.bounds(jobs, book, ((1, 40), (4, 40)))
     assert alone == pytest.approx(2 * (3 - 1) + 2 * (2 - 1))
     assert together.bound == pytest.approx(2 * (3 - 1), rel=0.01)
     assert together.bound >= 2 * (3 - 1) - 1e-9
+
+
+def test_who_is_displaced_loses_what_was_not_saved_and_goes_on_later() -> None:
+    """One GPU: the first runs 76 minutes and has saved at 60, the second takes its place for 30, for
+    which the GPU stands idle for a round, then the first does the two hours that it has left."""
+    orders = [
+        Order(at, {"it": limit}, 1, 1, hours_lost=0.25) for at, limit in enumerate((2.0, 4.0, 0.5))
+    ]
+    book = build(orders, [Supply(0, "it", 0, 1, 1.0)], [SiteRow(0, region=0)],
+                 [ClassRow("it", nvlink=True)], seed=0)  # fmt: skip
+    jobs = Trace(
+        np.array([0.0, 4500.0, 14400.0]), np.ones(3, int), np.array([10800.0, 1800.0, 60.0])
+    )
+    run = Leaving(book, jobs, replay.matched, np.array([True, False, False]))
+    run.play()
+    assert run.leaves == 1
+    assert run.started[:2].tolist() == [6480, 4680]
+    assert run.figures()[2] == (6480 - 4560 + 4680 - 4500) / 2
+    assert run.gpu_hours == pytest.approx(76 / 60 + 0.5 + 2)
+    assert run.lost_gpu_hours == pytest.approx(16 / 60)
+    # But for the risk of failures, a thousandth.
+    assert run.welfare == pytest.approx(1 - 16 / 60 + 0.5 * 3 + 2, rel=2e-3)
+
+
+def test_what_runs_is_work_done_or_lost(traces: Path) -> None:
+    kind = replay.LOADS["congested"]._replace(each=1)
+    jobs, book = replay.market(replay.read(traces / "philly" / "philly.csv.gz"), kind, seed=3)
+    stays = Leaving(book, jobs, replay.matched, np.zeros(book.jobs, bool))
+    plain = Run(book, jobs, replay.matched)
+    run = Leaving(book, jobs, replay.matched, np.ones(book.jobs, bool))
+    for each in (stays, plain, run):
+        each.play()
+    assert stays.figures() == plain.figures()
+    assert run.leaves > 0 < run.lost_gpu_hours
+    runs = np.nan_to_num(run.horizon - run.started) / 3600
+    done = (jobs.seconds - run.left) / 3600 + np.minimum(runs, run.left / 3600)
+    assert run.gpu_hours == pytest.approx(float(jobs.gpus @ done) + run.lost_gpu_hours)
 
 
 def test_nothing_costs_less_than_the_floor() -> None:
