@@ -232,7 +232,7 @@ def _empty(ours: _Ours, sold: Supply) -> Market:
     book, of = ours.ordered, ours.of
     gangs, parts = improving.gangs(of, book)
     room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
-    nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))
+    nowhere = hopes(of, sold, np.arange(0))
     return Market(of, nowhere, sold, stock(sold), room, gangs, parts)
 
 
@@ -241,11 +241,13 @@ def _trades(book: Book) -> bool:
 
 
 def _filled(market: Market, order: Ints) -> Market:
-    """By prices first, for which a look at few kinds is enough; who gets nothing, by asks."""
+    """By prices first, for which a look at few kinds is enough; who gets nothing, by asks; then who
+    could do better moves."""
     guided = market._replace(sold=ranked_by_prices(market.sold, _GUIDE))
     improving.fill(searching.looking(guided, order, _GUIDE), order, _GUIDE, _LOOK)
     rest = order[market.gangs["parts"][order] == 0]
     improving.fill(searching.looking(market, rest, 0.0), rest, 0.0, improving.LOOK)
+    searching.moved(market, order)
     return market
 
 

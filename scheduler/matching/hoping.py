@@ -6,14 +6,16 @@ import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints, Record
+from scheduler.matching.book import NODE_GPUS
 from scheduler.matching.halves import Halves, joined
 from scheduler.matching.lending import lent
 from scheduler.matching.ordering import sorted_by
+from scheduler.matching.supply import Supply
 from scheduler.matching.tables import TIERS, Rules, Tables, accepts
 
 NOTHING: Final = -1e-9
 """What a choice must score: whoever gains nothing by a trade doesn't mind it."""
-_LISTED, _GUIDED = 640, 160
+_LISTED, _SHORT = 640, 160
 """So many kinds are known to each job, those that promise most: fewer where prices guide, since they
 leave many that promise alike, and each will do."""
 _HEAD: Final = np.dtype([("gain", "f8"), ("worth", "f8"), ("at", "i4"), ("end", "i4")], align=True)
@@ -30,20 +32,36 @@ class Hopes(NamedTuple):
     gain: Floats
 
 
-def hopes(of: Tables, seats: Array, kinds: Array, jobs: Ints, guide: float = 0.0) -> Hopes:
+class Standing(NamedTuple):
+    """How all stand: GPUs that each seat has free, and what each job brings, USD per hour. Who moves
+    looks only at kinds that have something free and promise no less."""
+
+    free: Ints
+    surplus: Floats
+
+
+def hopes(
+    of: Tables, sold: Supply, jobs: Ints, guide: float = 0.0, now: Standing | None = None
+) -> Hopes:
     """For these jobs, in rising order; of others no kinds are known. `guide` (0 to 1): how much of
-    prices counts; where they do, lists are short, and good for who chooses by as much or more."""
+    prices counts; where they do, lists are short, and good for who chooses by as much or more. `now`: for
+    those who may move, and short too."""
+    seats, kinds = sold.seats, sold.kinds
     dear = np.maximum(seats["ask"], guide * seats["price"][:, 0])
     ask = np.full(len(kinds), np.inf)
     np.minimum.at(ask, seats["kind"], dear)
+    has, most = np.zeros(len(of.jobs)), _SHORT if guide else _LISTED
+    if now is not None:
+        ask[np.bincount(seats["kind"], now.free, len(kinds)) == 0] = np.inf
+        has, most = now.surplus, _SHORT
     order = sorted_by(kinds["gpu_class"], kinds["tier"], ask)
     number = kinds["gpu_class"][order].astype(np.int64) * TIERS + kinds["tier"][order]
     start = np.searchsorted(number, np.arange(of.limit.shape[1] * TIERS + 1))
     listed = kinds[order], ask[order], order.astype(np.int32)
-    jobs, most = jobs.astype(np.int32), _GUIDED if guide else _LISTED
+    jobs = jobs.astype(np.int32)
 
     def half(_: int, first: int, end: int) -> tuple[Ints, Ints, Floats]:
-        return _hopes(of, *listed, start, jobs[first:end], most)
+        return _hopes(of, *listed, start, jobs[first:end], has, most)
 
     counts, found, gain = zip(*Halves(len(jobs)).each(half), strict=True)
     every = np.zeros(len(of.jobs), np.int64)
@@ -53,13 +71,14 @@ def hopes(of: Tables, seats: Array, kinds: Array, jobs: Ints, guide: float = 0.0
 
 @njit(cache=True, nogil=True)
 def _hopes(
-    of: Tables, kinds: Array, ask: Floats, number: Ints, start_of: Ints, which: Ints, most: int
-) -> tuple[Ints, Ints, Floats]:
+    of: Tables, kinds: Array, ask: Floats, number: Ints, start_of: Ints, which: Ints, has: Floats,
+    most: int,
+) -> tuple[Ints, Ints, Floats]:  # fmt: skip
     """(how many kinds of each of these jobs, all of them, their gains). Kinds stand by class, tier
     and ask, so those of a class and tier by what they promise any job: the best of what is left of
     each comes next."""
     of, kinds, ask, number = lent((of, kinds, ask, number))
-    start_of, which = lent((start_of, which))
+    start_of, which, has = lent((start_of, which, has))
     counts, heads = np.zeros(len(which), np.int64), np.zeros(len(start_of), _HEAD)
     turn = np.empty(len(start_of), np.int32)
     kind, gain = np.empty(4096 + most, np.int32), np.empty(4096 + most)
@@ -71,6 +90,8 @@ def _hopes(
         left = _heads(job, of.limit[at], of.rules, kinds, ask, start_of, heads, turn)
         while left and total - before < most:
             head = heads[turn[0]]
+            if head.gain * min(job.most, NODE_GPUS) < has[at]:
+                break
             kind[total], gain[total] = number[head.at], head.gain
             total += 1
             left = _moved_on(job, kinds, ask, heads, turn, left)

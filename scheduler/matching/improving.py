@@ -108,6 +108,23 @@ def fill(market: Market, order: Ints, guide: float, look: int) -> None:
 
 
 @njit(cache=True, nogil=True)
+def move(market: Market, order: Ints) -> None:
+    """In this order, each of these, which have one node, goes where it gains more by asks, if anywhere."""
+    market, order = lent(market), lent(order)
+    had = np.zeros(1, PART)
+    for at in order:
+        gang = market.gangs[at]
+        had[0] = market.parts[gang.first]
+        level, surplus, size = gang.level, gang.surplus, gang.size
+        put_out(market, at)
+        _place(market, at, Mood(0.0, LOOK, surplus))
+        if gang.parts == 0:
+            let(market.sold.seats, market.sold.kinds, market.left, at, had)
+            market.parts[gang.first] = had[0]
+            gang.parts, gang.level, gang.surplus, gang.size = 1, level, surplus, size
+
+
+@njit(cache=True, nogil=True)
 def begin(market: Market, whole: Stock, orders: Ints, guides: Floats) -> None:
     """From nothing, of a stock that is `whole`: all choose in one of these orders [n, J], by its share of
     prices, and whoever gets nothing so by asks. The order is kept in which most comes of it."""

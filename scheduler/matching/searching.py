@@ -22,7 +22,7 @@ from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.ascent import MANY
 from scheduler.matching.desks import Desk
 from scheduler.matching.gathering import Bench
-from scheduler.matching.hoping import hopes
+from scheduler.matching.hoping import Standing, hopes
 from scheduler.matching.improving import Market
 from scheduler.matching.supply import Stock, priced, stock
 
@@ -38,6 +38,8 @@ _LOOK: Final = 64
 _TRIES: Final = 9216
 """So many of them by both where no time is given. Of 10,000 jobs each takes as long as fifty of a
 hundred jobs, and all of them bring a thousandth: where jobs are many there are none."""
+_IDLE: Final = 0.002
+"""It is worth moving if idle GPUs would earn at least so much of what all bring, at the guiding prices."""
 _JUMBLED: Final = 0.5
 """How far a job may come forward where all begin again, as a share of all."""
 _OTHER: Final = 0x9E3779B97F4A7C15
@@ -121,8 +123,21 @@ def _coming(market: Market, gains: Floats) -> Ints:
 
 def looking(market: Market, jobs: Ints, guide: float) -> Market:
     """These jobs know where to look, if prices count so much."""
-    sold = market.sold
-    return market._replace(hoped=hopes(market.of, sold.seats, sold.kinds, np.sort(jobs), guide))
+    return market._replace(hoped=hopes(market.of, market.sold, np.sort(jobs), guide))
+
+
+def moved(market: Market, order: Ints) -> None:
+    """In this order, whoever runs on one node moves to where it gains more by asks, if cheap nodes stand
+    idle: those who chose by prices took any of the many places that cost alike by them, and where
+    prices are somewhat too high, dear ones."""
+    seats, gangs = market.sold.seats, market.gangs
+    earned = market.left.free * np.maximum(seats["price"][:, 0] - seats["ask"], 0.0)
+    if earned.sum() <= _IDLE * gangs["surplus"].sum():
+        return
+    order = order[gangs["parts"][order] == 1]
+    now = Standing(market.left.free, gangs["surplus"].copy())
+    hoped = hopes(market.of, market.sold, np.sort(order), now=now)
+    improving.move(market._replace(hoped=hoped), order)
 
 
 def _hopeful(market: Market) -> Market:

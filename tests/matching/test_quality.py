@@ -12,9 +12,12 @@ from benchmarks.market.books import churned, following
 from benchmarks.market.optimum import optimum
 from scheduler.matching.arrays import Floats
 from scheduler.matching.book import Book, rearranged
+from scheduler.matching.cells import cells
 from scheduler.matching.clear import clear, follow
 from scheduler.matching.matches import Matches
+from scheduler.matching.placing import NODE
 from scheduler.matching.synthetic import Plan, make
+from scheduler.matching.values import eligible, terms
 from tests.matching.rows import SITE, a_book, a_node, an_order, books, checked, edited
 from tests.matching.test_clear import cleared, placed
 
@@ -59,6 +62,26 @@ def test_more_time_makes_it_better() -> None:
     shorter = clear(book, lambda: False)
     checked(book, longer)
     assert shorter.welfare < longer.welfare
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hardly_anybody_would_do_better_on_a_node_that_stands_idle(seed: int) -> None:
+    """Where most nodes are alone and many cost alike by prices, cheap ones are not left for dear ones;
+    what all could gain, one by one, is counted as if they could have the same node."""
+    book = make(Plan(jobs=1000, nodes=5000, seed=seed, alone=0.6))
+    matches = clear(book, lambda: False)
+    kinds, free = cells(book), book.node_gpus - np.bincount(matches.node, matches.gpus, book.nodes)
+    missed = 0.0
+    for job, rows in enumerate(np.bincount(matches.job, minlength=book.jobs)):
+        if matches.level[job] != NODE or rows != 1:
+            continue
+        [at] = np.flatnonzero(matches.job == job)
+        gpus, wants = int(matches.gpus[at]), terms(book, kinds, job)
+        keeps = wants.in_node if gpus > 1 else 1.0
+        each = (wants.limit * keeps - gpus * wants.risk)[kinds.of_node] - book.node_ask
+        could = each[eligible(book, kinds, job)[kinds.of_node] & (free >= gpus)]
+        missed += gpus * max(could.max(initial=0.0) - each[matches.node[at]], 0.0)
+    assert missed < 0.01 * matches.welfare
 
 
 def test_who_has_waited_counts_for_more() -> None:
