@@ -144,13 +144,13 @@ def _runs(seed: int, trace: Trace, book: Book) -> dict[str, Run]:
 def _sum_up(result: Result, load: str) -> None:
     found = {(row[1], row[2]): row for row in result.rows if row[0] == load}
     seeds = sorted({seed for seed, _ in found})
-    for rule in greedy.RULES:
-        for way in (OURS, *MAY_LEAVE):
+    for way in (OURS, *MAY_LEAVE):
+        for rule in greedy.RULES:
             more = [100 * (found[seed, way][3] / found[seed, rule][3] - 1) for seed in seeds]
             result.notes.append(f"{load}: {way} over {rule}: welfare {mean(more):+.1f} % (seeds"
                                 f" {min(more):+.1f} to {max(more):+.1f})")  # fmt: skip
-            result.series[f"{load}: {way} over {rule}"] = more
-    for way in (OURS, *MAY_LEAVE):
+            if way == OURS or rule == greedy.FIRST_COME:
+                result.series[f"{load}: {way} over {rule}"] = more
         losses = [(result.columns[at], rule) for at, sign in ((4, 1), (5, -1), (6, -1))
                   for rule in greedy.RULES
                   if sign * mean(found[s, way][at] - found[s, rule][at] for s in seeds) < 0]  # fmt: skip

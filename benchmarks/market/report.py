@@ -164,6 +164,7 @@ def _replay(axes: Axes, found: Found) -> None:
     for at, name in enumerate(names):
         axes.plot(found["series"][name], [at] * len(found["series"][name]), "k|", markersize=9)
     axes.axvline(0, color="black", linewidth=0.8)
+    axes.tick_params(labelsize=8)
     axes.set(xlabel="welfare of ours over theirs, %")
 
 
