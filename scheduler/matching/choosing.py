@@ -18,7 +18,8 @@ from scheduler.matching.gathering import gather, lay_out, promises
 from scheduler.matching.hoping import NOTHING, Hopes
 from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.supply import NETS, Stock, Supply, first_with, taken
-from scheduler.matching.tables import NOWHERE, Rules, Tables, accepts
+from scheduler.matching.tables import NOWHERE, TIERS, Rules, Tables, accepts
+from scheduler.matching.weighing import hope_for
 
 _SEATS: Final = 8
 """So many nodes of a kind are looked at, where prices may make a dearer one the better."""
@@ -101,7 +102,7 @@ def fill(
     spot = room.work.spots[0]
     spot.keeps, spot.first, spot.least = keeps, 0, 0
     spot.end = lay_out(
-        job, size, limit, keeps, place, shelf, failures, mood.guide, spot.first, room.work
+        job, size, limit, keeps, place, shelf, failures, mood.guide, spot.first, size, room.work
     )
     # An elastic gang that ends up smaller bears less risk, and may gain more than it promises.
     if size == job.least and promises(size, spot, room.work) <= score:
@@ -120,7 +121,8 @@ def on_site(
     places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
     shelf, chosen, trial = left.shelf, room.chosen, room.trial
     in_site, failures, parts = rules.in_site, rules.failures, 0
-    least_risk = failures[0] * job.lost * size
+    least_risk, spot = failures[0] * job.lost * size, room.work.spots[0]
+    smallest_risk = failures[0] * job.lost * job.least
     for net in range(NETS * len(limit)):
         gpu_class, keeps, seen = net // NETS, 1 - job.kappa * in_site[net % NETS], 0
         worth = limit[gpu_class]
@@ -131,12 +133,23 @@ def on_site(
             promise = size * (worth * (keeps - least_risk) - ranked[one].ask)
             if promise <= max(score, mood.floor) or seen > mood.look:
                 break
-            place = places[ranked[one].place]
-            if free_for(job, left.there[ranked[one].place]) < job.least:
+            if not accepts(job, ranked[one]):
                 continue
-            if place.end - place.first < 2 or not accepts(job, place):
+            there, place = left.there[ranked[one].place], places[ranked[one].place]
+            gpus = min(free_for(job, there), size)
+            if gpus < job.least or place.end - place.first < 2:
+                continue
+            # An elastic gang that ends up smaller bears less risk.
+            if gpus * (worth * (keeps - smallest_risk) - ranked[one].ask) <= score:
                 continue
             seen += 1
+            # Prices make the GPUs of a cell cost alike, so that little is known of those that remain
+            # without them.
+            if mood.guide > 0:
+                spot.keeps = keeps
+                hope_for(job, worth, job.least, place, there, failures, spot)
+                if _hope(job, spot, size) <= score:
+                    continue
             found, gpus, count = fill(
                 job, size, worth, keeps, place, shelf, failures, mood, room, trial,
                 score,
@@ -146,3 +159,15 @@ def on_site(
             score, parts = found, count
             chosen[:count] = trial[:count]
     return score, parts
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _hope(job: Record, spot: Record, size: int) -> float:
+    """No less than up to so many GPUs of a spot gain, and as many as the job needs."""
+    total, gpus = 0.0, 0
+    for at in range(TIERS):
+        most = size if spot.hope[at] > 0 else job.least
+        take = max(min(spot.there[at], most - gpus), 0)
+        total += take * spot.hope[at]
+        gpus += take
+    return float(total)
