@@ -13,7 +13,7 @@ from scheduler.matching.gathering import Bench, gather
 from scheduler.matching.offers import FAR
 from scheduler.matching.supply import DOUBLINGS, NETS, Stock, Supply
 from scheduler.matching.tables import Rules, accepts, kept
-from scheduler.matching.weighing import ROUNDING, hope_for, hopeful, lay_out_best, lay_out_spot, weigh
+from scheduler.matching.weighing import ROUNDING, begin, hope_for, lay_out_spot, weigh
 
 _TOLLS: Final = 6
 _CLOSE: Final = 1e-9
@@ -44,8 +44,8 @@ def over_sites(
             continue
         score, count = _together(
             job, limit[best], size, known, rules.failures, sold.places, left.shelf, room,
-            mood.guide, score
-        )
+            mood.guide, score,
+        )  # fmt: skip
         if count:
             parts = count
     return score, parts
@@ -77,9 +77,7 @@ def _spots(
     for net in range(NETS):
         large = rank(gpu_class, net, job.tier, max(mean, least))
         every = rank(gpu_class, net, job.tier, least)
-        known, seen = _spots_of(
-            large, job, worth, size, rules, sold, left, room, mood, known, 0
-        )
+        known, seen = _spots_of(large, job, worth, size, rules, sold, left, room, mood, known, 0)
         if every != large:
             known, seen = _spots_of(
                 every, job, worth, size, rules, sold, left, room, mood, known, seen
@@ -129,33 +127,26 @@ def _together(
 
     What the best sites gain beyond a toll is convex in it and made of straight lines. Where those on
     either side meet, the next toll is, until there is nothing below them."""
-    spots, work, parts = room.work.spots, room.work, 0
-    sites = min(job.sites_most, size // spots[0].least)
-    hope, count = hopeful(known, sites, work)
-    if hope <= score + _CLOSE:
-        return score, 0
-    end = lay_out_best(job, size, limit, count, places, shelf, failures, guide, work)
+    work, sites, parts = room.work, min(job.sites_most, size // room.work.spots[0].least), 0
+    end = begin(
+        job, size, limit, known, sites, score + _CLOSE, places, shelf, failures, guide, work
+    )
     toll, most, count, wanted, least = 0.0, np.inf, 0, size, -np.inf
     low, high = (0.0, 0.0, 0), (FAR, 0.0, 0)
-    for turn in range(_TOLLS):
+    for turn in range(_TOLLS if end else 0):
         total, count, gpus, same, end = weigh(
             job, size, limit, known, toll, sites, count, places, shelf, failures, guide, end, work
         )
         if turn == 0 and gpus < job.least:
-            wanted, high = job.least, (0.0, total, gpus)
-            low = (_lowest(job, size, limit, known, places, shelf, failures, guide, end, work), 0.0, 0)
+            wanted = job.least
+            below = _lowest(job, size, limit, known, places, shelf, failures, guide, end, work)
+            low, high = (below, 0.0, 0), (0.0, total, gpus)
         # No gang of so many gains more, whatever the toll.
         most = min(most, total + toll * wanted)
-        if most <= score + _CLOSE:
-            break
-        if count > 1 and not same:
-            found, got, some = gather(
-                job, size, limit, work.picked[:count], shelf, failures, guide, work, room.trial
-            )
-            if got >= job.least and found > score:
-                score, parts = found, some
-                room.chosen[:some] = room.trial[:some]
-        # Or no toll does better: no other is below it, or the gang has all that gains anything.
+        if most > score + _CLOSE and count > 1 and not same:
+            score, some = _tried(job, limit, size, count, failures, shelf, guide, room, score)
+            parts = some or parts
+        # Nothing better is left, or no toll lies below, or all that gains anything is not too much.
         if most <= score + _CLOSE or total <= least + _CLOSE or gpus == wanted:
             break
         if gpus > wanted:
@@ -168,6 +159,22 @@ def _together(
         if not low[0] < toll < high[0]:
             break
     return score, parts
+
+
+@njit(cache=True, nogil=True)
+def _tried(
+    job: Record, limit: float, size: int, count: int, failures: Floats, shelf: Array, guide: float,
+    room: Desk, score: float,
+) -> tuple[float, int]:  # fmt: skip
+    """(score, parts in `room.chosen`) of a gang over the spots that are picked; no parts if that scores
+    no more."""
+    found, gpus, parts = gather(
+        job, size, limit, room.work.picked[:count], shelf, failures, guide, room.work, room.trial
+    )
+    if gpus < job.least or found <= score:
+        return score, 0
+    room.chosen[:parts] = room.trial[:parts]
+    return found, parts
 
 
 @njit(cache=True, nogil=True)

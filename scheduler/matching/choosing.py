@@ -16,6 +16,7 @@ from scheduler.matching.book import NODE_GPUS
 from scheduler.matching.desks import Desk, Mood, free_for, rank
 from scheduler.matching.gathering import gather, lay_out, promises
 from scheduler.matching.hoping import NOTHING, Hopes
+from scheduler.matching.offers import FAR
 from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.supply import NETS, Stock, Supply, first_with, taken
 from scheduler.matching.tables import NOWHERE, TIERS, Rules, Tables, accepts
@@ -121,8 +122,7 @@ def on_site(
     places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
     shelf, chosen, trial = left.shelf, room.chosen, room.trial
     in_site, failures, parts = rules.in_site, rules.failures, 0
-    least_risk, spot = failures[0] * job.lost * size, room.work.spots[0]
-    smallest_risk = failures[0] * job.lost * job.least
+    least_risk = failures[0] * job.lost * size
     for net in range(NETS * len(limit)):
         gpu_class, keeps, seen = net // NETS, 1 - job.kappa * in_site[net % NETS], 0
         worth = limit[gpu_class]
@@ -136,20 +136,13 @@ def on_site(
             if not accepts(job, ranked[one]):
                 continue
             there, place = left.there[ranked[one].place], places[ranked[one].place]
-            gpus = min(free_for(job, there), size)
-            if gpus < job.least or place.end - place.first < 2:
-                continue
-            # An elastic gang that ends up smaller bears less risk.
-            if gpus * (worth * (keeps - smallest_risk) - ranked[one].ask) <= score:
+            hope = _hope(
+                job, worth, keeps, size, ranked[one].ask, place, there, failures, mood.guide,
+                room.work.spots[0],
+            )  # fmt: skip
+            if hope <= score:
                 continue
             seen += 1
-            # Prices make the GPUs of a cell cost alike, so that little is known of those that remain
-            # without them.
-            if mood.guide > 0:
-                spot.keeps = keeps
-                hope_for(job, worth, job.least, place, there, failures, spot)
-                if _hope(job, spot, size) <= score:
-                    continue
             found, gpus, count = fill(
                 job, size, worth, keeps, place, shelf, failures, mood, room, trial,
                 score,
@@ -161,13 +154,26 @@ def on_site(
     return score, parts
 
 
-@njit(cache=True, nogil=True, forceinline=True)
-def _hope(job: Record, spot: Record, size: int) -> float:
-    """No less than up to so many GPUs of a spot gain, and as many as the job needs."""
-    total, gpus = 0.0, 0
+@njit(cache=True, nogil=True)
+def _hope(
+    job: Record, worth: float, keeps: float, size: int, mean: float, place: Record, there: Ints,
+    failures: Floats, guide: float, spot: Record,
+) -> float:  # fmt: skip
+    """No less than up to so many GPUs of a place gain, the cheapest of which cost so much in the mean;
+    nothing if it hasn't as many as the job needs, on several nodes."""
+    most = min(free_for(job, there), size)
+    if most < job.least or place.end - place.first < 2:
+        return -FAR
+    # An elastic gang that ends up smaller bears less risk.
+    hope = most * (worth * (keeps - failures[0] * job.lost * job.least) - mean)
+    # By asks, which lie far apart, the cheapest of each tier say no more.
+    if guide == 0:
+        return float(hope)
+    spot.keeps, total, gpus = keeps, 0.0, 0
+    hope_for(job, worth, job.least, place, there, failures, spot)
     for at in range(TIERS):
         most = size if spot.hope[at] > 0 else job.least
         take = max(min(spot.there[at], most - gpus), 0)
         total += take * spot.hope[at]
         gpus += take
-    return float(total)
+    return float(min(hope, total))

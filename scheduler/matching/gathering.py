@@ -1,9 +1,10 @@
 """GPUs for a gang of several nodes: of one place, or of the few places that gain most together.
 
 Which places those are is decided by a toll that each GPU of the gang is worth anyway: by what each
-place has to offer beyond the toll, the best of them are taken, so many as the gang accepts. The
-higher the toll, the fewer GPUs they give, and the more each one counts; it is halved in on until they
-give just as many as the gang needs. (That is the Lagrangian of the gang's size.)
+place has to offer beyond the toll, the best of them are taken, so many as the gang accepts
+(`weighing`). The higher the toll, the fewer GPUs they give, and the more each one counts; the right one
+is that at which they give just as many as the gang needs (`beyond`). (That is the Lagrangian of the
+gang's size.)
 
 What a gang takes counts at what it gains as a whole, in which each GPU bears the risk of all.
 """
@@ -76,9 +77,8 @@ def lay_out(
             continue
         paid = one.ask if guide == 0 else held(one, guide, one.free) / one.free
         # They stand by ask: the rest gains less than each that is laid out.
-        if few and guide == 0 and gpus >= most and (
-            worth - failures[0] * lost - paid <= pieces[end - 1].gain
-        ):
+        enough = few and guide == 0 and gpus >= most
+        if enough and worth - failures[0] * lost - paid <= pieces[end - 1].gain:
             break
         gain, to = worth - failures[one.tier] * lost - paid, end
         # They stand by ask, which is nearly that.

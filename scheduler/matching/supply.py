@@ -57,7 +57,8 @@ PLACE: Final = np.dtype(
 """`cheapest`: what a GPU of each tier costs at least, be it free or not, by 2 · tier + long; the first of
 the two is of both windows."""
 RANKED: Final = np.dtype(
-    [("ask", "f8"), ("uplink", "f8"), ("place", "i4"), ("region", "i2"), ("trust", "i2")], align=True
+    [("ask", "f8"), ("uplink", "f8"), ("place", "i4"), ("region", "i2"), ("trust", "i2")],
+    align=True,
 )
 """What most places are passed over for stands here: who looks through hundreds finds it side by side."""
 PART: Final = np.dtype([("seat", "i4"), ("gpus", "i4")])

@@ -38,7 +38,7 @@ def hope_for(
 
 
 @njit(cache=True, nogil=True)
-def hope_beyond(spot: Record, toll: float) -> float:
+def _hope_beyond(spot: Record, toll: float) -> float:
     """No less than a spot gains beyond a toll."""
     total, left = 0.0, spot.most
     for at in range(TIERS):
@@ -52,28 +52,22 @@ def hope_beyond(spot: Record, toll: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def hopeful(known: int, sites: int, work: Bench) -> tuple[float, int]:
-    """(no less than the best of so many spots gain at no toll, how many these are); they stand in
-    `work.best`."""
-    spots, count, total = work.spots, 0, 0.0
-    for one in range(known):
-        spots[one].gain = hope_beyond(spots[one], 0.0)
-        count = _stand(spots, work.best, count, sites, one)
-    for one in range(count):
-        total += spots[work.best[one]].gain
-    return total, count
-
-
-@njit(cache=True, nogil=True)
-def lay_out_best(
-    job: Record, size: int, limit: float, count: int, places: Array, shelf: Array,
-    failures: Floats, guide: float, work: Bench,
+def begin(
+    job: Record, size: int, limit: float, known: int, sites: int, enough: float, places: Array,
+    shelf: Array, failures: Floats, guide: float, work: Bench,
 ) -> int:  # fmt: skip
-    """Lays out so many spots, the most `hopeful`; where their pieces end."""
-    end = 0
+    """Lays out those of the spots that could gain most, `sites` at most; where their pieces end. None,
+    and 0, if even these could gain no more than is `enough`."""
+    spots, best, count, total, end = work.spots, work.best, 0, 0.0, 0
+    for one in range(known):
+        spots[one].gain = _hope_beyond(spots[one], 0.0)
+        count = _stand(spots, best, count, sites, one)
     for one in range(count):
-        spot = work.spots[work.best[one]]
-        end = lay_out_spot(job, size, limit, places, shelf, failures, guide, end, spot, work)
+        total += spots[best[one]].gain
+    if total > enough:
+        for one in range(count):
+            spot = spots[best[one]]
+            end = lay_out_spot(job, size, limit, places, shelf, failures, guide, end, spot, work)
     return end
 
 
@@ -96,8 +90,10 @@ def weigh(
         spot = spots[one]
         if spot.end == 0 and spot.hope[0] > toll:
             least = spots[best[count - 1]].gain if count == sites else 0.0
-            if hope_beyond(spot, toll) >= least:
-                end = lay_out_spot(job, size, limit, places, shelf, failures, guide, end, spot, work)
+            if _hope_beyond(spot, toll) >= least:
+                end = lay_out_spot(
+                    job, size, limit, places, shelf, failures, guide, end, spot, work
+                )
                 _gain_beyond(spot, pieces, toll)
                 count = _stand(spots, best, count, sites, one)
     total, gpus, same = 0.0, 0, count == before
