@@ -1,7 +1,7 @@
 """Which few places gain most together beyond a toll on each GPU.
 
 Of each place it is known at once what its GPUs could gain at most. Only those are laid out that could
-then be among the best: a dozen of the two hundred that a large gang might go to.
+then be among the best: two of five in a round, where a large gang may know of two hundred.
 """
 
 from typing import Final
@@ -48,7 +48,7 @@ def _hope_beyond(spot: Record, toll: float) -> float:
         total += take * (spot.hope[at] - toll)
         left -= take
     most = max(spot.few * (spot.hope[0] - toll), spot.most * (spot.mean - toll))
-    return min(total, max(most, 0.0))
+    return float(min(total, max(most, 0.0)))
 
 
 @njit(cache=True, nogil=True)
