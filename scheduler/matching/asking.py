@@ -94,8 +94,9 @@ def _lower(here: Record, price: float, free: int, seat: int) -> None:
 def ask(
     jobs: Array, limit: Floats, wide: Array, price: Floats, rules: Rules, sold: Supply, left: Stock,
     room: Desk, shares: Array,
-) -> tuple[int, int, float, float]:  # fmt: skip
-    """(level, parts in `shares`, gain, surplus) of the best place for jobs[0]; no parts: none."""
+) -> tuple[int, int, float, float, float]:  # fmt: skip
+    """(level, parts in `shares`, gain, surplus, η in the mean) of the best place for jobs[0]; no parts:
+    none."""
     jobs, limit, wide, price, rules = lent((jobs, limit, wide, price, rules))
     sold, left, room, shares = lent((sold, left, room, shares))
     job = jobs[0]
@@ -105,8 +106,8 @@ def ask(
         job.lost = 0.0
         level, parts = _best(job, limit, wide, rules, sold, left, room)
         job.lost = lost
-    gain, surplus = _reckon(job, limit, level, parts, price, rules, sold, room.chosen, shares)
-    return level, parts, gain, surplus
+    found = _reckon(job, limit, level, parts, price, rules, sold, room.chosen, shares)
+    return level, parts, *found
 
 
 @njit(cache=True, nogil=True)
@@ -191,9 +192,10 @@ def _spans(job: Record, one: int) -> bool:
 def _reckon(
     job: Record, limit: Floats, level: int, parts: int, price: Floats, rules: Rules, sold: Supply,
     chosen: Array, shares: Array,
-) -> tuple[float, float]:  # fmt: skip
-    """(gain, surplus) of these parts; what each costs goes to `shares`."""
-    seats, places, size, gain, risk = sold.seats, sold.places, 0, 0.0, 0.0
+) -> tuple[float, float, float]:  # fmt: skip
+    """(gain, surplus, η in the mean) of these parts; what each costs goes to `shares`."""
+    seats, places, size, gain, risk, kept_on = sold.seats, sold.places, 0, 0.0, 0.0, 0.0
+    keeps = 1.0
     for one in range(parts):
         size += chosen[one].gpus
     for one in range(parts):
@@ -209,10 +211,13 @@ def _reckon(
             keeps = kept(job, place.uplink)
         cost = price[chosen[one].seat, gpus]
         gain += gpus * (worth * keeps - cost)
+        kept_on += gpus * keeps
         risk += gpus * worth * rules.failures[seat.tier] * job.lost * size
         shares[one].node, shares[one].gpus = seat.node, gpus
         shares[one].price, shares[one].keeps = cost, keeps
-    return gain, gain - risk
+    if level != ANY:
+        return gain, gain - risk, keeps
+    return gain, gain - risk, kept_on / max(size, 1)
 
 
 @njit(cache=True, nogil=True)
@@ -298,7 +303,7 @@ def rate_places(
             job.lost = 0.0
             count = _gang(job, limit[place.gpu_class], place, rules, left, room)
             job.lost = lost
-        here.gain, here.surplus = _reckon(
+        here.gain, here.surplus, _ = _reckon(
             job, limit, SITE, count, price, rules, sold, room.chosen, shares[used:]
         )
         here.parts = count
@@ -335,7 +340,7 @@ def ask_over_sites(
             found, count = over_sites(job, limit, size, rules, sold, left, room, mood, score)
             if count:
                 score, parts = found, count
-    gain, surplus = _reckon(job, limit, ANY, parts, price, rules, sold, room.chosen, shares)
+    gain, surplus, _ = _reckon(job, limit, ANY, parts, price, rules, sold, room.chosen, shares)
     return parts, gain, surplus
 
 

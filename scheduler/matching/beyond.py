@@ -9,10 +9,11 @@ from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Record
 from scheduler.matching.desks import Desk, Fronts, Mood, free_for, rank
-from scheduler.matching.gathering import gather, lay_out, weigh
+from scheduler.matching.gathering import Bench, gather
 from scheduler.matching.offers import FAR
-from scheduler.matching.supply import NETS, Stock, Supply
+from scheduler.matching.supply import DOUBLINGS, NETS, Stock, Supply
 from scheduler.matching.tables import Rules, accepts, kept
+from scheduler.matching.weighing import ROUNDING, begin, hope_for, lay_out_spot, weigh
 
 _TOLLS: Final = 6
 _CLOSE: Final = 1e-9
@@ -42,8 +43,9 @@ def over_sites(
         if known < 2:
             continue
         score, count = _together(
-            job, limit[best], size, known, rules.failures, left.shelf, room, mood.guide, score
-        )
+            job, limit[best], size, known, rules.failures, sold.places, left.shelf, room,
+            mood.guide, score,
+        )  # fmt: skip
         if count:
             parts = count
     return score, parts
@@ -70,16 +72,15 @@ def _spots(
     """How many places of a class could be a part of it; they stand on the bench. Of each network those
     come first that have what a site must give in the mean: a gang of 64 that accepts eight sites has
     no use for the cheapest, of one GPU each."""
-    least, mean, known, end = job.site_least, size // min(job.sites_most, size), 0, 0
+    least, mean, known = job.site_least, size // min(job.sites_most, size), 0
+    room.work.known[-1] += 1
     for net in range(NETS):
         large = rank(gpu_class, net, job.tier, max(mean, least))
         every = rank(gpu_class, net, job.tier, least)
-        known, end, seen = _spots_of(
-            large, job, worth, size, rules, sold, left, room, mood, known, end, 0
-        )
+        known, seen = _spots_of(large, job, worth, size, rules, sold, left, room, mood, known, 0)
         if every != large:
-            known, end, seen = _spots_of(
-                every, job, worth, size, rules, sold, left, room, mood, known, end, seen
+            known, seen = _spots_of(
+                every, job, worth, size, rules, sold, left, room, mood, known, seen
             )
     return known
 
@@ -87,79 +88,118 @@ def _spots(
 @njit(cache=True, nogil=True)
 def _spots_of(
     list_of: int, job: Record, worth: float, size: int, rules: Rules, sold: Supply, left: Stock,
-    room: Desk, mood: Mood, known: int, end: int, seen: int,
-) -> tuple[int, int, int]:  # fmt: skip
-    """(spots, pieces, spots of this network) that are known, with those of one list of places."""
-    places, ranked, rank_start = sold.places, sold.ranked, sold.rank_start
-    spots, least, first = room.work.spots, job.site_least, known - seen
-    least_risk = rules.failures[0] * job.lost * size
+    room: Desk, mood: Mood, known: int, seen: int,
+) -> tuple[int, int]:  # fmt: skip
+    """(spots, spots of this network) that are known, with those of one list of places."""
+    places, ranked, rank_start, work = sold.places, sold.ranked, sold.rank_start, room.work
+    spots, least, failures, looked = work.spots, job.site_least, rules.failures, work.known[-1]
+    least_risk = failures[0] * job.lost * size
+    few = (1 << list_of % DOUBLINGS) - 1
     for one in range(rank_start[list_of], rank_start[list_of + 1]):
-        if worth * (1 - least_risk) <= ranked[one].ask or seen > mood.look:
+        here = ranked[one]
+        if worth * (1 - least_risk) <= here.ask or seen > mood.look:
             break
-        number = ranked[one].place
-        gpus = min(free_for(job, left.there[number]), size - least)
-        if gpus < least or known == len(spots):
+        if not accepts(job, here):
             continue
-        place = places[number]
-        keeps = kept(job, place.uplink)
-        if worth * (keeps - least_risk) <= ranked[one].ask or not accepts(job, place):
+        keeps = kept(job, here.uplink)
+        if worth * (keeps - least_risk) <= here.ask:
             continue
-        if _stands(number, spots, first, known):
+        there = left.there[here.place]
+        gpus = min(free_for(job, there), size - least)
+        if gpus < least or known == len(spots) or work.known[here.place] == looked:
             continue
+        work.known[here.place] = looked
         seen += 1
         spot = spots[known]
-        spot.keeps, spot.first, spot.least, spot.most = keeps, end, least, gpus
-        spot.place = number
-        end = lay_out(
-            job, size, worth, keeps, place, left.shelf, rules.failures, mood.guide, spot.first,
-            room.work,
-        )  # fmt: skip
-        spot.end = end
+        spot.keeps, spot.least, spot.most, spot.place, spot.end = keeps, least, gpus, here.place, 0
+        spot.mean, spot.few = worth * (keeps - least_risk) - here.ask + ROUNDING, few
+        hope_for(job, worth, size, places[here.place], there, failures, spot)
         known += 1
-    return known, end, seen
-
-
-@njit(cache=True, nogil=True)
-def _stands(place: int, spots: Array, first: int, known: int) -> bool:
-    """Whether a place is known already."""
-    one = first
-    while one < known and spots[one].place != place:
-        one += 1
-    return one < known
+    return known, seen
 
 
 @njit(cache=True, nogil=True)
 def _together(
-    job: Record, limit: float, size: int, known: int, failures: Floats, shelf: Array, room: Desk,
-    guide: float, score: float,
+    job: Record, limit: float, size: int, known: int, failures: Floats, places: Array,
+    shelf: Array, room: Desk, guide: float, score: float,
 ) -> tuple[float, int]:  # fmt: skip
-    """(score, parts) of the spots put together, in `room.chosen`; no parts if that scores no more."""
-    spots, pieces, work, parts = room.work.spots, room.work.pieces, room.work, 0
-    low, high = pieces[0].gain, pieces[0].gain
-    for one in range(known):
-        low = min(low, pieces[spots[one].end - 1].gain)
-        high = max(high, pieces[spots[one].first].gain)
-    low, toll, most, count = 2 * low - high, 0.0, np.inf, 0
-    sites = min(job.sites_most, size // spots[0].least)
-    for _ in range(_TOLLS):
-        total, count, gpus, same = weigh(known, toll, sites, count, work)
-        # No gang of so many gains more, whatever the toll.
-        most = min(most, total + toll * (job.least if toll < 0 else size))
-        if most <= score + _CLOSE:
-            break
-        if gpus >= job.least:
-            low = toll
-        else:
-            high = toll
-        toll = (low + high) / 2
-        if count < 2 or same:
-            continue
-        found, gpus, some = gather(
-            job, size, limit, work.picked[:count], shelf, failures, guide, work, room.trial
+    """(score, parts) of the spots put together, in `room.chosen`; no parts if that scores no more.
+
+    What the best sites gain beyond a toll is convex in it and made of straight lines. Where those on
+    either side meet, the next toll is, until there is nothing below them."""
+    work, sites, parts = room.work, min(job.sites_most, size // room.work.spots[0].least), 0
+    end = begin(
+        job, size, limit, known, sites, score + _CLOSE, places, shelf, failures, guide, work
+    )
+    toll, most, count, wanted, least = 0.0, np.inf, 0, size, -np.inf
+    low, high = (0.0, 0.0, 0), (FAR, 0.0, 0)
+    for turn in range(_TOLLS if end else 0):
+        total, count, gpus, same, end = weigh(
+            job, size, limit, known, toll, sites, count, places, shelf, failures, guide, end, work
         )
-        if gpus >= job.least and found > score:
-            score, parts = found, some
-            room.chosen[:some] = room.trial[:some]
-            if most <= score + _CLOSE:
-                break
+        if turn == 0 and gpus < job.least:
+            wanted = job.least
+            below = _lowest(job, size, limit, known, places, shelf, failures, guide, end, work)
+            low, high = (below, 0.0, 0), (0.0, total, gpus)
+        # No gang of so many gains more, whatever the toll.
+        most = min(most, total + toll * wanted)
+        if most > score + _CLOSE and count > 1 and not same:
+            score, some = _tried(job, limit, size, count, failures, shelf, guide, room, score)
+            parts = some or parts
+        # Nothing better is left, or no toll lies below, or all that gains anything is not too much.
+        if most <= score + _CLOSE or total <= least + _CLOSE or gpus == wanted:
+            break
+        if gpus > wanted:
+            low = (toll, total, gpus)
+        elif toll == 0 and gpus >= job.least:
+            break
+        else:
+            high = (toll, total, gpus)
+        toll, least = _crossing(low, high)
+        if not low[0] < toll < high[0]:
+            break
     return score, parts
+
+
+@njit(cache=True, nogil=True)
+def _tried(
+    job: Record, limit: float, size: int, count: int, failures: Floats, shelf: Array, guide: float,
+    room: Desk, score: float,
+) -> tuple[float, int]:  # fmt: skip
+    """(score, parts in `room.chosen`) of a gang over the spots that are picked; no parts if that scores
+    no more."""
+    found, gpus, parts = gather(
+        job, size, limit, room.work.picked[:count], shelf, failures, guide, room.work, room.trial
+    )
+    if gpus < job.least or found <= score:
+        return score, 0
+    room.chosen[:parts] = room.trial[:parts]
+    return found, parts
+
+
+@njit(cache=True, nogil=True)
+def _crossing(
+    low: tuple[float, float, int], high: tuple[float, float, int]
+) -> tuple[float, float]:  # fmt: skip
+    """(toll, what is gained beyond it) where two lines meet: each by its toll, what is gained there, and
+    how many GPUs give it. In the middle, of a low one that isn't known."""
+    if low[2] == 0:
+        return (low[0] + high[0]) / 2, -np.inf
+    toll = (low[1] + low[0] * low[2] - high[1] - high[0] * high[2]) / (low[2] - high[2])
+    return toll, low[1] - (toll - low[0]) * low[2]
+
+
+@njit(cache=True, nogil=True)
+def _lowest(
+    job: Record, size: int, limit: float, known: int, places: Array, shelf: Array,
+    failures: Floats, guide: float, end: int, work: Bench,
+) -> float:  # fmt: skip
+    """A toll at which all spots give all that they have, which are laid out for that."""
+    spots, pieces, low, high = work.spots, work.pieces, np.inf, -np.inf
+    for one in range(known):
+        spot = spots[one]
+        if spot.end == 0:
+            end = lay_out_spot(job, size, limit, places, shelf, failures, guide, end, spot, work)
+        high = max(high, pieces[spot.first].gain)
+        low = min(low, pieces[spot.end - 1].gain)
+    return 2 * low - high

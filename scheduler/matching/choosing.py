@@ -16,9 +16,11 @@ from scheduler.matching.book import NODE_GPUS
 from scheduler.matching.desks import Desk, Mood, free_for, rank
 from scheduler.matching.gathering import gather, lay_out, promises
 from scheduler.matching.hoping import NOTHING, Hopes
+from scheduler.matching.offers import FAR
 from scheduler.matching.placing import ANY, NODE, SITE
 from scheduler.matching.supply import NETS, Stock, Supply, first_with, taken
-from scheduler.matching.tables import NOWHERE, Rules, Tables, accepts
+from scheduler.matching.tables import NOWHERE, TIERS, Rules, Tables, accepts
+from scheduler.matching.weighing import hope_for
 
 _SEATS: Final = 8
 """So many nodes of a kind are looked at, where prices may make a dearer one the better."""
@@ -101,7 +103,7 @@ def fill(
     spot = room.work.spots[0]
     spot.keeps, spot.first, spot.least = keeps, 0, 0
     spot.end = lay_out(
-        job, size, limit, keeps, place, shelf, failures, mood.guide, spot.first, room.work
+        job, size, limit, keeps, place, shelf, failures, mood.guide, spot.first, size, room.work
     )
     # An elastic gang that ends up smaller bears less risk, and may gain more than it promises.
     if size == job.least and promises(size, spot, room.work) <= score:
@@ -131,10 +133,14 @@ def on_site(
             promise = size * (worth * (keeps - least_risk) - ranked[one].ask)
             if promise <= max(score, mood.floor) or seen > mood.look:
                 break
-            place = places[ranked[one].place]
-            if free_for(job, left.there[ranked[one].place]) < job.least:
+            if not accepts(job, ranked[one]):
                 continue
-            if place.end - place.first < 2 or not accepts(job, place):
+            there, place = left.there[ranked[one].place], places[ranked[one].place]
+            hope = _hope(
+                job, worth, keeps, size, ranked[one].ask, place, there, failures, mood.guide,
+                room.work.spots[0],
+            )  # fmt: skip
+            if hope <= score:
                 continue
             seen += 1
             found, gpus, count = fill(
@@ -146,3 +152,28 @@ def on_site(
             score, parts = found, count
             chosen[:count] = trial[:count]
     return score, parts
+
+
+@njit(cache=True, nogil=True)
+def _hope(
+    job: Record, worth: float, keeps: float, size: int, mean: float, place: Record, there: Ints,
+    failures: Floats, guide: float, spot: Record,
+) -> float:  # fmt: skip
+    """No less than up to so many GPUs of a place gain, the cheapest of which cost so much in the mean;
+    nothing if it hasn't as many as the job needs, on several nodes."""
+    most = min(free_for(job, there), size)
+    if most < job.least or place.end - place.first < 2:
+        return -FAR
+    # An elastic gang that ends up smaller bears less risk.
+    hope = most * (worth * (keeps - failures[0] * job.lost * job.least) - mean)
+    # By asks, which lie far apart, the cheapest of each tier say no more.
+    if guide == 0:
+        return float(hope)
+    spot.keeps, total, gpus = keeps, 0.0, 0
+    hope_for(job, worth, job.least, place, there, failures, spot)
+    for at in range(TIERS):
+        most = size if spot.hope[at] > 0 else job.least
+        take = max(min(spot.there[at], most - gpus), 0)
+        total += take * spot.hope[at]
+        gpus += take
+    return float(min(hope, total))

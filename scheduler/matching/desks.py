@@ -32,18 +32,18 @@ class Fronts(NamedTuple):
 def _fronts(sold: Supply) -> Fronts:
     """Those of what is sold."""
     front, start = np.zeros(len(sold.ranked), _FRONT), np.zeros_like(sold.rank_start)
-    count = _collect(sold.ranked, sold.places, sold.rank_start, front, start)
+    count = _collect(sold.ranked, sold.rank_start, front, start)
     classes = len(start) // (NETS * TIERS * DOUBLINGS)
     return Fronts(front[:count].copy(), start, np.zeros(classes))
 
 
 @njit(cache=True, nogil=True)
-def _collect(ranked: Array, places: Array, rank_start: Ints, front: Array, start: Ints) -> int:
+def _collect(ranked: Array, rank_start: Ints, front: Array, start: Ints) -> int:
     count = 0
     for list_of in range(len(rank_start) - 1):
         start[list_of], most = count, -1.0
         for one in range(rank_start[list_of], rank_start[list_of + 1]):
-            uplink = places[ranked[one].place].uplink
+            uplink = ranked[one].uplink
             if uplink > most:
                 front[count].ask, front[count].uplink = ranked[one].ask, uplink
                 most = uplink
@@ -79,7 +79,7 @@ def desk(most: int, sold: Supply, seed: int) -> Desk:
     pieces = min(_CANDIDATES * longest, len(sold.seats))
     state = np.array([seed * 0x9E3779B97F4A7C15 % 2**64 or 1], np.uint64)
     return Desk(
-        np.zeros(most + 1, PART), np.zeros(most + 1, PART), bench(pieces, _CANDIDATES),
+        np.zeros(most + 1, PART), np.zeros(most + 1, PART), bench(pieces, _CANDIDATES, len(sold.places)),
         _fronts(sold), state,
     )  # fmt: skip
 
@@ -104,12 +104,7 @@ def rank(gpu_class: int, net: int, tier: int, gpus: int) -> int:
     return ((gpu_class * NETS + net) * TIERS + tier) * DOUBLINGS + min(power, DOUBLINGS - 1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def free_for(job: Record, there: Ints) -> int:
     """How many free GPUs of a place the job accepts, whatever they gain."""
-    total = 0
-    for tier in range(job.tier + 1):
-        total += there[2 * tier + 1]
-        if job.long == 0:
-            total += there[2 * tier]
-    return total
+    return int(there[2 * job.tier + job.long])

@@ -1,9 +1,10 @@
 """GPUs for a gang of several nodes: of one place, or of the few places that gain most together.
 
 Which places those are is decided by a toll that each GPU of the gang is worth anyway: by what each
-place has to offer beyond the toll, the best of them are taken, so many as the gang accepts. The
-higher the toll, the fewer GPUs they give, and the more each one counts; it is halved in on until they
-give just as many as the gang needs. (That is the Lagrangian of the gang's size.)
+place has to offer beyond the toll, the best of them are taken, so many as the gang accepts
+(`weighing`). The higher the toll, the fewer GPUs they give, and the more each one counts; the right one
+is that at which they give just as many as the gang needs (`beyond`). (That is the Lagrangian of the
+gang's size.)
 
 What a gang takes counts at what it gains as a whole, in which each GPU bears the risk of all.
 """
@@ -16,7 +17,7 @@ from numba import njit
 from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.hoping import NOTHING
 from scheduler.matching.supply import held, taken
-from scheduler.matching.tables import NOWHERE
+from scheduler.matching.tables import NOWHERE, TIERS
 
 _FEW: Final = 24
 """Of so many nodes each is put in its place; more are sorted afterwards."""
@@ -27,10 +28,14 @@ SPOT: Final = np.dtype(
     [
         ("keeps", "f8"), ("gain", "f8"), ("first", "i4"), ("end", "i4"), ("least", "i4"),
         ("most", "i4"), ("gives", "i4"), ("next", "i4"), ("owes", "i4"), ("place", "i4"),
+        ("mean", "f8"), ("hope", "f8", (TIERS,)), ("there", "i4", (TIERS,)), ("few", "i4"),
     ],
     align=True,
 )  # fmt: skip
-"""A place, its pieces, and between how many GPUs it gives, if any; `gain` and `gives` at a toll."""
+"""A place, its pieces, and between how many GPUs it gives, if any; `gain` and `gives` at a toll.
+
+If it is not laid out yet, `end` is 0. So many GPUs as are `there` gain at most as much as is `hope`d of
+them, the best first; more than a `few` gain at most `mean` each."""
 
 
 class Bench(NamedTuple):
@@ -40,33 +45,41 @@ class Bench(NamedTuple):
     spots: Array
     picked: Ints
     """Which spots the gang takes."""
+    best: Ints
+    """The best of them at a toll."""
+    known: Ints
+    """In which look each place was found last, and at the end how many looks there were."""
     key: Floats
     spare: Array
 
 
-def bench(pieces: int, spots: int) -> Bench:
+def bench(pieces: int, spots: int, places: int) -> Bench:
     """For so many."""
     most = max(pieces, spots, 1)
     return Bench(
         np.zeros(pieces + 1, PIECE), np.zeros(spots, SPOT), np.zeros(spots, np.int32),
-        np.zeros(most), np.zeros(pieces + 1, PIECE),
+        np.zeros(spots + 1, np.int32), np.zeros(places + 1, np.int64), np.zeros(most), np.zeros(pieces + 1, PIECE),
     )  # fmt: skip
 
 
 @njit(cache=True, nogil=True)
 def lay_out(
     job: Record, size: int, limit: float, keeps: float, place: Record, shelf: Array,
-    failures: Floats, guide: float, first: int, work: Bench,
+    failures: Floats, guide: float, first: int, most: int, work: Bench,
 ) -> int:  # fmt: skip
     """Lays out what a place has, the best first, from piece `first` on; where they end. A gang of so
-    many bears the risk."""
-    pieces, lost, end = work.pieces, job.lost * size * limit, first
+    many bears the risk. By asks, at which any GPU of a node does, no more than the best `most` need."""
+    pieces, lost, end, gpus = work.pieces, job.lost * size * limit, first, 0
     worth, tier, long, few = limit * keeps, job.tier, job.long, place.end - place.first <= _FEW
     for at in range(place.first, place.end):
         one = shelf[at]
         if one.free == 0 or one.tier > tier or one.long < long:
             continue
         paid = one.ask if guide == 0 else held(one, guide, one.free) / one.free
+        # They stand by ask: the rest gains less than each that is laid out.
+        enough = few and guide == 0 and gpus >= most
+        if enough and worth - failures[0] * lost - paid <= pieces[end - 1].gain:
+            break
         gain, to = worth - failures[one.tier] * lost - paid, end
         # They stand by ask, which is nearly that.
         while few and to > first and pieces[to - 1].gain < gain:
@@ -74,6 +87,10 @@ def lay_out(
             to -= 1
         pieces[to].gain, pieces[to].at, pieces[to].free = gain, at, one.free
         end += 1
+        gpus += one.free
+        while few and guide == 0 and gpus - pieces[end - 1].free >= most:
+            end -= 1
+            gpus -= pieces[end].free
     if not few:
         _sort(pieces[first:end], work)
     return end
@@ -100,42 +117,6 @@ def promises(size: int, spot: Record, work: Bench) -> float:
         gpus += take
         at += 1
     return total
-
-
-@njit(cache=True, nogil=True)
-def weigh(
-    known: int, toll: float, sites: int, before: int, work: Bench
-) -> tuple[float, int, int, bool]:  # fmt: skip
-    """(what the best of so many spots gain beyond a toll on each GPU, how many they are, GPUs that
-    they give, whether they are those of before); they stand in `work.picked`, `sites` of them at most,
-    and `before` of them stood there."""
-    pieces, spots = work.pieces, work.spots
-    for one in range(known):
-        spot, gain, gives = spots[one], 0.0, 0
-        for at in range(spot.first, spot.end):
-            beyond, take = pieces[at].gain - toll, min(pieces[at].free, spot.most - gives)
-            if beyond <= 0:
-                take = min(take, spot.least - gives)
-            if take <= 0:
-                break
-            gain += take * beyond
-            gives += take
-        spot.gain, spot.gives = gain, gives
-    total, count, gpus, same = 0.0, 0, 0, True
-    while count < sites:
-        best = 0
-        for one in range(1, known):
-            if spots[one].gain > spots[best].gain:
-                best = one
-        if spots[best].gain <= 0:
-            break
-        total += spots[best].gain
-        gpus += spots[best].gives
-        spots[best].gain = 0.0
-        same &= work.picked[count] == best
-        work.picked[count] = best
-        count += 1
-    return total, count, gpus, same and count == before
 
 
 @njit(cache=True, nogil=True)

@@ -118,27 +118,32 @@ class Quotes:
         self._sold = supply(ordered)
         seats = self._sold.seats
         self._left = stock(self._sold)
-        self._node_of = nodes[seats["node"]]
+        # From here on seats tell nodes as the book has them.
+        seats["node"] = nodes[seats["node"]]
+        self._node_of = seats["node"].astype(np.int64)
         self._price = np.ascontiguousarray(cost[self._node_of])
         self._cheapest = asking.table(seats, self._sold.kinds, self._price, len(classes_of))
         self._seat_of = np.empty(book.nodes, np.int64)
         self._seat_of[self._node_of] = np.arange(book.nodes)
         # 3. Room for an order.
         self._called = {self._classes[old]: new for new, old in enumerate(classes_of.tolist())}
-        self._nodes, self._number = nodes, np.argsort(classes_of)
-        self._numbers: list[int] = nodes.tolist()
+        self._number = np.argsort(classes_of)
         self._desk, self._jobs = desk(MOST_GPUS, self._sold, book.params.seed), np.zeros(1, JOB)
         self._limit = np.zeros(len(classes_of))
         self._shares = asking.room_for_shares(max(book.nodes, MOST_GPUS))
+        # One by one, for to take rows apart takes twice as long.
+        self._parts = tuple(self._shares[name] for name in ("node", "gpus", "price"))
 
     def best(self, order: Order) -> Candidate | None:
         """The best place; None if the order fits nowhere. Raises Invalid for one without sense. The
         first takes some milliseconds more."""
         self._take(order)
-        level, parts, gain, surplus = self._ask()
+        level, parts, gain, surplus, keeps = self._ask()
         if not parts:
             return None
-        return self._candidate(self._shares[:parts], level, gain, surplus)
+        nodes, gpus, prices = (tuple(each[:parts].tolist()) for each in self._parts)
+        gpu_class = int(self._book.node_class[nodes[0]])
+        return Candidate(nodes, gpus, prices, level, gpu_class, keeps, gain, surplus)
 
     def every(self, order: Order) -> Answer:
         """A place in each node and on each site that can do it alone, and the best over several
@@ -161,7 +166,7 @@ class Quotes:
         return Answer(found, shares, np.flatnonzero(~served), self, order, rated)
 
     @cached_property
-    def _ask(self) -> Callable[[], tuple[int, int, float, float]]:
+    def _ask(self) -> Callable[[], tuple[int, int, float, float, float]]:
         return ready(
             asking.ask, self._jobs, self._limit, self._cheapest, self._price, self._rules,
             self._sold, self._left, self._desk, self._shares,
@@ -200,7 +205,7 @@ class Quotes:
             FOUND, gain=of["gain"], surplus=of["surplus"], parts=of["parts"],
             level=np.full(len(of), SITE),
         )  # fmt: skip
-        return found, self._named(int(of["parts"].sum()))
+        return found, self._shares[: int(of["parts"].sum())].copy()
 
     def _spread(self) -> tuple[Array, Array]:
         """And for the best over several sites, if there is one."""
@@ -209,13 +214,7 @@ class Quotes:
             self._shares,
         )  # fmt: skip
         found = np.array([(gain, surplus, 0.0, 0.0, ANY, 0, 0, 0, parts)] if parts else [], FOUND)
-        return found, self._named(parts)
-
-    def _named(self, parts: int) -> Array:
-        """The first shares, with their nodes as the book has them."""
-        shares = self._shares[:parts].copy()
-        shares["node"] = self._nodes[shares["node"]]
-        return shares
+        return found, self._shares[:parts].copy()
 
     def _take(self, order: Order) -> None:
         if not 1 <= order.gpus_min <= order.gpus_max <= MOST_GPUS:
@@ -230,15 +229,6 @@ class Quotes:
         for name, most in order.limits.items():
             if name in called:
                 limit[called[name]] = most
-
-    def _candidate(self, shares: Array, level: int, gain: float, surplus: float) -> Candidate:
-        prices, keeps, nodes, gpus = zip(*shares.tolist(), strict=True)
-        nodes = tuple([self._numbers[node] for node in nodes])
-        eta = keeps[0]
-        if level == ANY:
-            eta = sum(map(float.__mul__, keeps, map(float, gpus))) / sum(gpus)
-        gpu_class = int(self._book.node_class[nodes[0]])
-        return Candidate(nodes, gpus, prices, level, gpu_class, eta, gain, surplus)
 
     def _why(self, order: Order, rated: Array, node: int, served: bool) -> str:
         seat, book = int(self._seat_of[node]), self._book

@@ -50,10 +50,17 @@ KIND: Final = np.dtype(
 )
 PLACE: Final = np.dtype(
     [("uplink", "f8")]
-    + [(name, "i4") for name in ("gpu_class", "region", "trust", "net", "first", "end")],
+    + [(name, "i4") for name in ("gpu_class", "region", "trust", "net", "first", "end")]
+    + [("cheapest", "f8", (2 * TIERS,))],
     align=True,
 )
-RANKED: Final = np.dtype([("ask", "f8"), ("place", "i4")], align=True)
+"""`cheapest`: what a GPU of each tier costs at least, be it free or not, by 2 · tier + long; the first of
+the two is of both windows."""
+RANKED: Final = np.dtype(
+    [("ask", "f8"), ("uplink", "f8"), ("place", "i4"), ("region", "i2"), ("trust", "i2")],
+    align=True,
+)
+"""What most places are passed over for stands here: who looks through hundreds finds it side by side."""
 PART: Final = np.dtype([("seat", "i4"), ("gpus", "i4")])
 
 
@@ -83,7 +90,7 @@ class Stock(NamedTuple):
     tenant_count: Ints
     shelf: Array
     there: Ints
-    """[place, 2 · tier + long] free GPUs."""
+    """[place, 2 · tier + long] free GPUs for a job that accepts that tier and asks for that window."""
 
 
 def supply(book: Book) -> Supply:
@@ -125,10 +132,11 @@ def ranked_by_prices(of: Supply, guide: float) -> Supply:
     shelf = of.shelf
     cost = np.maximum(shelf["ask"], guide * shelf["price"][:, 0])
     by_cost = np.arange(len(shelf))
-    _sort_places(of.places, cost, by_cost)
+    places = of.places.copy()
+    _sort_places(places, cost, by_cost)
     classes = len(of.rank_start) // (NETS * TIERS * DOUBLINGS)
-    ranked, start = _ranks(classes, of.places, shelf, by_cost, cost)
-    return of._replace(ranked=ranked, rank_start=start)
+    ranked, start = _ranks(classes, places, shelf, by_cost, cost)
+    return of._replace(places=places, ranked=ranked, rank_start=start)
 
 
 @njit(cache=True, nogil=True)
@@ -179,22 +187,37 @@ def _ranks(
     """Places by what they cost: the ranks of each list, and where the lists begin. The shelf's GPUs
     cost so much, and in each place they `stand` by that."""
     lists = classes * NETS * TIERS * DOUBLINGS
+    _find_cheapest(places, shelf, cost)
     number, place, mean = _means(places, shelf, stand, cost)
     order = sorted_by(mean)
     ranked = np.empty(len(order), RANKED)
-    return ranked, _rank(order, number, place, mean, lists, ranked)
+    return ranked, _rank(places, order, number, place, mean, lists, ranked)
 
 
 @njit(cache=True, nogil=True)
 def _rank(
-    order: Ints, number: Ints, place: Ints, mean: Floats, lists: int, ranked: Array
+    places: Array, order: Ints, number: Ints, place: Ints, mean: Floats, lists: int, ranked: Array
 ) -> Ints:  # fmt: skip
     """Fills `ranked`, list by list in this order; where each of them begins."""
     by_list, start = in_groups(number[order], lists)
     for at in range(len(order)):
         one = order[by_list[at]]
-        ranked[at].ask, ranked[at].place = mean[one], place[one]
+        where, here = places[place[one]], ranked[at]
+        here.ask, here.uplink, here.place = mean[one], where.uplink, place[one]
+        here.region, here.trust = where.region, where.trust
     return start
+
+
+@njit(cache=True, nogil=True)
+def _find_cheapest(places: Array, shelf: Array, cost: Floats) -> None:
+    """Tells each place what its cheapest GPUs cost."""
+    for at in range(len(places)):
+        place = places[at]
+        place.cheapest[:] = np.inf
+        for one in range(place.first, place.end):
+            if shelf[one].free:
+                for of in range(2 * shelf[one].tier, 2 * shelf[one].tier + 1 + shelf[one].long):
+                    place.cheapest[of] = min(place.cheapest[of], cost[one])
 
 
 @njit(cache=True, nogil=True)
@@ -240,8 +263,7 @@ def stock(of: Supply) -> Stock:
     _heads(of.kinds, tree, head)
     tenants = np.zeros((len(free), NODE_GPUS), np.int32)
     there = np.zeros((len(of.places), 2 * TIERS), np.int32)
-    seats = of.seats
-    np.add.at(there, (seats["place"], 2 * seats["tier"] + seats["long"]), free)
+    _count_all(there, of.seats)
     none = np.zeros(len(free), np.int32)
     return Stock(free, tree, head, tenants, none, of.shelf.copy(), there)
 
@@ -311,7 +333,7 @@ def let(seats: Array, kinds: Array, of: Stock, job: int, parts: Array) -> None:
         after = before - parts[one].gpus
         _set(free, tree, seat, after)
         shelf[seats[seat].shelved].free = after
-        there[seats[seat].place, 2 * seats[seat].tier + seats[seat].long] += after - before
+        _count(there, seats[seat], after - before)
         kind = seats[seat].kind
         for size in range(SIZES):
             if before >= 1 << size > after and head[kind, size] == seat:
@@ -329,7 +351,7 @@ def give_back(seats: Array, of: Stock, job: int, parts: Array) -> None:
         after = before + parts[one].gpus
         _set(free, tree, seat, after)
         shelf[seats[seat].shelved].free = after
-        there[seats[seat].place, 2 * seats[seat].tier + seats[seat].long] += after - before
+        _count(there, seats[seat], after - before)
         kind = seats[seat].kind
         for size in range(SIZES):
             if after >= 1 << size > before and seat < head[kind, size]:
@@ -340,6 +362,21 @@ def give_back(seats: Array, of: Stock, job: int, parts: Array) -> None:
                 tenants[seat, at] = tenants[seat, last]
                 break
         count[seat] = last
+
+
+@njit(cache=True, nogil=True)
+def _count_all(there: Ints, seats: Array) -> None:
+    for at in range(len(seats)):
+        _count(there, seats[at], seats[at].gpus)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _count(there: Ints, seat: Record, gpus: int) -> None:
+    """So many GPUs more are free in a seat's place, for all who accept its tier and window."""
+    for tier in range(seat.tier, TIERS):
+        there[seat.place, 2 * tier] += gpus
+        if seat.long:
+            there[seat.place, 2 * tier + 1] += gpus
 
 
 @njit(cache=True, nogil=True, forceinline=True)
