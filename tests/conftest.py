@@ -4,6 +4,7 @@
 starts once a session, on a free port, in a temporary folder. A pure test starts nothing.
 """
 
+import os
 import secrets
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ from marketplace.devstack.seaweed import Seaweed
 from marketplace.devstack.supervisor import Supervisor
 from marketplace.devstack.valkey import Valkey
 
+# Threads that wait for one another sleep: models of tests are so small that torch's would spend two
+# thirds of the processors on turning in a circle, and a test beside them would wait. torch reads it
+# when it is imported, in processes that tests start as well.
+os.environ["OMP_WAIT_POLICY"] = "passive"
 # Nothing is judged by its pace.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
