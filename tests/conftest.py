@@ -15,6 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 from marketplace.devstack import ports
 from marketplace.devstack.postgres import Postgres
@@ -22,28 +23,51 @@ from marketplace.devstack.seaweed import Seaweed
 from marketplace.devstack.supervisor import Supervisor
 from marketplace.devstack.valkey import Valkey
 
-# Threads that wait for one another sleep: models of tests are so small that torch's would spend two
-# thirds of the processors on turning in a circle, and a test beside them would wait. torch reads it
-# when it is imported, in processes that tests start as well.
+# As recipes set it. Some modules of tests import torch before, and of models as small as theirs two
+# thirds would be threads that turn in a circle.
 os.environ["OMP_WAIT_POLICY"] = "passive"
 # Nothing is judged by its pace.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
-# What takes longest begins first, so that nobody waits for it at the end.
+# Whole markets and gangs, whose leases and notices run out in real seconds: they begin first, one
+# after another. Beside them runs one process more, of tests that compute in one process: after these
+# it goes on with the others, of which what takes longest begins first. More processes wait until the
+# live ones are done: too busy a machine would break the seconds that these promise.
 _LIVE = ("tests/story/", "tests/agent/gang/")
+_BESIDE = 1
 _FIRST = (
-    *_LIVE, "tests/recipes/test_ladder.py", "tests/benchmarks/test_market.py",
-    "tests/agent/sandbox/test_as_ordinary_user.py", "tests/recipes", "tests/buyers/test_browser.py",
+    *_LIVE, "tests/recipes/test_ladder.py", "tests/recipes", "tests/matching", "tests/core",
+    "tests/docs", "tests/architecture", "tests/benchmarks/test_market.py",
+    "tests/scheduler/test_commit.py", "tests/agent/sandbox/test_as_ordinary_user.py",
+    "tests/buyers/test_browser.py", "tests/buyers/test_bases.py",
 )  # fmt: skip
 
 
 class _ByModule(LoadFileScheduling):
-    """A module's tests stay in one process. So do all that are live: the story is one market's, and
-    two of them at once would be too slow for the seconds that they promise."""
+    """A module's tests stay in one process, and all that are live in one."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _LIVE[0] if nodeid.startswith(_LIVE) else str(super()._split_scope(nodeid))
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if self.nodes.index(node) <= _BESIDE or not self._is_live():
+            super()._assign_work_unit(node)
+
+    def mark_test_complete(
+        self, node: WorkerController, item_index: int, duration: float = 0
+    ) -> None:
+        was = self._is_live()
+        super().mark_test_complete(node, item_index, duration)
+        if was and not self._is_live():
+            # One unit each, and another, as at first: a process begins a test once it knows the next.
+            for other in 2 * self.nodes:
+                self._reschedule(other)
+
+    def _is_live(self) -> bool:
+        """Whether any that are live still have to run."""
+        units = (self.workqueue, *self.assigned_work.values())
+        return any(not all(unit.get(_LIVE[0], {}).values()) for unit in units)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
