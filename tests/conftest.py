@@ -31,11 +31,11 @@ hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
 # Whole markets and gangs, whose leases and notices run out in real seconds: they begin first, one
-# after another. Beside them runs one process more, of tests that compute in one process: after these
-# it goes on with the others, of which what takes longest begins first. More processes wait until the
-# live ones are done: too busy a machine would break the seconds that these promise.
+# after another in one process. Beside them two more are at work, first with what computes in one
+# process, then with the others, of which what takes longest begins first. All others wait for the live
+# ones: too busy a machine would break the seconds that these promise.
 _LIVE = ("tests/story/", "tests/agent/gang/")
-_BESIDE = 1
+_BESIDE = 2
 _FIRST = (
     *_LIVE, "tests/recipes/test_ladder.py", "tests/recipes", "tests/matching", "tests/core",
     "tests/docs", "tests/architecture", "tests/benchmarks/test_market.py",
