@@ -5,12 +5,6 @@ RUN := .venv/bin/python
 ARGS ?=
 # Most tests wait for processes rather than compute, so two cores are kept busy by four.
 WORKERS ?= 4
-# Whole markets and gangs, whose leases and notices run out in real seconds: one after another, and
-# beside them only what computes in one process.
-LIVE := tests/story tests/agent/gang
-CALM := tests/matching tests/recipes tests/architecture tests/core tests/docs
-BY_MODULE := --dist loadfile --no-loadscope-reorder
-
 # Where it is set, every process compiles anew what it imports: twice the time of all tests.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -34,9 +28,7 @@ services: setup  ## Only PostgreSQL, Valkey, S3 and Stripe's stand-in, until Ctr
 
 test: setup  ## The whole suite; ARGS='tests/ledger -k post' for a part of it
 ifeq ($(strip $(ARGS)),)
-	@$(RUN) -m pytest $(BY_MODULE) -n 2 $(LIVE) $(CALM); live=$$?; \
-	$(RUN) -m pytest $(BY_MODULE) -n $(WORKERS) $(addprefix --ignore=,$(LIVE) $(CALM)); \
-	exit $$((live | $$?))
+	@$(RUN) -m pytest --dist loadfile --no-loadscope-reorder -n $(WORKERS)
 else
 	@$(RUN) -m pytest $(ARGS)
 endif

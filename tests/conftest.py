@@ -4,6 +4,7 @@
 starts once a session, on a free port, in a temporary folder. A pure test starts nothing.
 """
 
+import os
 import secrets
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 from marketplace.devstack import ports
 from marketplace.devstack.postgres import Postgres
@@ -21,24 +23,51 @@ from marketplace.devstack.seaweed import Seaweed
 from marketplace.devstack.supervisor import Supervisor
 from marketplace.devstack.valkey import Valkey
 
+# As recipes set it. Some modules of tests import torch before, and of models as small as theirs two
+# thirds would be threads that turn in a circle.
+os.environ["OMP_WAIT_POLICY"] = "passive"
 # Nothing is judged by its pace.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
 
-# What takes longest begins first, so that nobody waits for it at the end.
+# Whole markets and gangs, whose leases and notices run out in real seconds: they begin first, one
+# after another in one process. Beside them two more are at work, first with what computes in one
+# process, then with the others, of which what takes longest begins first. All others wait for the live
+# ones: too busy a machine would break the seconds that these promise.
 _LIVE = ("tests/story/", "tests/agent/gang/")
+_BESIDE = 2
 _FIRST = (
-    *_LIVE, "tests/recipes/test_ladder.py", "tests/benchmarks/test_market.py",
-    "tests/agent/sandbox/test_as_ordinary_user.py", "tests/recipes", "tests/buyers/test_browser.py",
+    *_LIVE, "tests/recipes/test_ladder.py", "tests/recipes", "tests/matching", "tests/core",
+    "tests/docs", "tests/architecture", "tests/benchmarks/test_market.py",
+    "tests/scheduler/test_commit.py", "tests/agent/sandbox/test_as_ordinary_user.py",
+    "tests/buyers/test_browser.py", "tests/buyers/test_bases.py",
 )  # fmt: skip
 
 
 class _ByModule(LoadFileScheduling):
-    """A module's tests stay in one process. So do all that are live: the story is one market's, and
-    two of them at once would be too slow for the seconds that they promise."""
+    """A module's tests stay in one process, and all that are live in one."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _LIVE[0] if nodeid.startswith(_LIVE) else str(super()._split_scope(nodeid))
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if self.nodes.index(node) <= _BESIDE or not self._is_live():
+            super()._assign_work_unit(node)
+
+    def mark_test_complete(
+        self, node: WorkerController, item_index: int, duration: float = 0
+    ) -> None:
+        was = self._is_live()
+        super().mark_test_complete(node, item_index, duration)
+        if was and not self._is_live():
+            # One unit each, and another, as at first: a process begins a test once it knows the next.
+            for other in 2 * self.nodes:
+                self._reschedule(other)
+
+    def _is_live(self) -> bool:
+        """Whether any that are live still have to run."""
+        units = (self.workqueue, *self.assigned_work.values())
+        return any(not all(unit.get(_LIVE[0], {}).values()) for unit in units)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

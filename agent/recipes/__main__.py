@@ -7,14 +7,14 @@ from pathlib import Path
 
 from agent.recipes import catalog
 from agent.recipes.catalog import Exit
-from agent.recipes.job import OFFLINE, RecipeError, Stop, Stopped, load
+from agent.recipes.job import SETTINGS, RecipeError, Stop, Stopped, load
 
 
 def main(arguments: list[str]) -> int:
     """Run the job; messages for people go to stderr."""
     stop = Stop().install()
     path = Path(arguments[0] if arguments else os.environ.get("GRIDLOOM_JOB", catalog.JOB_FILE))
-    os.environ.update(OFFLINE)
+    os.environ.update(SETTINGS)
     try:
         job = load(path)
         if job.gang is not None:

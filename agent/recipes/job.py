@@ -14,13 +14,16 @@ from agent.recipes import catalog
 from agent.recipes.catalog import Exit, ParameterError
 from agent.recipes.parameters import FineTuning, Parameters
 
-# A sandbox has no network; without these, libraries would look for one first.
-OFFLINE: Final = {
+# For libraries, before they are imported. A sandbox has no network; they would look for one first.
+# A node's processors are not one job's alone: torch's threads sleep while they wait for one another,
+# rather than turn in a circle.
+SETTINGS: Final = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRL_EXPERIMENTAL_SILENCE": "1",
+    "OMP_WAIT_POLICY": "passive",
 }
 
 

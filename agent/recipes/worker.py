@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from agent.recipes import notes
 from agent.recipes.catalog import Exit
-from agent.recipes.job import OFFLINE, Job, RecipeError, Stopped, load
+from agent.recipes.job import SETTINGS, Job, RecipeError, Stopped, load
 from agent.recipes.notes import Verdict
 from agent.recipes.world import Lost
 
@@ -26,7 +26,7 @@ _CHECKPOINT: Final = "checkpoint-"
 
 def work(config: Mapping[str, Any]) -> None:
     """What Ray Train runs in each process; also after a restart, with fewer of them perhaps."""
-    os.environ.update(OFFLINE)
+    os.environ.update(SETTINGS)
     job = load(Path(config["job"]))
     ended = _order_ranks(config["first"])
     if ended is not None:

@@ -17,7 +17,7 @@ from scheduler.matching import book as books
 from scheduler.matching import matches as results
 from scheduler.matching import proofs, verify
 from scheduler.matching.check import check
-from scheduler.matching.synthetic import CLASSES, Plan, make
+from scheduler.matching.synthetic import Plan, make
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,23 +85,9 @@ def _clear(given: argparse.Namespace) -> int:
 
 
 def _compile(_: argparse.Namespace) -> int:
-    """numba keeps what it compiles beside the modules; the first books make it.
+    from scheduler.matching.compiling import compile_all  # compiled; see above
 
-    It looks at each module's age alone, not at those that its loops call: what was kept of older
-    loops goes first."""
-    from scheduler.matching.clear import clear, follow  # compiled; see above
-    from scheduler.matching.quote import Quotes
-
-    for kept in Path(__file__).parent.glob("__pycache__/*.nb[ci]"):
-        kept.unlink(missing_ok=True)
-    # Large books, those that follow others, and those in which nothing is offered are cleared by some
-    # loops of their own.
-    small, larger = (make(Plan(jobs=many, nodes=many, seed=0)) for many in (4, 600))
-    for book in (small, make(Plan(jobs=4, nodes=0, seed=0))):
-        clear(book)
-    balance = follow(larger, None, lambda: False)[1]
-    follow(larger, balance, lambda: False)
-    Quotes(small, CLASSES).warm_up()
+    compile_all()
     return 0
 
 
