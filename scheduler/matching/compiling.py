@@ -15,14 +15,14 @@ from typing import Final
 
 import numpy as np
 
-from scheduler.matching import bound, lowering, searching, settling
+from scheduler.matching import bound, improving, lowering, searching, settling
 from scheduler.matching.ascent import Ascent
 from scheduler.matching.book import Book
 from scheduler.matching.cells import cells
 from scheduler.matching.clear import clear, follow
 from scheduler.matching.desks import desk
 from scheduler.matching.hoping import hopes
-from scheduler.matching.improving import Market, gangs
+from scheduler.matching.improving import Market
 from scheduler.matching.quote import Quotes
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.synthetic import CLASSES, Plan, make
@@ -59,11 +59,13 @@ def _choose(book: Book) -> None:
     """As in a round, but at no prices."""
     of, sold = tables(book, cells(book)), supply(book)
     room = desk(int(of.jobs["most"].max(initial=1)), sold, book.params.seed)
-    nowhere = hopes(of, sold.seats, sold.kinds, np.arange(0))
-    market = Market(of, nowhere, sold, stock(sold), room, *gangs(of, book))
+    nowhere = hopes(of, sold, np.arange(0))
+    market = Market(of, nowhere, sold, stock(sold), room, *improving.gangs(of, book))
     prices = np.zeros((book.nodes, 4)), np.zeros(book.jobs)
     with ThreadPoolExecutor(1) as thread:
         searching.small(market, thread, thread.submit(lambda: prices), lambda: False)
+    # Few larger books need it.
+    improving.move(market, np.arange(0, dtype=np.int32))
 
 
 def _find_prices(book: Book) -> None:
