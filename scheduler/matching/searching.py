@@ -11,6 +11,7 @@ each makes so many tries, where jobs are many none, and the same book gives the 
 
 import math
 import sys
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
@@ -33,6 +34,8 @@ _AFTER: Final = 128
 """Rounds of ruin and recreate for what has just begun: most falls into place by then."""
 _ROUNDS: Final = 512
 """Of ruin and recreate that each thread makes between two meetings."""
+_AHEAD: Final = 2
+"""So many beginnings are asked of the other thread at a time: it waits for nobody."""
 _LOOK: Final = 64
 """Of them between two looks at the time; of a small book, where they take less, twice as many."""
 _TRIES: Final = 9216
@@ -71,23 +74,31 @@ def small(
     empty: Market, thread: Executor, climbing: Future[Climbed], more: Callable[[], bool] | None
 ) -> Market:
     """The best found of a small book of which nothing is let yet, and whose seats have no prices. While
-    one thread climbs to them, we begin by asks."""
+    one thread climbs to them, we begin by asks. It may still be busy with what is no longer wanted when
+    the time is over."""
     empty, time = _hopeful(empty), _Time(more)
-    beside, done = _AFTER + len(empty.gangs), 0
+    beside, done, begun = _AFTER + len(empty.gangs), 0, 0
     market = _copy(empty, empty.room)
     improving.fill(market, _coming(empty, empty.gangs["hope"]), 0.0, improving.LOOK)
     _while(climbing, market, 2 * _ROUNDS, time)
     price, gains = climbing.result()
     for shelf in (empty.sold.shelf, market.left.shelf):
         priced(empty.sold.seats, shelf, price)
-    begin, spare = _Beginnings(empty, gains).begin, _copy(empty, _apart(empty.room))
+    begin, room = _Beginnings(empty, gains).begin, _apart(empty.room)
+    ahead: deque[Future[Market]] = deque()
+    spares = [_copy(empty, room) for _ in range(_AHEAD)]
     while not done or (time.ask() and (time.given or done < _TRIES)):
         # The first time whole, however little time there is.
         turn = time if done else _Time(None)
-        beginning = thread.submit(begin, spare, turn.told)
-        _while(beginning, market, beside, turn)
-        market, spare = _joined(market, beginning.result())
+        while spares and (not begun or time.given or 2 * beside * begun < _TRIES):
+            ahead.append(thread.submit(begin, spares.pop(), (time if begun else turn).told))
+            begun += 1
+        _while(ahead[0], market, beside, turn)
+        market, spare = _joined(market, ahead.popleft().result())
+        spares.append(spare)
         done += 2 * beside
+    for beginning in ahead:
+        beginning.cancel()
     return market
 
 
