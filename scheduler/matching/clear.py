@@ -32,9 +32,9 @@ from scheduler.matching.bound import bound
 from scheduler.matching.cells import SLOTS, Cells, cells
 from scheduler.matching.desks import desk
 from scheduler.matching.hoping import hopes
-from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
 from scheduler.matching.ordering import in_our_order, mixed, sorted_by
+from scheduler.matching.ruining import Market
 from scheduler.matching.supply import Supply, priced, ranked_by_prices, stock, supply
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows

@@ -24,7 +24,7 @@ from scheduler.matching.ascent import MANY
 from scheduler.matching.desks import Desk
 from scheduler.matching.gathering import Bench
 from scheduler.matching.hoping import hopes
-from scheduler.matching.improving import Market
+from scheduler.matching.ruining import Market
 from scheduler.matching.supply import Stock, priced, stock
 
 _GUIDES: Final = (0.98, 1.0, 0.9, 0.0) * 2
@@ -41,6 +41,9 @@ _LOOK: Final = 64
 _TRIES: Final = 9216
 """So many of them by both where no time is given. Of 10,000 jobs each takes as long as fifty of a
 hundred jobs, and all of them bring a thousandth: where jobs are many there are none."""
+_HEAT: Final = 0.003
+"""How much a round may lose, as a share of what a job brings, both in the mean: so it gets over what is
+in the way. Of ten times as much little is found again."""
 _JUMBLED: Final = 0.5
 """How far a job may come forward where all begin again, as a share of all."""
 _OTHER: Final = 0x9E3779B97F4A7C15
@@ -188,11 +191,14 @@ def _while(other: Future[Any], market: Market, tries: int, time: _Time) -> None:
 
 def _improve(market: Market, tries: int, left: Callable[[], bool], look: int = _LOOK) -> None:
     """So many rounds, with a look at the time after each `look` of them."""
-    spare, done = improving.undo(market), 0
+    spare, done, jobs = improving.undo(market), 0, len(market.gangs)
+    # Where jobs are many, the best is dear to note and time ends long before anything is in the way.
+    heat = _HEAT * _worth(market) / jobs if jobs < MANY else 0.0
     while done < tries and left():
         some = min(look, tries - done)
-        improving.improve(market, some, spare)
+        improving.improve(market, some, spare, heat)
         done += some
+    improving.return_to_best(market, spare)
 
 
 def _joined(one: Market, other: Market) -> tuple[Market, Market]:
