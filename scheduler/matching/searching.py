@@ -97,6 +97,8 @@ def small(
             ahead.append(thread.submit(begin, spares.pop(), (time if begun else turn).told))
             begun += 1
         _while(ahead[0], market, beside, turn)
+        if done and not time.told() and not ahead[0].done():
+            break
         market, spare = _joined(market, ahead.popleft().result())
         spares.append(spare)
         done += 2 * beside
@@ -171,7 +173,10 @@ class _Beginnings:
         self._random = np.random.Generator(np.random.PCG64(int(empty.room.random[0])))
 
     def begin(self, market: Market, left: Callable[[], bool]) -> Market:
-        """The best of some, a little better; in the place of `market`."""
+        """The best of some, a little better; in the place of `market`, which stays where there is no
+        time."""
+        if not left():
+            return market
         count = len(self._order)
         early = _JUMBLED * count * self._random.random((len(_GUIDES), count))
         late = np.arange(count) + early
