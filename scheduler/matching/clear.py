@@ -17,7 +17,7 @@ Ties fall by a hash of the book's seed and the row's id: the order of the rows m
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -32,9 +32,9 @@ from scheduler.matching.bound import bound
 from scheduler.matching.cells import SLOTS, Cells, cells
 from scheduler.matching.desks import desk
 from scheduler.matching.hoping import hopes
-from scheduler.matching.improving import Market
 from scheduler.matching.matches import Matches
 from scheduler.matching.ordering import in_our_order, mixed, sorted_by
+from scheduler.matching.ruining import Market
 from scheduler.matching.supply import Supply, priced, ranked_by_prices, stock, supply
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.values import Parts, of_rows
@@ -94,8 +94,13 @@ def follow(
             prices = Ascent(ours.of, steps=steps)
             if book.jobs > _SMALL or not _trades(book):
                 prices.climb(steps)
-    market, proof = _proven(ours, prices, sold.result(), more)
-    return _finished(ours, market, proof), _by_node(ours, prices.best)
+        if book.jobs > _SMALL:
+            market, proof = _proven(ours, prices, sold.result(), more)
+        else:
+            # What it is still busy with when the time is over need not be waited for.
+            market = _searched(ours, prices, sold.result(), beside, more)
+            proof = _Proof(prices.best, math.inf)
+        return _finished(ours, market, proof), _by_node(ours, prices.best)
 
 
 def _going_on(ours: _Ours, last: Floats) -> Ascent | None:
@@ -148,10 +153,8 @@ def _in_our_order(book: Book) -> tuple[Ints, Ints, Book]:
 def _proven(
     ours: _Ours, prices: Ascent, sold: Supply, more: Callable[[], bool] | None
 ) -> tuple[Market, _Proof]:
-    """Who runs where, and what the prices prove. In larger books, where they are known before, that is
-    reckoned beside the choosing, which has use for one thread only; in others with what is paid."""
-    if ours.book.jobs <= _SMALL:
-        return _matched(ours, prices, sold, more), _Proof(prices.best, math.inf)
+    """Who runs where in a larger book, and what the prices prove: known before, that is reckoned beside
+    the choosing, which has use for one thread only."""
     with ThreadPoolExecutor(1) as beside:
         bounded = beside.submit(bound, ours.of, prices.best)
         market = _matched(ours, prices, sold, more)
@@ -206,25 +209,29 @@ def _matches(ours: _Ours, let: Array, reached: Ints, ladder: Floats, proof: _Pro
 
 
 def _matched(ours: _Ours, prices: Ascent, sold: Supply, more: Callable[[], bool] | None) -> Market:
-    """Who runs where."""
-    book = ours.ordered
-    if book.jobs > _SMALL or not _trades(book):
-        priced(sold.seats, sold.shelf, prices.best[ours.kinds.of_node])
-        market = _empty(ours, sold)
-        if not _trades(book):
-            return market
-        # Who would lose most by coming late comes first, however large it is.
-        order = searching.from_most(market.gangs["weight"] * prices.gains)
-        return searching.larger(_filled(market, order), more)
+    """Who runs where in a larger book."""
+    priced(sold.seats, sold.shelf, prices.best[ours.kinds.of_node])
+    market = _empty(ours, sold)
+    if not _trades(ours.book):
+        return market
+    # Who would lose most by coming late comes first, however large it is.
+    order = searching.from_most(market.gangs["weight"] * prices.gains)
+    return searching.larger(_filled(market, order), more)
+
+
+def _searched(
+    ours: _Ours, prices: Ascent, sold: Supply, thread: Executor, more: Callable[[], bool] | None
+) -> Market:
+    """Who runs where in a small book: its prices are on their way by the time that all else is ready."""
+    if not _trades(ours.book):
+        return _empty(ours, sold)
 
     def climb() -> tuple[Floats, Floats]:
         prices.climb(_FEW)
         return prices.best[ours.kinds.of_node], prices.gains
 
-    # In small books prices are on their way by the time that all else is ready.
-    with ThreadPoolExecutor(1) as thread:
-        climbing = thread.submit(climb)
-        return searching.small(_empty(ours, sold), thread, climbing, more)
+    climbing = thread.submit(climb)
+    return searching.small(_empty(ours, sold), thread, climbing, more)
 
 
 def _empty(ours: _Ours, sold: Supply) -> Market:

@@ -22,8 +22,8 @@ from scheduler.matching.cells import cells
 from scheduler.matching.clear import clear, follow
 from scheduler.matching.desks import desk
 from scheduler.matching.hoping import hopes
-from scheduler.matching.improving import Market
 from scheduler.matching.quote import Quotes
+from scheduler.matching.ruining import Market
 from scheduler.matching.supply import stock, supply
 from scheduler.matching.synthetic import CLASSES, Plan, make
 from scheduler.matching.tables import tables

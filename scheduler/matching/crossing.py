@@ -10,8 +10,9 @@ import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints
-from scheduler.matching.improving import Market, put_out
+from scheduler.matching.improving import put_out
 from scheduler.matching.lending import lent
+from scheduler.matching.ruining import Market
 from scheduler.matching.supply import let
 from scheduler.matching.tables import NOWHERE
 

@@ -2,8 +2,8 @@
 
 Each round of ruin takes a job that lacks much of what it could gain, puts out who stands where it
 could go, who stands where those could go, and so on, and lets all of them choose anew, in another
-order, by prices or by asks; what comes out is kept unless it is worth less (Schrimpf et al., J. Comp.
-Phys. 2000; the chain is that of ejections, Glover, Discrete Appl. Math. 1996).
+order, by prices or by asks; what comes out is kept if it is worth as much or hardly less (Schrimpf et
+al., J. Comp. Phys. 2000; the chain is that of ejections, Glover, Discrete Appl. Math. 1996).
 """
 
 from typing import Final, NamedTuple
@@ -14,11 +14,12 @@ from numba import njit
 from scheduler.matching.arrays import Array, Floats, Ints
 from scheduler.matching.book import Book
 from scheduler.matching.choosing import choose
-from scheduler.matching.desks import Desk, Mood, chance, rank
-from scheduler.matching.hoping import NOTHING, Hopes
+from scheduler.matching.desks import Mood, chance
+from scheduler.matching.hoping import NOTHING
 from scheduler.matching.lending import lent
-from scheduler.matching.supply import NETS, PART, Stock, Supply, give_back, let, taken
-from scheduler.matching.tables import NOWHERE, Tables, accepts
+from scheduler.matching.ruining import PUT_OUT, Market, any_guide, pick, regretful, shuffle
+from scheduler.matching.supply import PART, Stock, give_back, let, taken
+from scheduler.matching.tables import NOWHERE, Tables
 
 GANG: Final = np.dtype(
     [
@@ -29,39 +30,23 @@ GANG: Final = np.dtype(
 )  # fmt: skip
 """How a job stands: USD per hour that it brings, and would bring were it alone; what they count
 for, more for who has waited."""
-_PUT_OUT: Final = 10
-_TRIED: Final = 4
-_OF: Final = 64
-"""Among so many jobs one more is looked at for the next that lacks most."""
 LOOK: Final = 16
 """So many places of each rank are looked at, where not told otherwise."""
 _ROUNDING: Final = 1e-9
-_PLACES: Final = 40
-"""So many of the cheapest places may be ruined for a gang."""
-_FALLS_BACK: Final = 16
-"""So many kinds beyond those that it envies may be ruined for a job."""
-
-
-class Market(NamedTuple):
-    """A book while it is cleared."""
-
-    of: Tables
-    hoped: Hopes
-    sold: Supply
-    left: Stock
-    room: Desk
-    gangs: Array
-    parts: Array
 
 
 class Undo(NamedTuple):
-    """Those who were put out, with what they had."""
+    """Those who were put out, with what they had, and the best that all had before."""
 
     job: Ints
     order: Floats
     gang: Array
     first: Ints
     part: Array
+    best_gang: Array
+    best_part: Array
+    below: Floats
+    """[1] what all bring now less what they brought then, never more than nothing."""
 
 
 def gangs(of: Tables, book: Book) -> tuple[Array, Array]:
@@ -78,10 +63,10 @@ def gangs(of: Tables, book: Book) -> tuple[Array, Array]:
 
 def undo(market: Market) -> Undo:
     """Room for a round of ruin."""
-    most = _PUT_OUT + 1
+    most, parts = PUT_OUT + 1, max(len(market.parts), 1)
     return Undo(
         np.zeros(most, np.int32), np.zeros(most), np.zeros(most, GANG), np.zeros(most, np.int32),
-        np.zeros(max(len(market.parts), 1), PART),
+        np.zeros(parts, PART), np.zeros(len(market.gangs), GANG), np.zeros(parts, PART), np.zeros(1),
     )  # fmt: skip
 
 
@@ -154,42 +139,65 @@ def _afresh(market: Market, whole: Stock, order: Ints, guide: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def improve(market: Market, rounds: int, spare: Undo) -> None:
-    """So many rounds of ruin and recreate."""
+def improve(market: Market, rounds: int, spare: Undo, heat: float) -> None:
+    """So many rounds of ruin and recreate. What comes out of one may be worth less, USD per hour, by
+    `heat` in the mean; `return_to_best` ends it."""
     market, spare = lent(market), lent(spare)
     for _ in range(rounds):
-        at = _regretful(market)
+        at = regretful(market)
         if at == NOWHERE:
             continue
-        count = _pick(market, at, spare.job)
-        before, hoped, guide = 0.0, 0.0, _guide(market.room.random)
-        kept = 0
-        for one in range(count):
-            job = spare.job[one]
-            gang = market.gangs[job]
-            before += gang.weight * gang.surplus
-            hoped += gang.weight * gang.hope
-            spare.gang[one] = gang
-            spare.first[one] = kept
-            spare.part[kept : kept + gang.parts] = market.parts[
-                gang.first : gang.first + gang.parts
-            ]
-            kept += gang.parts
-            put_out(market, job)
-        _shuffle(market, spare.job, spare.order, count)
-        # What they bring if whoever has yet to choose has all that it hopes for.
-        after = hoped
-        for _ in range(count):
-            one = _first(spare.order[:count])
-            gang = market.gangs[spare.job[one]]
-            # What would bring less than this would have all put back.
-            floor = gang.hope - (after - before + _ROUNDING) / gang.weight
-            mood = Mood(guide, LOOK, max(floor, NOTHING))
-            after += _place(market, spare.job[one], mood) - gang.weight * gang.hope
-            if after < before - _ROUNDING:
-                break
-        if after < before:
+        count = pick(market, at, spare.job)
+        by, slack = any_guide(market.room.random), 0.0
+        before, hoped = _ruin(market, spare, count)
+        shuffle(market, spare.job, spare.order, count)
+        if heat > 0:
+            slack = -heat * np.log(1.0 - chance(market.room.random))
+        after = _recreate(market, spare, count, hoped, before - slack, by)
+        if after < before - slack:
             _restore(market, spare, count)
+        elif heat > 0:
+            if spare.below[0] == 0 and after < before:
+                _keep(market, spare, count)
+            spare.below[0] += after - before
+            if spare.below[0] > -_ROUNDING:
+                spare.below[0] = 0.0
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _ruin(market: Market, spare: Undo, count: int) -> tuple[float, float]:
+    """Puts out those who are picked; (what they brought, what they hope for)."""
+    before, hoped, kept = 0.0, 0.0, 0
+    for one in range(count):
+        job = spare.job[one]
+        gang = market.gangs[job]
+        before += gang.weight * gang.surplus
+        hoped += gang.weight * gang.hope
+        spare.gang[one] = gang
+        spare.first[one] = kept
+        spare.part[kept : kept + gang.parts] = market.parts[gang.first : gang.first + gang.parts]
+        kept += gang.parts
+        put_out(market, job)
+    return before, hoped
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _recreate(
+    market: Market, spare: Undo, count: int, hoped: float, least: float, guide: float
+) -> float:  # fmt: skip
+    """Lets them choose in their order until it is certain that they bring less than so much; what they
+    bring if whoever has yet to choose has all that it hopes for."""
+    after = hoped
+    for _ in range(count):
+        one = _first(spare.order[:count])
+        gang = market.gangs[spare.job[one]]
+        # What would bring less than this would have all put back.
+        floor = gang.hope - (after - least + _ROUNDING) / gang.weight
+        mood = Mood(guide, LOOK, max(floor, NOTHING))
+        after += _place(market, spare.job[one], mood) - gang.weight * gang.hope
+        if after < least - _ROUNDING:
+            break
+    return after
 
 
 @njit(cache=True, nogil=True)
@@ -255,124 +263,29 @@ def _restore(market: Market, spare: Undo, count: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _guide(random: Array) -> float:
-    """Mostly by asks; else by prices, or between the two."""
-    drawn, guide = chance(random), 0.0
-    if drawn >= 0.7:
-        guide = chance(random)
-    elif drawn >= 0.4:
-        guide = 1.0
-    return guide
-
-
-@njit(cache=True, nogil=True)
-def _regretful(market: Market) -> int:
-    """Of a few jobs the one that lacks most; NOWHERE if none lacks anything."""
-    gangs, worst, found = market.gangs, 1e-9, NOWHERE
-    for _ in range(_TRIED + len(gangs) // _OF):
-        at = int(chance(market.room.random) * len(gangs))
-        lacks = gangs[at].weight * (gangs[at].hope - gangs[at].surplus)
-        if lacks > worst:
-            worst, found = lacks, at
-    return found
-
-
-@njit(cache=True, nogil=True)
-def _pick(market: Market, at: int, picked: Ints) -> int:
-    """Whom to put out: the job, who stands where it could go, and so on from each to the next; and now
-    and then one who waits. How many."""
-    gangs, jobs, random = market.gangs, market.of.jobs, market.room.random
-    picked[0], gangs[at].is_out = at, 1
-    count, one, most = 1, 0, 2 + int(chance(random) * (_PUT_OUT - 1))
-    while one < count < most:
-        job = picked[one]
-        if jobs[job].most > 1 and jobs[job].level > 0 and chance(random) < 0.5:
-            count = _of_a_place(market, job, picked, count, most)
-        else:
-            count = _of_a_kind(market, job, picked, count, most)
-        one += 1
-    other = int(chance(random) * 2 * len(gangs))
-    if other < len(gangs) and gangs[other].parts == 0 and not gangs[other].is_out:
-        picked[count], gangs[other].is_out = other, 1
-        count += 1
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _tenants(
-    gangs: Array, tenants: Ints, there: int, picked: Ints, count: int, most: int
-) -> int:  # fmt: skip
-    """Picks the first `there` of these, up to `most` in all; how many are picked now."""
-    for one in range(there):
-        job = tenants[one]
-        if count < most and not gangs[job].is_out:
-            picked[count], gangs[job].is_out = job, 1
-            count += 1
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _of_a_place(market: Market, at: int, picked: Ints, count: int, most: int) -> int:
-    """Picks who is at one of the places that are cheapest for a gang of this size."""
-    job, limit, sold, left = market.of.jobs[at], market.of.limit[at], market.sold, market.left
-    random = market.room.random
-    for _ in range(2 * _TRIED):
-        gpu_class, net = int(chance(random) * len(limit)), int(chance(random) * NETS)
-        where = rank(gpu_class, net, job.tier, job.least)
-        first, end = sold.rank_start[where], sold.rank_start[where + 1]
-        if limit[gpu_class] <= 0 or first == end:
-            continue
-        drawn = chance(random) * chance(random)
-        place = sold.places[sold.ranked[first + int(drawn * min(end - first, _PLACES))].place]
-        if not accepts(job, place):
-            continue
-        missing = job.least + 8
-        for one in range(place.first, place.end):
-            seat = sold.shelf[one].seat
-            count = _tenants(
-                market.gangs, left.tenants[seat], left.tenant_count[seat], picked, count, most
-            )
-            missing -= sold.seats[seat].gpus
-            if missing <= 0:
-                break
-        break
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _of_a_kind(market: Market, at: int, picked: Ints, count: int, most: int) -> int:
-    """Picks who is on a cheap node of a kind that promises more than the job has, or not much less."""
-    hoped, left, gang, random = market.hoped, market.left, market.gangs[at], market.room.random
-    first, end = hoped.start[at], hoped.start[at + 1]
-    if first == end:
-        return count
-    size, envied = max(gang.size, market.of.jobs[at].least), first
-    while envied < end and hoped.gain[envied] * size > gang.surplus:
-        envied += 1
-    drawn = chance(random)
-    if chance(random) < 0.7:
-        one = first + int(drawn * min(envied + 1 - first, end - first))
-    else:
-        one = min(envied + int(drawn * drawn * _FALLS_BACK), end - 1)
-    kind = market.sold.kinds[hoped.kind[one]]
-    seat = kind.first + int(chance(random) * chance(random) * (kind.end - kind.first))
-    return _tenants(market.gangs, left.tenants[seat], left.tenant_count[seat], picked, count, most)
-
-
-@njit(cache=True, nogil=True)
-def _shuffle(market: Market, picked: Ints, order: Floats, count: int) -> None:
-    """In which order they choose: the least first."""
-    random, drawn = market.room.random, chance(market.room.random)
+def _keep(market: Market, spare: Undo, count: int) -> None:
+    """Notes what stood before this round, the best so far."""
+    spare.best_gang[:] = market.gangs
+    spare.best_part[: len(market.parts)] = market.parts
     for one in range(count):
-        job, gang = market.of.jobs[picked[one]], market.gangs[picked[one]]
-        hope = gang.weight * gang.hope
-        if drawn < 0.4:
-            order[one] = -hope / np.sqrt(job.least) * (0.6 + 0.8 * chance(random))
-        elif drawn < 0.6:
-            order[one] = -job.least * (0.9 + 0.2 * chance(random))
-        elif drawn < 0.8:
-            order[one] = -hope / job.least * (0.6 + 0.8 * chance(random))
-        else:
-            order[one] = chance(random)
-    if chance(random) < 0.3:
-        order[0] = -np.inf
+        gang, kept = spare.gang[one], spare.first[one]
+        spare.best_gang[spare.job[one]] = gang
+        spare.best_part[gang.first : gang.first + gang.parts] = spare.part[kept : kept + gang.parts]
+
+
+@njit(cache=True, nogil=True)
+def return_to_best(market: Market, spare: Undo) -> None:
+    """Where rounds have lost something: to the best that was met."""
+    market, spare = lent(market), lent(spare)
+    if spare.below[0] == 0:
+        return
+    spare.below[0] = 0.0
+    for at in range(len(market.gangs)):
+        put_out(market, at)
+    for at in range(len(market.gangs)):
+        gang = spare.best_gang[at]
+        had = spare.best_part[gang.first : gang.first + gang.parts]
+        let(market.sold.seats, market.sold.kinds, market.left, at, had)
+        market.parts[gang.first : gang.first + gang.parts] = had
+        market.gangs[at] = gang
+        market.gangs[at].is_out = 0

@@ -11,6 +11,7 @@ each makes so many tries, where jobs are many none, and the same book gives the 
 
 import math
 import sys
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
@@ -23,7 +24,7 @@ from scheduler.matching.ascent import MANY
 from scheduler.matching.desks import Desk
 from scheduler.matching.gathering import Bench
 from scheduler.matching.hoping import Standing, hopes
-from scheduler.matching.improving import Market
+from scheduler.matching.ruining import Market
 from scheduler.matching.supply import Stock, priced, stock
 
 _GUIDES: Final = (0.98, 1.0, 0.9, 0.0) * 2
@@ -33,6 +34,8 @@ _AFTER: Final = 128
 """Rounds of ruin and recreate for what has just begun: most falls into place by then."""
 _ROUNDS: Final = 512
 """Of ruin and recreate that each thread makes between two meetings."""
+_AHEAD: Final = 2
+"""So many beginnings are asked of the other thread at a time: it waits for nobody."""
 _LOOK: Final = 64
 """Of them between two looks at the time; of a small book, where they take less, twice as many."""
 _TRIES: Final = 9216
@@ -40,6 +43,9 @@ _TRIES: Final = 9216
 hundred jobs, and all of them bring a thousandth: where jobs are many there are none."""
 _IDLE: Final = 0.002
 """It is worth moving if idle GPUs would earn at least so much of what all bring, at the guiding prices."""
+_HEAT: Final = 0.003
+"""How much a round may lose, as a share of what a job brings, both in the mean: so it gets over what is
+in the way. Of ten times as much little is found again."""
 _JUMBLED: Final = 0.5
 """How far a job may come forward where all begin again, as a share of all."""
 _OTHER: Final = 0x9E3779B97F4A7C15
@@ -73,23 +79,33 @@ def small(
     empty: Market, thread: Executor, climbing: Future[Climbed], more: Callable[[], bool] | None
 ) -> Market:
     """The best found of a small book of which nothing is let yet, and whose seats have no prices. While
-    one thread climbs to them, we begin by asks."""
+    one thread climbs to them, we begin by asks. It may still be busy with what is no longer wanted when
+    the time is over."""
     empty, time = _hopeful(empty), _Time(more)
-    beside, done = _AFTER + len(empty.gangs), 0
+    beside, done, begun = _AFTER + len(empty.gangs), 0, 0
     market = _copy(empty, empty.room)
     improving.fill(market, _coming(empty, empty.gangs["hope"]), 0.0, improving.LOOK)
     _while(climbing, market, 2 * _ROUNDS, time)
     price, gains = climbing.result()
     for shelf in (empty.sold.shelf, market.left.shelf):
         priced(empty.sold.seats, shelf, price)
-    begin, spare = _Beginnings(empty, gains).begin, _copy(empty, _apart(empty.room))
+    begin, room = _Beginnings(empty, gains).begin, _apart(empty.room)
+    ahead: deque[Future[Market]] = deque()
+    spares = [_copy(empty, room) for _ in range(_AHEAD)]
     while not done or (time.ask() and (time.given or done < _TRIES)):
         # The first time whole, however little time there is.
         turn = time if done else _Time(None)
-        beginning = thread.submit(begin, spare, turn.told)
-        _while(beginning, market, beside, turn)
-        market, spare = _joined(market, beginning.result())
+        while spares and (not begun or time.given or 2 * beside * begun < _TRIES):
+            ahead.append(thread.submit(begin, spares.pop(), (time if begun else turn).told))
+            begun += 1
+        _while(ahead[0], market, beside, turn)
+        if done and not time.told() and not ahead[0].done():
+            break
+        market, spare = _joined(market, ahead.popleft().result())
+        spares.append(spare)
         done += 2 * beside
+    for beginning in ahead:
+        beginning.cancel()
     return market
 
 
@@ -172,7 +188,10 @@ class _Beginnings:
         self._random = np.random.Generator(np.random.PCG64(int(empty.room.random[0])))
 
     def begin(self, market: Market, left: Callable[[], bool]) -> Market:
-        """The best of some, a little better; in the place of `market`."""
+        """The best of some, a little better; in the place of `market`, which stays where there is no
+        time."""
+        if not left():
+            return market
         count = len(self._order)
         early = _JUMBLED * count * self._random.random((len(_GUIDES), count))
         late = np.arange(count) + early
@@ -192,11 +211,14 @@ def _while(other: Future[Any], market: Market, tries: int, time: _Time) -> None:
 
 def _improve(market: Market, tries: int, left: Callable[[], bool], look: int = _LOOK) -> None:
     """So many rounds, with a look at the time after each `look` of them."""
-    spare, done = improving.undo(market), 0
+    spare, done, jobs = improving.undo(market), 0, len(market.gangs)
+    # Where jobs are many, the best is dear to note and time ends long before anything is in the way.
+    heat = _HEAT * _worth(market) / jobs if jobs < MANY else 0.0
     while done < tries and left():
         some = min(look, tries - done)
-        improving.improve(market, some, spare)
+        improving.improve(market, some, spare, heat)
         done += some
+    improving.return_to_best(market, spare)
 
 
 def _joined(one: Market, other: Market) -> tuple[Market, Market]:
