@@ -10,9 +10,10 @@ from the seed: the fleet, asks, bids, levels, regions, trust. Each seed has othe
 - congested: each fifth, 400 times as fast (6.5 hours), on some 2,000 GPUs.
 
 Running times are as they were. Jobs that even the empty fleet would not run are left out.
-Ours looks for better matches so many times, not so long, so that a run can be repeated. The replay ends
-at the last arrival; welfare is each lease's gain an hour times the hours it ran until then. Leases don't
-end after a day, and no way knows how long a job will run.
+Ours looks for better matches so many times, not so long: another run differs by a thousandth or so, for
+its two threads take turns by the clock. The replay ends at the last arrival; welfare is each lease's
+gain an hour times the hours it ran until then. Leases don't end after a day, and no way knows how long a
+job will run.
 
 "Ours" lets jobs run on, as the simpler ways do, so that these four differ in matching alone. In the
 market a buyer chooses whether a job is protected or interruptible, and for who gains more by them

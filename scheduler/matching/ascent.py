@@ -24,7 +24,7 @@ from scheduler.matching.tables import Tables
 
 STEPS: Final = 40
 """A good way, from nothing."""
-_STEPS: Final = (0.2, 0.04, 0.4)
+_STEPS: Final = np.array([0.2, 0.04, 0.4])
 """By the excess of the cell, of its kind, of its class, as shares of the class's usual ask."""
 _MOMENTUM: Final = 0.7
 _LONG, _HALVES_IN = 0.375, 0.15
@@ -61,6 +61,7 @@ class Ascent:
         """`start` [K, 4]: last round's prices, if there was one. `steps`: so many are meant."""
         self._of, self._steps = of, steps
         self._levels, self._unit = _levels(of), usual_ask(of)
+        self._unit_of_cell = self._unit[of.cells["gpu_class"]]
         self._floor = lowest_ask(of)
         first = np.repeat(self._floor[:, None], 4, axis=1)
         self.price = first if start is None else np.maximum(start, first)
@@ -94,7 +95,7 @@ class Ascent:
             self.gains = self._prospects.gains()
         _move(
             self.price, self._moving, self._excess, self._levels,
-            self._unit[self._of.cells["gpu_class"]], self._floor, np.array(_STEPS) * shrink,
+            self._unit_of_cell, self._floor, _STEPS * shrink,
         )  # fmt: skip
 
 
@@ -118,11 +119,13 @@ def _levels(of: Tables) -> _Levels:
 def usual_ask(of: Tables) -> Floats:
     """[C] the median of each class, or what its GPUs are worth to bidders if most are free of charge;
     of one that nobody offers, 1."""
-    of_node = of.cells["gpu_class"][of.nodes["cell"]]
+    of_node, ask = of.cells["gpu_class"][of.nodes["cell"]], of.nodes["ask"]
     usual = np.ones(of.limit.shape[1])
-    for each in np.unique(of_node):
-        median, limits = np.median(of.nodes["ask"][of_node == each]), of.limit[:, each]
-        usual[each] = median or (limits.max(initial=0.0) or 1.0)
+    for each in np.flatnonzero(np.bincount(of_node)):
+        asks = ask[of_node == each]
+        asks.sort()
+        median = (asks[(len(asks) - 1) // 2] + asks[len(asks) // 2]) / 2
+        usual[each] = median or (of.limit[:, each].max(initial=0.0) or 1.0)
     return usual
 
 

@@ -159,8 +159,8 @@ def test_who_is_displaced_loses_what_was_not_saved_and_goes_on_later() -> None:
 def test_what_runs_is_work_done_or_lost(traces: Path) -> None:
     kind = replay.LOADS["congested"]._replace(each=1)
     jobs, book = replay.market(replay.read(traces / "philly" / "philly.csv.gz"), kind, seed=3)
-    stays = Leaving(book, jobs, replay.matched, np.zeros(book.jobs, bool))
-    plain = Run(book, jobs, replay.matched)
+    stays = Leaving(book, jobs, ceiling.first_come, np.zeros(book.jobs, bool))
+    plain = Run(book, jobs, ceiling.first_come)
     run = Leaving(book, jobs, replay.matched, np.ones(book.jobs, bool))
     for each in (stays, plain, run):
         each.play()
