@@ -4,8 +4,8 @@ By the rule of `scheduler.matching.displace` and the policy that the market has.
 steps is done here so:
 
 - victims stop at once, and nothing is saved for them then: each loses what it has done since its last
-  checkpoint, one each 2 · `job_hours_lost`, so that an interruption costs what the book says;
-- what they lost has cost its owners their asks, and brought nothing;
+  checkpoint, one each 2 · `job_hours_lost`, and to start again takes it as long as `costs` reckons;
+- what they lost has cost its owners their asks, and brought nothing; so will starting again;
 - their GPUs stand idle until the next round, in which the job for which they left begins on them;
 - victims wait again, with what they have left to do, and aren't displaced again for an hour.
 """
@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.market.arrivals import Leases, Rows, Run
+from benchmarks.market.costs import STARTING_HOURS
 from marketplace.core.money import BASIS_POINTS
 from marketplace.core.policy import Policy
 from scheduler.matching.displace import Displacement, Rules, Running, displace
@@ -108,10 +109,10 @@ class Leaving(Run):
         return Rows(np.full(count, job), node, np.array(each.gpus), gain, price)
 
     def _stop(self, now: float, rows: np.ndarray) -> None:
-        """These leave: what they would have gained from now on they don't, and what they have done since
-        their checkpoints was in vain."""
+        """These leave: what they would have gained from now on they don't; what they have done since
+        their checkpoints was in vain, and so will be what they do to start again."""
         leases = self.running.where(rows)
-        lost = self._unsaved(now, leases.job)
+        lost = self._unsaved(now, leases.job) + STARTING_HOURS
         ahead = (np.minimum(leases.end, self.horizon) - now) / 3600
         self.count(leases.gpus, leases.gain, -ahead)
         brought = leases.gain + self.book.node_ask[leases.node]

@@ -136,7 +136,8 @@ def test_the_ceiling_of_one_gpu_that_two_jobs_want_all_the_time_is_the_better_on
 
 def test_who_is_displaced_loses_what_was_not_saved_and_goes_on_later() -> None:
     """One GPU: the first runs 76 minutes and has saved at 60, the second takes its place for 30, for
-    which the GPU stands idle for a round, then the first does the two hours that it has left."""
+    which the GPU stands idle for a round, then the first starts again, five minutes for nothing, and
+    does the two hours that it has left."""
     orders = [
         Order(at, {"it": limit}, 1, 1, hours_lost=0.25) for at, limit in enumerate((2.0, 4.0, 0.5))
     ]
@@ -150,10 +151,10 @@ def test_who_is_displaced_loses_what_was_not_saved_and_goes_on_later() -> None:
     assert run.leaves == 1
     assert run.started[:2].tolist() == [6480, 4680]
     assert run.figures()[2] == (6480 - 4560 + 4680 - 4500) / 2
-    assert run.gpu_hours == pytest.approx(76 / 60 + 0.5 + 2)
-    assert run.lost_gpu_hours == pytest.approx(16 / 60)
+    assert run.gpu_hours == pytest.approx(76 / 60 + 0.5 + 2 + 5 / 60)
+    assert run.lost_gpu_hours == pytest.approx(16 / 60 + 5 / 60)
     # But for the risk of failures, a thousandth.
-    assert run.welfare == pytest.approx(1 - 16 / 60 + 0.5 * 3 + 2, rel=2e-3)
+    assert run.welfare == pytest.approx(1 - 16 / 60 + 0.5 * 3 + 2 - 5 / 60, rel=2e-3)
 
 
 def test_what_runs_is_work_done_or_lost(traces: Path) -> None:
