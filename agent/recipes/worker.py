@@ -26,6 +26,7 @@ _CHECKPOINT: Final = "checkpoint-"
 
 def work(config: Mapping[str, Any]) -> None:
     """What Ray Train runs in each process; also after a restart, with fewer of them perhaps."""
+    # What torch reads when it is imported comes from the process that started Ray.
     os.environ.update(SETTINGS)
     job = load(Path(config["job"]))
     ended = _order_ranks(config["first"])

@@ -13,11 +13,13 @@ from scheduler.matching.gathering import Bench, gather
 from scheduler.matching.offers import FAR
 from scheduler.matching.supply import DOUBLINGS, NETS, Stock, Supply
 from scheduler.matching.tables import Rules, accepts, kept
-from scheduler.matching.weighing import ROUNDING, begin, hope_for, lay_out_spot, weigh
+from scheduler.matching.weighing import ROUNDING, hope_for, lay_out_best, lay_out_spot, weigh
 
 _TOLLS: Final = 6
 _CLOSE: Final = 1e-9
 """USD per hour, for which no more tolls are tried."""
+_BESIDE: Final = 1e-12
+"""So near to the lowest toll, as a share of the way to the highest, is the first below nought."""
 
 
 @njit(cache=True, nogil=True)
@@ -128,7 +130,7 @@ def _together(
     What the best sites gain beyond a toll is convex in it and made of straight lines. Where those on
     either side meet, the next toll is, until there is nothing below them."""
     work, sites, parts = room.work, min(job.sites_most, size // room.work.spots[0].least), 0
-    end = begin(
+    end = lay_out_best(
         job, size, limit, known, sites, score + _CLOSE, places, shelf, failures, guide, work
     )
     toll, most, count, wanted, least = 0.0, np.inf, 0, size, -np.inf
@@ -182,9 +184,9 @@ def _crossing(
     low: tuple[float, float, int], high: tuple[float, float, int]
 ) -> tuple[float, float]:  # fmt: skip
     """(toll, what is gained beyond it) where two lines meet: each by its toll, what is gained there, and
-    how many GPUs give it. In the middle, of a low one that isn't known."""
+    how many GPUs give it. Of a low one that isn't known, right beside it."""
     if low[2] == 0:
-        return (low[0] + high[0]) / 2, -np.inf
+        return low[0] + _BESIDE * (high[0] - low[0]), -np.inf
     toll = (low[1] + low[0] * low[2] - high[1] - high[0] * high[2]) / (low[2] - high[2])
     return toll, low[1] - (toll - low[0]) * low[2]
 
@@ -194,7 +196,8 @@ def _lowest(
     job: Record, size: int, limit: float, known: int, places: Array, shelf: Array,
     failures: Floats, guide: float, end: int, work: Bench,
 ) -> float:  # fmt: skip
-    """A toll at which all spots give all that they have, which are laid out for that."""
+    """A toll at which all spots give all that they have, which are laid out for that, and those that
+    have most gain most: what else a GPU gains is less."""
     spots, pieces, low, high = work.spots, work.pieces, np.inf, -np.inf
     for one in range(known):
         spot = spots[one]
@@ -202,4 +205,4 @@ def _lowest(
             end = lay_out_spot(job, size, limit, places, shelf, failures, guide, end, spot, work)
         high = max(high, pieces[spot.first].gain)
         low = min(low, pieces[spot.end - 1].gain)
-    return 2 * low - high
+    return min(low, 0.0) - size * (high - low)

@@ -160,7 +160,7 @@ def _hope(
     failures: Floats, guide: float, spot: Record,
 ) -> float:  # fmt: skip
     """No less than up to so many GPUs of a place gain, the cheapest of which cost so much in the mean;
-    nothing if it hasn't as many as the job needs, on several nodes."""
+    less than nothing if it hasn't as many as the job needs, on several nodes."""
     most = min(free_for(job, there), size)
     if most < job.least or place.end - place.first < 2:
         return -FAR

@@ -5,7 +5,9 @@ a few small loops, so another process does the first, as `python -m scheduler.ma
 keeps its own in a folder of its own: two that write one loop's index at once could mix up its forms.
 """
 
+import logging
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,9 @@ from scheduler.matching.supply import stock, supply
 from scheduler.matching.synthetic import CLASSES, Plan, make
 from scheduler.matching.tables import tables
 
+log = logging.getLogger(__name__)
+
+_THEIRS: Final = "loops-"
 _SMALL: Final = Plan(jobs=4, nodes=4, seed=0)
 _LARGER: Final = Plan(jobs=600, nodes=600, seed=0)
 _EMPTY: Final = Plan(jobs=4, nodes=0, seed=0)
@@ -37,23 +42,43 @@ def compile_all() -> None:
     """All that rounds and quotes need. Numba looks at each module's age alone, not at those that its
     loops call: what was kept of older loops goes first."""
     kept = Path(__file__).parent / "__pycache__"
-    kept.mkdir(exist_ok=True)
     for file in kept.glob("*.nb[ci]"):
         file.unlink(missing_ok=True)
-    with TemporaryDirectory(dir=kept) as folder:
-        command = (sys.executable, "-m", __spec__.name)
-        other = subprocess.Popen(command, env=os.environ | {"NUMBA_CACHE_DIR": folder})
-        # In this order: where quotes came first, the same loops took half as long again in small books.
-        _choose(make(_SMALL))
-        Quotes(make(_SMALL), CLASSES).warm_up()
-        other.wait()
-        _take_over(Path(folder), kept)
+    # Numba keeps them elsewhere if it is told to, or can't write here: then all is compiled in turn.
+    if "NUMBA_CACHE_DIR" not in os.environ and os.access(kept.parent, os.W_OK):
+        _compile_beside(kept)
     # Both together. Large books, those that follow others, and those in which nothing is offered are
     # cleared by some loops of their own.
     for plan in (_SMALL, _EMPTY):
         clear(make(plan))
     balance = follow(make(_LARGER), None, lambda: False)[1]
     follow(make(_LARGER), balance, lambda: False)
+    Quotes(make(_SMALL), CLASSES).warm_up()
+    _choose(make(_SMALL))
+
+
+def _compile_beside(kept: Path) -> None:
+    """What chooses here, what finds prices in the other process."""
+    kept.mkdir(exist_ok=True)
+    for older in kept.glob(f"{_THEIRS}*"):
+        shutil.rmtree(older, ignore_errors=True)
+    with TemporaryDirectory(prefix=_THEIRS, dir=kept) as folder:
+        command = (sys.executable, "-m", __spec__.name)
+        root = Path(__file__).parents[2]
+        with subprocess.Popen(
+            command, env=os.environ | {"NUMBA_CACHE_DIR": folder}, cwd=root
+        ) as other:
+            try:
+                # In this order: where quotes came first, the same loops took half as long again in
+                # small books.
+                _choose(make(_SMALL))
+                Quotes(make(_SMALL), CLASSES).warm_up()
+                if other.wait():
+                    log.warning("the process beside failed: its half is compiled here")
+            except BaseException:
+                other.kill()
+                raise
+        _take_over(Path(folder), kept)
 
 
 def _choose(book: Book) -> None:

@@ -32,7 +32,7 @@ class Hopes(NamedTuple):
     gain: Floats
 
 
-class Standing(NamedTuple):
+class Now(NamedTuple):
     """How all stand: GPUs that each seat has free, and what each job brings, USD per hour. Who moves
     looks only at kinds that have something free and promise no less."""
 
@@ -41,7 +41,7 @@ class Standing(NamedTuple):
 
 
 def hopes(
-    of: Tables, sold: Supply, jobs: Ints, guide: float = 0.0, now: Standing | None = None
+    of: Tables, sold: Supply, jobs: Ints, guide: float = 0.0, now: Now | None = None
 ) -> Hopes:
     """For these jobs, in rising order; of others no kinds are known. `guide` (0 to 1): how much of
     prices counts; where they do, lists are short, and good for who chooses by as much or more. `now`: for

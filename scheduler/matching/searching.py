@@ -2,8 +2,8 @@
 
 What one thread finds the other takes over where it is better (`crossing`). Small books get stuck where
 they begin, and to begin costs no more than ten rounds of ruin. So one begins again and again, with the
-best of eight other orders, while the other makes the best so far better. In others both make the same matches better, each by its own chance; of a
-thousand jobs they seldom move the same.
+best of eight other orders, while the other makes the best so far better. In others both make the same
+matches better, each by its own chance; of a thousand jobs they seldom move the same.
 
 The thread that clears looks at the time, and the one beside it stops when it is told to. Without time
 each makes so many tries, where jobs are many none, and the same book gives the same matches.
@@ -23,7 +23,7 @@ from scheduler.matching.arrays import Floats, Ints
 from scheduler.matching.ascent import MANY
 from scheduler.matching.desks import Desk
 from scheduler.matching.gathering import Bench
-from scheduler.matching.hoping import Standing, hopes
+from scheduler.matching.hoping import Now, hopes
 from scheduler.matching.ruining import Market
 from scheduler.matching.supply import Stock, priced, stock
 
@@ -151,7 +151,7 @@ def moved(market: Market, order: Ints) -> None:
     if earned.sum() <= _IDLE * gangs["surplus"].sum():
         return
     order = order[gangs["parts"][order] == 1]
-    now = Standing(market.left.free, gangs["surplus"].copy())
+    now = Now(market.left.free, gangs["surplus"].copy())
     hoped = hopes(market.of, market.sold, np.sort(order), now=now)
     improving.move(market._replace(hoped=hoped), order)
 

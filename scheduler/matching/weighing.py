@@ -52,7 +52,7 @@ def _hope_beyond(spot: Record, toll: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def begin(
+def lay_out_best(
     job: Record, size: int, limit: float, known: int, sites: int, enough: float, places: Array,
     shelf: Array, failures: Floats, guide: float, work: Bench,
 ) -> int:  # fmt: skip

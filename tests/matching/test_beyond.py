@@ -14,7 +14,7 @@ from scheduler.matching.hoping import NOTHING
 from scheduler.matching.supply import PART, Stock, let, priced, ranked_by_prices, stock, supply
 from scheduler.matching.synthetic import Plan, make
 from scheduler.matching.tables import Tables, tables
-from scheduler.matching.weighing import begin, weigh
+from scheduler.matching.weighing import lay_out_best, weigh
 
 _NODES = 600
 
@@ -52,7 +52,7 @@ class _Floor:
         job, limit, work = self.of.jobs[at], self.of.limit[at, gpu_class], self.room.work
         size, sites = int(job["least"]), self.sites(at)
         terms = self.sold.places, self.left.shelf, self.of.rules.failures, self.guide
-        end = begin(job, size, limit, known, sites, -1.0, *terms, work)
+        end = lay_out_best(job, size, limit, known, sites, -1.0, *terms, work)
         count, found = 0, []
         for toll in tolls:
             total, count, gpus, _, end = weigh(
