@@ -7,14 +7,16 @@ import pytest
 
 from scheduler.matching import beyond
 from scheduler.matching.arrays import Array
-from scheduler.matching.book import reordered
+from scheduler.matching.book import SiteRow, reordered
 from scheduler.matching.cells import SLOTS, cells, slots
+from scheduler.matching.clear import clear
 from scheduler.matching.desks import Desk, Mood, desk
 from scheduler.matching.hoping import NOTHING
 from scheduler.matching.supply import PART, Stock, let, priced, ranked_by_prices, stock, supply
 from scheduler.matching.synthetic import Plan, make
 from scheduler.matching.tables import Tables, tables
 from scheduler.matching.weighing import lay_out_best, weigh
+from tests.matching.rows import a_book, a_node, an_order, checked
 
 _NODES = 600
 
@@ -122,3 +124,14 @@ def test_few_places_are_laid_out_and_the_best_of_all_are_found(
             tried += 1
     assert tried > 5
     assert laid_out < known_of
+
+
+def test_the_largest_sites_serve_a_gang_that_needs_them_however_dear_they_are() -> None:
+    sites = [SiteRow(name, 0, 1, 0, 1000.0) for name in "abcd"]
+    rows = [("a", 7, 1.0), ("b", 7, 1.0), ("c", 8, 9.2), ("d", 8, 9.2)]
+    nodes = [a_node(n, site=site, gpus=gpus, ask=ask) for n, (site, gpus, ask) in enumerate(rows)]
+    gang = an_order(gpus_min=16, gpus_max=16, level=2, sites_max=2, limits={"sxm": 10.0},
+                    sync_s=1000.0)  # fmt: skip
+    book = a_book([gang], nodes, sites)
+    matches = checked(book, clear(book))
+    assert dict(zip(matches.node, matches.gpus, strict=True)) == {2: 8, 3: 8}

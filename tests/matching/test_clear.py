@@ -280,19 +280,6 @@ def test_few_large_sites_serve_a_gang_that_may_span_few() -> None:
     assert where(cleared(a_book([gang], nodes, sites))) == {0: 4, 1: 4}
 
 
-def test_the_largest_sites_serve_a_gang_that_needs_them_however_dear_they_are() -> None:
-    sites = [SiteRow(name, 0, 1, 0, 1000.0) for name in "abcd"]
-    nodes = [
-        a_node(n, site=site, gpus=gpus, ask=ask)
-        for n, (site, gpus, ask) in enumerate(
-            [("a", 7, 1.0), ("b", 7, 1.0), ("c", 8, 9.2), ("d", 8, 9.2)]
-        )
-    ]
-    of = {"gpus_min": 16, "gpus_max": 16, "sites_max": 2, "limits": {"sxm": 10.0}, "sync_s": 1000.0}
-    gang = an_order(**SPREAD | of)
-    assert where(cleared(a_book([gang], nodes, sites))) == {2: 8, 3: 8}
-
-
 def test_an_elastic_gang_takes_as_much_as_there_is() -> None:
     gang = an_order(gpus_min=2, gpus_max=16)
     assert where(cleared(a_book([gang], [a_node(gpus=5)]))) == {0: 5}
