@@ -4,8 +4,9 @@ Three steps, each of which tells the next what it needs:
 
 1. Prices climb until about as much is offered as wanted (`ascent`). They bound the welfare of any
    matches.
-2. Jobs choose by these prices, and then, for as long as there is time, some of them are put out and
-   choose anew (`improving`), on two threads (`searching`).
+2. Jobs choose by these prices, in larger books move where cheap nodes were left idle, and then, for as
+   long as there is time, some of them are put out and choose anew (`improving`, `ruining`), on two threads
+   (`searching`).
 3. Prices are set that support the matches (`settling`): those of the ascent raised to asks or, in
    small books, the lowest where they prove as much (`pricing`). The bound is what those of the ascent
    prove, or in small books the ones that are paid.
