@@ -69,8 +69,8 @@ def _compile_beside(kept: Path) -> None:
             command, env=os.environ | {"NUMBA_CACHE_DIR": folder}, cwd=root
         ) as other:
             try:
-                # In this order: where quotes came first, the same loops took half as long again in
-                # small books.
+                # In this order: where quotes came first, the same loops took up to half as long
+                # again in small books.
                 _choose(make(_SMALL))
                 Quotes(make(_SMALL), CLASSES).warm_up()
                 if other.wait():
