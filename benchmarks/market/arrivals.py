@@ -61,7 +61,8 @@ class Run:
         """Since when each job waits, if it does."""
         self.waited = np.zeros(self.book.jobs)
         self.started = np.full(self.book.jobs, np.nan)
-        self.welfare = self.gpu_hours = 0.0
+        self.welfare = self.gpu_hours = self.lost_gpu_hours = 0.0
+        self.leaves = 0
         self.running = Leases(*(np.empty(0, kind) for kind in (float, int, int, int, float, float)))
 
     def play(self) -> None:
@@ -113,9 +114,11 @@ class Run:
         self.gpu_hours += float((gpus * hours).sum())
 
     def figures(self) -> list[float]:
-        """Welfare (USD), placed share (%), mean wait of who was placed and of all (s), used (%)."""
+        """Welfare (USD), placed share (%), mean wait of who was placed and of all (s), used (%); how
+        often somebody left for others, and what was lost by it (% of what was used)."""
         placed = ~np.isnan(self.started)
         wait = self.waited + np.where(placed, self.started, self.horizon) - self.since
         there = float(self.book.node_gpus.sum(dtype=np.int64)) * self.horizon / 3600
         return [self.welfare, 100 * float(placed.mean()), float(wait[placed].mean()),
-                float(wait.mean()), 100 * self.gpu_hours / there]  # fmt: skip
+                float(wait.mean()), 100 * self.gpu_hours / there, self.leaves,
+                100 * self.lost_gpu_hours / max(self.gpu_hours, 1e-9)]  # fmt: skip

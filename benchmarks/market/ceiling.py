@@ -32,8 +32,10 @@ from benchmarks.market import foresight, greedy
 from benchmarks.market.arrivals import ROUND_S, Rows, Run, Trace
 from benchmarks.market.foresight import Wanted, Ways, ways
 from benchmarks.market.harness import RESULTS, Result, compile_engine, parser
-from benchmarks.market.replay import LOADS, OURS, market, matched, read
+from benchmarks.market.replay import LOADS, OURS, by, market, matched, read
 from scheduler.matching.book import NODES, PLACES, Book
+
+first_come = by(greedy.FIRST_COME)
 
 Steps = tuple[tuple[int, int], ...]
 """Into so many parts the time is cut; so many steps that prices take. One after the other."""
@@ -95,12 +97,6 @@ def _row(
     return [base, "none" if ours is None else over(ours), over(with_tolls), placed,
             over(proven.bound), over(alone),
             "none" if ours is None else 100 * ours / proven.bound]  # fmt: skip
-
-
-def first_come(book: Book) -> Rows:
-    """At the asks."""
-    placed = greedy.place(book, greedy.FIRST_COME)
-    return Rows(placed.job, placed.node, placed.gpus, placed.gain, placed.ask)
 
 
 def _learned(jobs: Trace, other: Book, book: Book) -> np.ndarray:

@@ -44,7 +44,6 @@ class Leaving(Run):
         self.left_at = np.full(self.book.jobs, -np.inf)
         self.kept: list[Rows] = []
         """Each a job for which room was made, and where."""
-        self.leaves, self.lost_gpu_hours = 0, 0.0
 
     def turn(self, now: float) -> None:
         """Who has been made room for begins, then comes the round, then room is made."""

@@ -113,7 +113,9 @@ def matched(book: Book) -> Rows:
     return Rows(matches.job, matches.node, matches.gpus.astype(np.int64), gain, matches.price)
 
 
-def _by(rule: str) -> Callable[[Book], Rows]:
+def by(rule: str) -> Callable[[Book], Rows]:
+    """By one of the simpler ways."""
+
     def match(book: Book) -> Rows:
         placed = greedy.place(book, rule)
         return Rows(placed.job, placed.node, placed.gpus, placed.gain, placed.ask)
@@ -124,12 +126,7 @@ def _by(rule: str) -> Callable[[Book], Rows]:
 def _replay(result: Result, load: str, seed: int, trace: Trace, book: Book) -> None:
     for way, run in _runs(seed, trace, book).items():
         run.play()
-        left = (
-            [run.leaves, 100 * run.lost_gpu_hours / run.gpu_hours]
-            if isinstance(run, Leaving)
-            else [0, 0]
-        )
-        result.add(load, seed, way, *run.figures(), *left)
+        result.add(load, seed, way, *run.figures())
 
 
 def _runs(seed: int, trace: Trace, book: Book) -> dict[str, Run]:
@@ -139,7 +136,7 @@ def _runs(seed: int, trace: Trace, book: Book) -> dict[str, Run]:
     leaving = {
         way: Leaving(book, trace, matched, drawn < share) for way, share in MAY_LEAVE.items()
     }
-    return ours | leaving | {rule: Run(book, trace, _by(rule)) for rule in greedy.RULES}
+    return ours | leaving | {rule: Run(book, trace, by(rule)) for rule in greedy.RULES}
 
 
 def _sum_up(result: Result, load: str) -> None:

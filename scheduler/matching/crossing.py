@@ -10,10 +10,9 @@ import numpy as np
 from numba import njit
 
 from scheduler.matching.arrays import Array, Floats, Ints
-from scheduler.matching.improving import put_out
+from scheduler.matching.improving import put_back, put_out
 from scheduler.matching.lending import lent
 from scheduler.matching.ruining import Market
-from scheduler.matching.supply import let
 from scheduler.matching.tables import NOWHERE
 
 _BETTER = 1e-9
@@ -45,10 +44,7 @@ def _join(market: Market, other: Market, patch: Ints, moved: Ints, gain: Floats)
     for at in moved[:count]:
         if gain[_root(patch, at)] > _BETTER:
             gang = other.gangs[at]
-            had = other.parts[gang.first : gang.first + gang.parts]
-            let(market.sold.seats, market.sold.kinds, market.left, at, had)
-            market.parts[gang.first : gang.first + gang.parts] = had
-            market.gangs[at] = gang
+            put_back(market, at, gang, other.parts[gang.first : gang.first + gang.parts])
 
 
 @njit(cache=True, nogil=True)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from scheduler.matching.arrays import Array, Floats, Ints
+from scheduler.matching.arrays import Array, Floats, Ints, Record
 from scheduler.matching.book import Book
 from scheduler.matching.choosing import choose
 from scheduler.matching.desks import Mood, chance
@@ -96,17 +96,14 @@ def fill(market: Market, order: Ints, guide: float, look: int) -> None:
 def move(market: Market, order: Ints) -> None:
     """In this order, each of these, which have one node, goes where it gains more by asks, if anywhere."""
     market, order = lent(market), lent(order)
-    had = np.zeros(1, PART)
+    stood, had = np.zeros(1, GANG), np.zeros(1, PART)
     for at in order:
-        gang = market.gangs[at]
-        had[0] = market.parts[gang.first]
-        level, surplus, size = gang.level, gang.surplus, gang.size
+        stood[0] = market.gangs[at]
+        had[0] = market.parts[stood[0].first]
         put_out(market, at)
-        _place(market, at, Mood(0.0, LOOK, surplus))
-        if gang.parts == 0:
-            let(market.sold.seats, market.sold.kinds, market.left, at, had)
-            market.parts[gang.first] = had[0]
-            gang.parts, gang.level, gang.surplus, gang.size = 1, level, surplus, size
+        _place(market, at, Mood(0.0, LOOK, stood[0].surplus))
+        if market.gangs[at].parts == 0:
+            put_back(market, at, stood[0], had)
 
 
 @njit(cache=True, nogil=True)
@@ -248,18 +245,22 @@ def put_out(market: Market, at: int) -> None:
     gang.parts, gang.level, gang.surplus, gang.is_out = 0, NOWHERE, 0.0, 0
 
 
+@njit(cache=True, nogil=True, forceinline=True)
+def put_back(market: Market, at: int, gang: Record, had: Array) -> None:
+    """Gives a job that has nothing these parts, and lets it stand as it did with them."""
+    let(market.sold.seats, market.sold.kinds, market.left, at, had)
+    market.parts[gang.first : gang.first + gang.parts] = had
+    market.gangs[at] = gang
+    market.gangs[at].is_out = 0
+
+
 @njit(cache=True, nogil=True)
 def _restore(market: Market, spare: Undo, count: int) -> None:
     for one in range(count):
         put_out(market, spare.job[one])
     for one in range(count):
-        at, gang = spare.job[one], market.gangs[spare.job[one]]
-        had = spare.part[spare.first[one] : spare.first[one] + spare.gang[one].parts]
-        if len(had):
-            let(market.sold.seats, market.sold.kinds, market.left, at, had)
-            market.parts[gang.first : gang.first + len(had)] = had
-        market.gangs[at] = spare.gang[one]
-        market.gangs[at].is_out = 0
+        gang, kept = spare.gang[one], spare.first[one]
+        put_back(market, spare.job[one], gang, spare.part[kept : kept + gang.parts])
 
 
 @njit(cache=True, nogil=True)
@@ -284,8 +285,4 @@ def return_to_best(market: Market, spare: Undo) -> None:
         put_out(market, at)
     for at in range(len(market.gangs)):
         gang = spare.best_gang[at]
-        had = spare.best_part[gang.first : gang.first + gang.parts]
-        let(market.sold.seats, market.sold.kinds, market.left, at, had)
-        market.parts[gang.first : gang.first + gang.parts] = had
-        market.gangs[at] = gang
-        market.gangs[at].is_out = 0
+        put_back(market, at, gang, spare.best_part[gang.first : gang.first + gang.parts])
